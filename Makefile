@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# Each target is a script in scripts/ that has its name and its manual.  All
+# that is made lands in build/; removing that folder is always safe.
+
+prefix ?= /usr/local
+export BASE MIRROR
+
+all: packages           ## build QEMU with our driver into build/bin
+	@scripts/build ours
+
+demo: all               ## boot a guest from a quorum that has a liar in it
+	@scripts/demo/demo
+
+check: packages         ## build, then run all tests
+	@scripts/check
+
+base: packages          ## build pristine QEMU into build/base/bin
+	@scripts/build base
+
+patches:                ## write the commits of build/qemu back to patches/
+	@scripts/write-patches
+
+series: all             ## make build/series/*.patch, as they would be mailed
+	@scripts/series
+
+check-series: packages  ## build and test each patch of the series by itself
+	@scripts/series --build
+
+check-san: packages     ## run the unit tests with ASan and UBSan
+	@scripts/check-san
+
+check-tsa:              ## clang's thread-safety analysis of block/
+	@scripts/install-packages clang-19
+	@scripts/build tsa libblock.a
+
+install: all            ## install into $(prefix)
+	@scripts/install '$(prefix)'
+
+update:                 ## look for a newer point release of QEMU
+	@scripts/install-packages
+	@scripts/fetch --refresh
+
+packages:
+	@scripts/install-packages
+
+help:                   ## this list
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' Makefile | expand -t 16
+
+.PHONY: all demo check base patches series check-series check-san check-tsa
+.PHONY: install update packages help

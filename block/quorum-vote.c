@@ -1,0 +1,142 @@
+/*
+ * Quorum block driver: voting
+ *
+ * Copyright (c) 2026 The quorum project authors
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "crypto/hash.h"
+#include "quorum-vote.h"
+
+#define DIGEST_ALG QCRYPTO_HASH_ALGO_SHA256
+#define DIGEST_LEN QCRYPTO_HASH_DIGEST_LEN_SHA256
+
+bool quorum_vote_init(Error **errp)
+{
+    if (!qcrypto_hash_supports(DIGEST_ALG)) {
+        error_setg(errp, "This build has no SHA-256 hash support, "
+                   "which the quorum driver needs for voting");
+        return false;
+    }
+    return true;
+}
+
+static bool all_alike(const uint8_t *const *data, int n, size_t bytes)
+{
+    const uint8_t *first = NULL;
+
+    for (int i = 0; i < n; i++) {
+        if (!first) {
+            first = data[i];
+        } else if (data[i] && memcmp(first, data[i], bytes)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void quorum_group_data(const uint8_t *const *data, int n, size_t bytes,
+                       int *version)
+{
+    bool alike = all_alike(data, n, bytes);
+    g_autofree uint8_t *digests = alike ? NULL : g_new(uint8_t, n * DIGEST_LEN);
+
+    for (int i = 0; i < n; i++) {
+        uint8_t *digest = alike ? NULL : digests + i * DIGEST_LEN;
+        size_t digest_len = DIGEST_LEN;
+
+        version[i] = QUORUM_NO_VERSION;
+        if (!data[i]) {
+            continue;
+        }
+        if (!alike) {
+            /* Fails only where quorum_vote_init() has already said no. */
+            qcrypto_hash_bytes(DIGEST_ALG, (const char *)data[i], bytes,
+                               &digest, &digest_len, &error_abort);
+        }
+
+        version[i] = i;
+        for (int j = 0; j < i; j++) {
+            if (version[j] == j &&
+                (alike ||
+                 !memcmp(digest, digests + j * DIGEST_LEN, DIGEST_LEN))) {
+                version[i] = j;
+                break;
+            }
+        }
+    }
+}
+
+void quorum_group_values(const int64_t *values, int n, int *version)
+{
+    for (int i = 0; i < n; i++) {
+        version[i] = QUORUM_NO_VERSION;
+        for (int j = 0; j <= i && values[i] >= 0; j++) {
+            if (values[j] == values[i]) {
+                version[i] = j;
+                break;
+            }
+        }
+    }
+}
+
+static int count_members(const int *version, int n, int which)
+{
+    int members = 0;
+
+    for (int i = 0; i < n; i++) {
+        members += version[i] == which;
+    }
+    return members;
+}
+
+int quorum_winner(const int *version, int n, int threshold, int *members)
+{
+    int winner = QUORUM_NO_VERSION;
+    int most = 0;
+
+    for (int i = 0; i < n; i++) {
+        int count;
+
+        if (version[i] != i) {
+            continue;       /* no answer, or not the first with this one */
+        }
+        count = count_members(version, n, i);
+        if (count > most) {
+            most = count;
+            winner = i;
+        } else if (count == most) {
+            winner = QUORUM_NO_VERSION;     /* so far, it is a tie */
+        }
+    }
+
+    if (most < threshold) {
+        winner = QUORUM_NO_VERSION;
+    }
+    if (members) {
+        *members = winner == QUORUM_NO_VERSION ? 0 : most;
+    }
+    return winner;
+}
+
+int quorum_vote_errno(const int64_t *rets, int n)
+{
+    int most = 0;
+    int winner = -EIO;
+
+    for (int i = 0; i < n; i++) {
+        int count = 0;
+
+        for (int j = i; j < n && rets[i] < 0; j++) {
+            count += rets[j] == rets[i];
+        }
+        if (count > most) {
+            most = count;
+            winner = rets[i];
+        }
+    }
+    return winner;
+}

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# shellcheck shell=bash
+#
+# What the scripts share: where things are, how they speak to a person, and
+# how they stop.  Source it first; it sets -euo pipefail.
+
+set -euo pipefail
+export LC_ALL=C.UTF-8
+
+top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+build=$top/build
+log=$build/log
+# shellcheck disable=SC2034  # used by the scripts that source this file
+cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/qemu-quorum
+# The release series of QEMU that the patches are made for.
+base=${BASE:-10.0}
+
+say()  { printf '%s\n' "$*"; }
+step() { printf '\n== %s\n' "$*"; }
+
+# Say what is wrong, then what to do about it (one argument a line), and stop.
+die() {
+    local line
+    printf '\nerror: %s\n' "$1" >&2
+    shift
+    for line in "$@"; do
+        printf '       %s\n' "$line" >&2
+    done
+    exit 1
+}
+
+# --- running things -------------------------------------------------------
+
+_job=          # process group of the command that run_logged has started
+
+_stop() {
+    trap - INT TERM HUP
+    if [ -n "$_job" ]; then
+        kill -TERM -- "-$_job" 2>/dev/null || :
+        wait "$_job" 2>/dev/null || :
+    fi
+    printf '\ninterrupted; the next run takes up from here\n' >&2
+    exit 130
+}
+trap _stop INT TERM HUP
+
+# Read "DONE TOTAL" or "DONE TOTAL WORDS" lines and draw a bar labelled $1; on
+# something that is not a terminal, a line at every tenth.
+progress_bar() {
+    local label=$1 done total words last=-1 tenth width=30 full
+    while read -r done total words; do
+        if ! [[ $done =~ ^[0-9]+$ && $total =~ ^[1-9][0-9]*$ ]]; then
+            continue
+        fi
+        if [ -t 1 ]; then
+            full=$((width * done / total))
+            printf '\r%-12s [%s%s] %3d%% %-24.24s' "$label" \
+                "$(printf '%*s' "$full" '' | tr ' ' '#')" \
+                "$(printf '%*s' $((width - full)) '' | tr ' ' '.')" \
+                $((100 * done / total)) "$words"
+            last=0
+        else
+            tenth=$((10 * done / total))
+            if [ "$tenth" -gt "$last" ]; then
+                printf '%-12s %3d%%\n' "$label" $((10 * tenth))
+                last=$tenth
+            fi
+        fi
+    done
+    if [ -t 1 ] && [ "$last" -ge 0 ]; then
+        printf '\n'
+    fi
+}
+
+# Turn what a tool prints into lines for progress_bar.
+ninja_lines() { sed -unE 's/^\[([0-9]+)\/([0-9]+)\].*/\1 \2 steps/p'; }
+apt_lines() {
+    sed -unE 's/^dlstatus:[0-9]+:([0-9]+)[0-9.]*:.*/\1 100/p;
+              s/^pmstatus:([^:]*):([0-9]+)[0-9.]*:.*/\2 100 \1/p'
+}
+
+# run_logged NAME FILTER COMMAND...: run it with its output in build/log/NAME.log,
+# a bar made by FILTER from what it prints (or ':' for none).  It runs in a
+# process group of its own, so that an interrupt ends all of it.
+run_logged() {
+    local name=$1 filter=$2 status=0 out=$log/$1.log
+    shift 2
+    mkdir -p "$log"
+    : > "$out"
+    set -m
+    if [ "$filter" = : ]; then
+        "$@" > "$out" 2>&1 < /dev/null &
+    else
+        { "$@" 2>&1 < /dev/null | tee "$out" | "$filter" | progress_bar "$name"
+          exit "${PIPESTATUS[0]}"; } &
+    fi
+    _job=$!
+    set +m
+    wait "$_job" || status=$?
+    _job=
+    return "$status"
+}
+
+# What matters in a log, for a person to read after a failure; then stop.
+die_with_log() {
+    local name=$1 errors
+    shift
+    errors=$(grep -m 10 -A 4 -E ' error: |undefined reference|^ninja: error' "$log/$name.log" || :)
+    printf '\n%s\n' "${errors:-$(grep -vE '^(dl|pm)status:' "$log/$name.log" | tail -n 25)}" | sed 's/^/    | /' >&2
+    if grep -qi 'no space left on device' "$log/$name.log"; then
+        die "the disk is full" "free some space below $build or ${TMPDIR:-/tmp}, then run the same command again"
+    fi
+    die "$@" "the whole log is $log/$name.log"
+}
+
+# need_space DIR MIB WHAT: stop early rather than fill a disk.
+need_space() {
+    local dir=$1 free
+    mkdir -p "$dir" 2>/dev/null ||
+        die "cannot create the folder $dir" "it must be writable for $(id -un)"
+    free=$(df -Pm "$dir" | awk 'NR == 2 { print $4 }')
+    if [ "$free" -lt "$2" ]; then
+        die "not enough room in $dir: $free MiB free, $2 MiB needed for $3" \
+            "free some space, then run the same command again"
+    fi
+}
+
+# Hold a lock until the script ends: one run at a time for each FILE.
+lock() {
+    local fd
+    mkdir -p "$(dirname "$1")"
+    exec {fd}> "$1"
+    if ! flock -n "$fd"; then
+        say "waiting for another run that is using $(dirname "$1")"
+        flock "$fd"
+    fi
+}

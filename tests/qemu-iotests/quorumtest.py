@@ -1,0 +1,127 @@
+# What the tests of the quorum driver share
+#
+# Copyright (c) 2026 The quorum project authors
+#
+# SPDX-License-Identifier: GPL-2.0-or-later
+
+import os
+import re
+from typing import Any, Dict, List, Optional
+
+import iotests
+from iotests import qemu_io
+
+SIZE = 1024 * 1024
+UNIT = 4096
+
+
+def image(i: int) -> str:
+    return os.path.join(iotests.test_dir, f'quorum-{i}.raw')
+
+
+def spoil(i: int, pattern: int, offset: int = 0, size: int = SIZE) -> None:
+    """Overwrite a part of a child behind everybody's back."""
+    with open(image(i), 'r+b') as file:
+        file.seek(offset)
+        file.write(bytes([pattern]) * size)
+
+
+def contents(i: int) -> bytes:
+    with open(image(i), 'rb') as file:
+        return file.read()
+
+
+class QuorumTestCase(iotests.QMPTestCase):
+    """
+    A QEMU with a quorum node 'q' over raw images, whose nodes are 'c0', 'c1',
+    ..., exported over NBD so that requests come in parallel.
+    """
+    children = 3
+
+    def setUp(self) -> None:
+        self.socket = os.path.join(iotests.sock_dir, 'nbd.sock')
+        for i in range(self.children):
+            with open(image(i), 'wb') as file:
+                file.write(b'\x11' * SIZE)
+        self.vm = iotests.VM()
+        self.vm.launch()
+
+    def tearDown(self) -> None:
+        self.vm.shutdown()
+        for i in range(self.children):
+            iotests.try_remove(image(i))
+        iotests.try_remove(self.socket)
+
+    def add_child(self, i: int, between: Optional[Dict[str, Any]] = None
+                  ) -> None:
+        """
+        The node 'c<i>' of image i; @between are the options of a node (as a
+        blkdebug) that goes between it and the file.
+        """
+        file: Dict[str, Any] = {'driver': 'file', 'filename': image(i)}
+        if between:
+            key = 'image' if between['driver'] == 'blkdebug' else 'file'
+            file = {key: file, **between}
+        self.vm.cmd('blockdev-add', {
+            'driver': 'raw', 'node-name': f'c{i}', 'file': file})
+
+    def add_quorum(self, between: Optional[Dict[int, Dict[str, Any]]] = None,
+                   export: bool = True, **options: Any) -> None:
+        for i in range(self.children):
+            self.add_child(i, (between or {}).get(i))
+        options.setdefault('vote-threshold', self.children // 2 + 1)
+        self.vm.cmd('blockdev-add', {
+            'driver': 'quorum', 'node-name': 'q',
+            'children': [f'c{i}' for i in range(self.children)], **options})
+        if export:
+            self.export()
+
+    def export(self) -> None:
+        self.vm.cmd('nbd-server-start', {'addr': {
+            'type': 'unix', 'data': {'path': self.socket}}})
+        self.vm.cmd('block-export-add', {
+            'id': 'q', 'type': 'nbd', 'node-name': 'q', 'writable': True})
+
+    def close(self) -> None:
+        """End QEMU, so that the images can be looked at."""
+        self.vm.shutdown()
+
+    def io(self, *commands: str) -> List[str]:
+        """
+        Run qemu-io commands on the export in one process, aio ones at once;
+        return what is said of each that failed.
+        """
+        args = [arg for command in commands for arg in ('-c', command)]
+        result = qemu_io('-f', 'raw', f'nbd+unix:///q?socket={self.socket}',
+                         *args, check=False)
+        said = re.findall(r'.*(?:failed|rror).*', result.stdout)
+        # flush says nothing
+        return said or ['failed'] * (result.returncode != 0)
+
+    def check_io(self, *commands: str) -> None:
+        self.assertEqual(self.io(*commands), [])
+
+    def stats(self) -> List[Dict[str, Any]]:
+        for node in self.vm.cmd('query-blockstats', {'query-nodes': True}):
+            if node.get('node-name') == 'q':
+                return node['driver-specific']['children']
+        raise AssertionError('no statistics of the quorum node')
+
+    def counts(self, name: str) -> List[int]:
+        """One of the counters, for each child."""
+        return [child[name] for child in self.stats()]
+
+    def wait_event(self, name: str) -> Dict[str, Any]:
+        event = self.vm.event_wait(name, timeout=5.0)
+        self.assertIsNotNone(event, f'no {name}')
+        return event['data']
+
+    def no_event(self, name: str) -> None:
+        """
+        Nothing of this name has come.  The events are throttled to one a
+        second (of QEMU's own clock), so let the ones that are held back come.
+        """
+        self.vm.qtest('clock_step 2000000000')
+        self.vm.cmd('query-status')
+        names = [event['event'] for event in self.vm.get_qmp_events()]
+        self.assertNotIn(name, names)

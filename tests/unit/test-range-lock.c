@@ -1,0 +1,231 @@
+/*
+ * Unit tests of the byte-range lock
+ *
+ * Copyright (c) 2026 The quorum project authors
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "block/aio.h"
+#include "block/range-lock.h"
+#include "qemu/main-loop.h"
+#include "iothread.h"
+
+/* --- one thread: who waits for whom --- */
+
+typedef struct Holder {
+    RangeLock *lock;
+    int64_t offset;
+    int64_t bytes;
+    GString *trace;     /* a letter for each lock, the same in lower case */
+    char letter;        /* for each unlock */
+    Coroutine *co;
+} Holder;
+
+static void coroutine_fn holder_entry(void *opaque)
+{
+    Holder *h = opaque;
+    RangeLockRequest req;
+
+    range_lock_co_lock(h->lock, &req, h->offset, h->bytes);
+    g_string_append_c(h->trace, g_ascii_toupper(h->letter));
+    qemu_coroutine_yield();
+    g_string_append_c(h->trace, h->letter);
+    range_lock_co_unlock(h->lock, &req);
+}
+
+static void holder_start(Holder *h, RangeLock *lock, GString *trace,
+                         char letter, int64_t offset, int64_t bytes)
+{
+    *h = (Holder) {
+        .lock = lock, .offset = offset, .bytes = bytes,
+        .trace = trace, .letter = letter,
+        .co = qemu_coroutine_create(holder_entry, h),
+    };
+    qemu_coroutine_enter(h->co);
+}
+
+/* Let @h, which holds its range, give it back; wake-ups are BH-free here. */
+static void holder_release(Holder *h)
+{
+    qemu_coroutine_enter(h->co);
+    while (aio_poll(qemu_get_aio_context(), false)) {
+        /* nothing */
+    }
+}
+
+static void test_order(void)
+{
+    RangeLock lock;
+    g_autoptr(GString) trace = g_string_new(NULL);
+    Holder a, b, c, d, e;
+
+    range_lock_init(&lock);
+
+    /* Neighbours do not touch each other: the ranges are half open. */
+    holder_start(&a, &lock, trace, 'a', 0, 4096);
+    holder_start(&b, &lock, trace, 'b', 4096, 1);
+    holder_start(&c, &lock, trace, 'c', 4097, INT64_MAX - 4097);
+    g_assert_cmpstr(trace->str, ==, "ABC");
+
+    /*
+     * d waits for a, b and c; e overlaps only a and d.  e must not pass d, or
+     * d might starve.
+     */
+    holder_start(&d, &lock, trace, 'd', 0, INT64_MAX);
+    holder_start(&e, &lock, trace, 'e', 0, 10);
+    holder_release(&a);
+    g_assert_cmpstr(trace->str, ==, "ABCa");
+    holder_release(&c);
+    g_assert_cmpstr(trace->str, ==, "ABCac");
+    holder_release(&b);
+    g_assert_cmpstr(trace->str, ==, "ABCacbD");
+    holder_release(&d);
+    g_assert_cmpstr(trace->str, ==, "ABCacbDdE");
+    holder_release(&e);
+    g_assert_cmpstr(trace->str, ==, "ABCacbDdEe");
+
+    range_lock_destroy(&lock);
+}
+
+/* A line of requests for one range is served in order. */
+static void test_fifo(void)
+{
+    enum { N = 26 };
+    RangeLock lock;
+    g_autoptr(GString) trace = g_string_new(NULL);
+    Holder h[N];
+
+    range_lock_init(&lock);
+    for (int i = 0; i < N; i++) {
+        holder_start(&h[i], &lock, trace, 'a' + i, 100 - i, 100);
+    }
+    for (int i = 0; i < N; i++) {
+        g_assert_cmpint(trace->len, ==, 2 * i + 1);
+        holder_release(&h[i]);
+        g_assert_cmpint(trace->str[2 * i], ==, 'A' + i);
+    }
+    range_lock_destroy(&lock);
+}
+
+/* --- many coroutines in several threads --- */
+
+enum {
+    THREADS = 4,
+    COROUTINES = 32,        /* in each thread */
+    ROUNDS = 400,           /* of each coroutine */
+    CELLS = 64,             /* what the ranges are made of */
+};
+
+static RangeLock stress_lock;
+static AioContext *stress_ctx[THREADS];
+static int cell_owner[CELLS];           /* 0: nobody */
+static uint64_t cell_ticket[CELLS];     /* of the last holder, plus one */
+static int running;
+static int overlaps, disorders;
+
+static void coroutine_fn stress_pause(GRand *rand)
+{
+    switch (g_rand_int_range(rand, 0, 4)) {
+    case 0:
+        qemu_co_sleep_ns(QEMU_CLOCK_REALTIME,
+                         g_rand_int_range(rand, 1000, 100000));
+        break;
+    case 1:
+        aio_co_reschedule_self(stress_ctx[g_rand_int_range(rand, 0, THREADS)]);
+        break;
+    default:
+        break;
+    }
+}
+
+typedef struct StressTask {
+    int id;
+    uint32_t seed;
+} StressTask;
+
+static void coroutine_fn stress_entry(void *opaque)
+{
+    StressTask *task = opaque;
+    GRand *rand = g_rand_new_with_seed(task->seed);
+
+    for (int round = 0; round < ROUNDS; round++) {
+        int start = g_rand_int_range(rand, 0, CELLS);
+        /* Now and then a range that overlaps nearly all others. */
+        int cells = g_rand_int_range(rand, 0, 16)
+                        ? g_rand_int_range(rand, 1, 8) : CELLS;
+        RangeLockRequest req;
+
+        cells = MIN(cells, CELLS - start);
+        stress_pause(rand);
+        range_lock_co_lock(&stress_lock, &req, start, cells);
+
+        for (int i = start; i < start + cells; i++) {
+            if (qatomic_cmpxchg(&cell_owner[i], 0, task->id) != 0) {
+                qatomic_inc(&overlaps);
+            }
+            /* First come, first served: tickets of a cell only grow. */
+            if (cell_ticket[i] > req.ticket) {
+                qatomic_inc(&disorders);
+            }
+            cell_ticket[i] = req.ticket + 1;
+        }
+        stress_pause(rand);
+        for (int i = start; i < start + cells; i++) {
+            qatomic_cmpxchg(&cell_owner[i], task->id, 0);
+        }
+
+        range_lock_co_unlock(&stress_lock, &req);
+    }
+
+    g_rand_free(rand);
+    qatomic_dec(&running);
+}
+
+static void test_stress(void)
+{
+    IOThread *threads[THREADS];
+    g_autofree StressTask *tasks = g_new(StressTask, THREADS * COROUTINES);
+    int64_t deadline = g_get_monotonic_time() + 120 * G_USEC_PER_SEC;
+
+    range_lock_init(&stress_lock);
+    running = THREADS * COROUTINES;
+    for (int t = 0; t < THREADS; t++) {
+        threads[t] = iothread_new();
+        stress_ctx[t] = iothread_get_aio_context(threads[t]);
+    }
+    for (int i = 0; i < THREADS * COROUTINES; i++) {
+        tasks[i] = (StressTask) { .id = i + 1, .seed = g_test_rand_int() };
+        aio_co_schedule(stress_ctx[i % THREADS],
+                        qemu_coroutine_create(stress_entry, &tasks[i]));
+    }
+
+    /* A lost wake-up shows as coroutines that never end. */
+    while (qatomic_read(&running) && g_get_monotonic_time() < deadline) {
+        g_usleep(1000);
+    }
+    g_assert_cmpint(qatomic_read(&running), ==, 0);
+    g_assert_cmpint(overlaps, ==, 0);
+    g_assert_cmpint(disorders, ==, 0);
+    g_assert_cmpuint(stress_lock.next_ticket, ==,
+                     THREADS * COROUTINES * ROUNDS);
+
+    for (int t = 0; t < THREADS; t++) {
+        iothread_join(threads[t]);
+    }
+    range_lock_destroy(&stress_lock);
+}
+
+int main(int argc, char **argv)
+{
+    qemu_init_main_loop(&error_abort);
+
+    /* The seed is printed, and replayed by --seed=... */
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/range-lock/order", test_order);
+    g_test_add_func("/range-lock/fifo", test_fifo);
+    g_test_add_func("/range-lock/stress", test_stress);
+    return g_test_run();
+}
