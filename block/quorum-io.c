@@ -257,47 +257,40 @@ static int GRAPH_RDLOCK quorum_settle(QuorumRequest *req, QuorumOpType type)
 
 /* --- reading --- */
 
+/* Where @a reads into: a child without a buffer, into the caller's vector. */
+static QEMUIOVector *quorum_answer_qiov(QuorumAnswer *a)
+{
+    return a->buf ? &a->qiov : a->req->qiov;
+}
+
 static int64_t coroutine_fn GRAPH_RDLOCK
 quorum_ask_read(QuorumRequest *req, QuorumAnswer *a)
 {
-    /* The registered buffer is the caller's, so only its vector may say so. */
+    BdrvRequestFlags flags = req->flags;
+
     if (a->buf) {
-        return bdrv_co_preadv(a->child, req->offset, req->bytes, &a->qiov,
-                              req->flags & ~BDRV_REQ_REGISTERED_BUF);
+        /* It is the caller's memory that is registered, not ours. */
+        flags &= ~BDRV_REQ_REGISTERED_BUF;
     }
-    return bdrv_co_preadv(a->child, req->offset, req->bytes, req->qiov,
-                          req->flags);
+    return bdrv_co_preadv(a->child, req->offset, req->bytes,
+                          quorum_answer_qiov(a), flags);
 }
 
-static bool quorum_qiov_equals(const QEMUIOVector *qiov, const uint8_t *buf)
+/* Whether all children that have answered say the same. */
+static bool quorum_answers_agree(QuorumRequest *req)
 {
-    for (int i = 0; i < qiov->niov; i++) {
-        if (memcmp(qiov->iov[i].iov_base, buf, qiov->iov[i].iov_len)) {
-            return false;
-        }
-        buf += qiov->iov[i].iov_len;
-    }
-    return true;
-}
-
-/*
- * Whether all children that have answered say the same.  The one without a
- * buffer of its own has answered into the caller's vector.
- */
-static bool quorum_answers_agree(const QuorumRequest *req)
-{
-    const QuorumAnswer *first = NULL;
+    QuorumAnswer *first = NULL;
 
     for (int i = 0; i < req->n; i++) {
-        const QuorumAnswer *a = &req->answers[i];
+        QuorumAnswer *a = &req->answers[i];
 
         if (!a->child || a->ret < 0) {
             continue;
         }
         if (!first) {
             first = a;
-        } else if (first->buf ? memcmp(first->buf, a->buf, req->bytes)
-                              : !quorum_qiov_equals(req->qiov, a->buf)) {
+        } else if (!qemu_iovec_equals(quorum_answer_qiov(first),
+                                      quorum_answer_qiov(a))) {
             return false;
         }
     }
@@ -440,24 +433,18 @@ static void coroutine_fn GRAPH_RDLOCK quorum_repair(QuorumBallot *b, int i)
 }
 
 /* In blkverify mode a difference ends QEMU: there is nobody to believe. */
-static void quorum_blkverify(const QuorumRequest *req)
+static void quorum_blkverify(QuorumRequest *req)
 {
-    const uint8_t *data[2] = { NULL, NULL };
-    int found = 0;
-    int64_t pos = 0;
+    QuorumAnswer *one = &req->answers[0];
+    QuorumAnswer *other = &req->answers[1];
+    ssize_t pos;
 
-    for (int i = 0; i < req->n && found < 2; i++) {
-        if (req->answers[i].child && req->answers[i].ret >= 0) {
-            data[found++] = req->answers[i].buf;
-        }
-    }
-    if (found < 2) {
+    assert(req->n == 2);
+    if (quorum_count_good(req) < 2) {
         return;
     }
-    while (pos < req->bytes && data[0][pos] == data[1][pos]) {
-        pos++;
-    }
-    if (pos < req->bytes) {
+    pos = qemu_iovec_compare(&one->qiov, &other->qiov);
+    if (pos >= 0) {
         fprintf(stderr, "quorum: offset=%" PRId64 " bytes=%" PRId64
                 " contents mismatch at offset %" PRId64 "\n",
                 req->offset, req->bytes, req->offset + pos);
