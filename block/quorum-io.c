@@ -5,15 +5,16 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Every request asks its children in parallel and decides when all of them have
- * answered.  A read first asks without any lock: when all children that answer
- * agree and are enough, that is the end of it.  Only if not, it takes the range
- * (so that no write runs beside it, promise 5), asks again into private buffers
- * and votes unit by unit.
+ * A request asks its children in parallel (but see fifo) and decides when all
+ * of them have answered.  A read first asks without any lock: when all children
+ * that answer agree and are enough, and nobody is to be repaired, that is the
+ * end of it.  Only if not, it takes the range (so that no write runs beside it,
+ * promise 5), asks again into private buffers and votes unit by unit.
  */
 
 #include "qemu/osdep.h"
 #include "block/block-io.h"
+#include "qapi/error.h"
 #include "qapi/qapi-events-block-core.h"
 #include "qemu/bitmap.h"
 #include "qemu/memalign.h"
@@ -34,6 +35,7 @@ struct QuorumAnswer {
     uint8_t *buf;               /* private, of req->bytes bytes, or NULL */
     QEMUIOVector qiov;          /* of buf */
     int64_t pnum;               /* block status: bytes it is good for */
+    Error *err;                 /* resize: what the child says */
 };
 
 /*
@@ -46,6 +48,11 @@ struct QuorumRequest {
     int64_t bytes;
     QEMUIOVector *qiov;         /* the caller's */
     BdrvRequestFlags flags;
+    struct {
+        int64_t length;
+        bool exact;
+        PreallocMode prealloc;
+    } resize;
 
     QuorumAskFn *ask;           /* what is being asked */
     Coroutine *co;
@@ -87,6 +94,7 @@ static void quorum_request_free(QuorumRequest *req)
 {
     for (int i = 0; i < req->n; i++) {
         qemu_vfree(req->answers[i].buf);
+        error_free(req->answers[i].err);
     }
     g_free(req);
 }
@@ -102,14 +110,18 @@ static bool GRAPH_RDLOCK quorum_answer_alloc(QuorumAnswer *a)
     return true;
 }
 
-static void coroutine_fn quorum_ask_entry(void *opaque)
+/*
+ * This can count as GRAPH_RDLOCK because the asking coroutine holds the lock
+ * until this one has ended.  It must not take it again: a writer that has
+ * announced itself in between would wait for the asker, the asker for us, and
+ * we for the writer.
+ */
+static void coroutine_fn GRAPH_RDLOCK quorum_ask_entry(void *opaque)
 {
     QuorumAnswer *a = opaque;
     QuorumRequest *req = a->req;
 
-    WITH_GRAPH_RDLOCK_GUARD() {
-        a->ret = req->ask(req, a);
-    }
+    a->ret = req->ask(req, a);
 
     /*
      * The asking coroutine may still be on its way to the yield: it must not
@@ -127,6 +139,7 @@ static void coroutine_fn quorum_ask_entry(void *opaque)
 static void coroutine_fn GRAPH_RDLOCK
 quorum_ask_all(QuorumRequest *req, QuorumAskFn *ask)
 {
+    BDRVQuorumState *s = req->bs->opaque;
     QuorumAnswer *last = NULL;
 
     req->ask = ask;
@@ -136,6 +149,10 @@ quorum_ask_all(QuorumRequest *req, QuorumAskFn *ask)
     for (int i = 0; i < req->n; i++) {
         QuorumAnswer *a = &req->answers[i];
 
+        /* A resize that we waited for may have put a child out. */
+        if (a->child && !quorum_slot_is_in(&s->slots[i])) {
+            a->child = NULL;
+        }
         if (!a->child) {
             continue;
         }
@@ -192,6 +209,13 @@ static Stat64 *quorum_error_counter(QuorumSlot *slot, QuorumOpType type)
     }
 }
 
+static void quorum_note_write(QuorumSlot *slot, int ret)
+{
+    if (qatomic_read(&slot->write_failed) != (ret < 0)) {
+        qatomic_set(&slot->write_failed, ret < 0);
+    }
+}
+
 /* The child in slot @i has failed with @ret: count and report it. */
 static void GRAPH_RDLOCK quorum_child_failed(const QuorumRequest *req, int i,
                                              QuorumOpType type, int ret)
@@ -203,7 +227,7 @@ static void GRAPH_RDLOCK quorum_child_failed(const QuorumRequest *req, int i,
                       strerror(-ret));
 }
 
-/* How many children have been asked, and how many of them have not failed. */
+/* How many children have been asked. */
 static int quorum_count_asked(const QuorumRequest *req)
 {
     int asked = 0;
@@ -214,6 +238,7 @@ static int quorum_count_asked(const QuorumRequest *req)
     return asked;
 }
 
+/* How many of them have not failed. */
 static int quorum_count_good(const QuorumRequest *req)
 {
     int good = 0;
@@ -222,6 +247,11 @@ static int quorum_count_good(const QuorumRequest *req)
         good += req->answers[i].child && req->answers[i].ret >= 0;
     }
     return good;
+}
+
+static bool quorum_any_failed(const QuorumRequest *req)
+{
+    return quorum_count_good(req) < quorum_count_asked(req);
 }
 
 /* The most common error among the children; all zero where they are well. */
@@ -244,8 +274,16 @@ static int GRAPH_RDLOCK quorum_settle(QuorumRequest *req, QuorumOpType type)
     BDRVQuorumState *s = req->bs->opaque;
 
     for (int i = 0; i < req->n; i++) {
-        if (req->answers[i].child && req->answers[i].ret < 0) {
-            quorum_child_failed(req, i, type, req->answers[i].ret);
+        QuorumAnswer *a = &req->answers[i];
+
+        if (!a->child) {
+            continue;
+        }
+        if (type == QUORUM_OP_TYPE_WRITE) {
+            quorum_note_write(&s->slots[i], a->ret);
+        }
+        if (a->ret < 0) {
+            quorum_child_failed(req, i, type, a->ret);
         }
     }
     if (quorum_count_good(req) < s->threshold) {
@@ -253,6 +291,25 @@ static int GRAPH_RDLOCK quorum_settle(QuorumRequest *req, QuorumOpType type)
         return quorum_request_errno(req);
     }
     return 0;
+}
+
+/*
+ * Whether @child has all of the request.  One that has become shorter than the
+ * others (it missed a growing write, or got an overlay that is) would answer
+ * with zeroes that the core makes up, and must not be written behind its end.
+ */
+static bool GRAPH_RDLOCK quorum_child_reaches(const QuorumRequest *req,
+                                              BdrvChild *child)
+{
+    return DIV_ROUND_UP(req->offset + req->bytes, BDRV_SECTOR_SIZE) <=
+           child->bs->total_sectors;
+}
+
+static bool GRAPH_RDLOCK quorum_child_can_take(const QuorumRequest *req,
+                                               BdrvChild *child)
+{
+    return quorum_child_reaches(req, child) ||
+           (child->perm & BLK_PERM_RESIZE);
 }
 
 /* --- reading --- */
@@ -268,6 +325,9 @@ quorum_ask_read(QuorumRequest *req, QuorumAnswer *a)
 {
     BdrvRequestFlags flags = req->flags;
 
+    if (!quorum_child_reaches(req, a->child)) {
+        return -EIO;
+    }
     if (a->buf) {
         /* It is the caller's memory that is registered, not ours. */
         flags &= ~BDRV_REQ_REGISTERED_BUF;
@@ -350,7 +410,7 @@ static int coroutine_fn GRAPH_RDLOCK quorum_vote_unit(QuorumBallot *b, int u)
     BDRVQuorumState *s = req->bs->opaque;
     int64_t pos;
     size_t size = quorum_unit(req, u, &pos);
-    bool any_error = quorum_count_good(req) < quorum_count_asked(req);
+    bool any_error = quorum_any_failed(req);
     int winner, members;
 
     for (int i = 0; i < req->n; i++) {
@@ -392,6 +452,18 @@ static int coroutine_fn GRAPH_RDLOCK quorum_vote_unit(QuorumBallot *b, int u)
 }
 
 /*
+ * Whether the child in slot @i may be written to for a repair.  Not without the
+ * permission: the image is inactive, or the child read-only.
+ */
+static bool GRAPH_RDLOCK quorum_may_repair(const QuorumRequest *req, int i)
+{
+    BdrvChild *child = req->answers[i].child;
+
+    return child && (child->perm & BLK_PERM_WRITE) &&
+           !(req->bs->open_flags & BDRV_O_INACTIVE);
+}
+
+/*
  * Write the winners over what the child in slot @i holds.  The range is held,
  * and the data are private (promise 6).
  */
@@ -404,14 +476,9 @@ static void coroutine_fn GRAPH_RDLOCK quorum_repair(QuorumBallot *b, int i)
     unsigned long end = base + b->units;
     unsigned long first = base, past;
 
-    /* Without the permission the image is inactive: it is not ours to write. */
-    if (!a->child || !(a->child->perm & BLK_PERM_WRITE)) {
-        return;
-    }
-
-    while ((first = find_next_bit(b->mend, end, first)) < end) {
+    for (; (first = find_next_bit(b->mend, end, first)) < end; first = past) {
         int64_t pos, last_pos;
-        size_t size;
+        int64_t size;
         QEMUIOVector qiov;
         int ret;
 
@@ -420,16 +487,58 @@ static void coroutine_fn GRAPH_RDLOCK quorum_repair(QuorumBallot *b, int i)
         size = quorum_unit(req, past - 1 - base, &last_pos);
         size += last_pos - pos;
 
+        /*
+         * A child that can't read can't fill up a write to its own blocks
+         * either: garbage would become valid data.  So it gets whole units.
+         */
+        if (a->ret < 0) {
+            int64_t start = ROUND_UP(req->offset + pos, QUORUM_UNIT);
+            int64_t stop = QEMU_ALIGN_DOWN(req->offset + pos + size,
+                                           QUORUM_UNIT);
+
+            pos = start - req->offset;
+            size = stop - start;
+            if (size <= 0) {
+                continue;
+            }
+        }
+
+        /* The permission may go while we wait for a write. */
+        if (!quorum_may_repair(req, i) ||
+            !quorum_child_reaches(req, a->child)) {
+            return;
+        }
         qemu_iovec_init_buf(&qiov, b->result + pos, size);
         ret = bdrv_co_pwritev(a->child, req->offset + pos, size, &qiov, 0);
+        quorum_note_write(&s->slots[i], ret);
         if (ret < 0) {
             /* It will not take more; what is left of it stays as it is. */
             quorum_child_failed(req, i, QUORUM_OP_TYPE_WRITE, ret);
             return;
         }
         stat64_add(&s->slots[i].counters.repaired_bytes, size);
-        first = past;
     }
+}
+
+/*
+ * Whether a read in which children have failed should go on to a vote under the
+ * lock, for the sake of repairing one of them.
+ */
+static bool GRAPH_RDLOCK quorum_wants_repair(const QuorumRequest *req)
+{
+    BDRVQuorumState *s = req->bs->opaque;
+    int good = quorum_count_good(req);
+
+    if (!s->rewrite_corrupted || good <= quorum_count_asked(req) - good) {
+        return false;
+    }
+    for (int i = 0; i < req->n; i++) {
+        if (req->answers[i].ret < 0 && quorum_may_repair(req, i) &&
+            !qatomic_read(&s->slots[i].write_failed)) {
+            return true;
+        }
+    }
+    return false;
 }
 
 /* In blkverify mode a difference ends QEMU: there is nobody to believe. */
@@ -455,7 +564,8 @@ static void quorum_blkverify(QuorumRequest *req)
 /*
  * Vote with the range held; @errors[slot] is what children have failed with in
  * this request before.  Reports dissenters and failures, repairs if asked to,
- * and fills @qiov with the winners unless it is NULL.
+ * and fills @qiov with the winners; if it is NULL, the guest has its answer,
+ * and a vote without a winner is no failure.
  */
 static int coroutine_fn GRAPH_RDLOCK
 quorum_read_locked(BlockDriverState *bs, int64_t offset, int64_t bytes,
@@ -490,6 +600,11 @@ quorum_read_locked(BlockDriverState *bs, int64_t offset, int64_t bytes,
         }
     }
     if (!enough_memory) {
+        for (int i = 0; i < req->n; i++) {
+            if (errors[i] < 0) {
+                quorum_child_failed(req, i, QUORUM_OP_TYPE_READ, errors[i]);
+            }
+        }
         quorum_request_free(req);
         return -ENOMEM;
     }
@@ -527,13 +642,31 @@ quorum_read_locked(BlockDriverState *bs, int64_t offset, int64_t bytes,
 
     range_lock_co_unlock(&s->range_lock, &range);
 
-    if (ret < 0) {
+    if (qiov && ret < 0) {
         quorum_report_failure(req);
     } else if (qiov) {
         qemu_iovec_from_buf(qiov, 0, result, bytes);
     }
     quorum_request_free(req);
     return ret;
+}
+
+/*
+ * All that have answered agree.  If the one that reads into the caller's vector
+ * is not among them, the vector holds anything: fill it from another one.
+ */
+static void quorum_deliver(QuorumRequest *req)
+{
+    for (int i = 0; i < req->n; i++) {
+        QuorumAnswer *a = &req->answers[i];
+
+        if (a->child && a->ret >= 0) {
+            if (a->buf) {
+                qemu_iovec_from_buf(req->qiov, 0, a->buf, req->bytes);
+            }
+            return;
+        }
+    }
 }
 
 /* What the children have failed with; owned by the caller. */
@@ -556,7 +689,6 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
     QuorumRequest *req = quorum_request_new(bs, offset, bytes, qiov, flags);
     g_autofree int64_t *errors = NULL;
     bool first = true;
-    int good;
 
     /*
      * The first child reads into the caller's vector.  Should that vector
@@ -576,11 +708,11 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
 
     quorum_ask_all(req, quorum_ask_read);
 
-    good = quorum_count_good(req);
-    if (good >= s->threshold && quorum_answers_agree(req) &&
-        (good == quorum_count_asked(req) || !s->rewrite_corrupted)) {
+    if (quorum_count_good(req) >= s->threshold && quorum_answers_agree(req) &&
+        !quorum_wants_repair(req)) {
         int ret = quorum_settle(req, QUORUM_OP_TYPE_READ);
 
+        quorum_deliver(req);
         quorum_request_free(req);
         return ret;
     }
@@ -599,7 +731,6 @@ quorum_read_fifo(BlockDriverState *bs, int64_t offset, int64_t bytes,
     BDRVQuorumState *s = bs->opaque;
     QuorumRequest *req = quorum_request_new(bs, offset, bytes, qiov, flags);
     g_autofree int64_t *errors = NULL;
-    bool any_error = false;
     bool answered = false;
     int ret = 0;
 
@@ -609,12 +740,11 @@ quorum_read_fifo(BlockDriverState *bs, int64_t offset, int64_t bytes,
         if (a->child) {
             a->ret = quorum_ask_read(req, a);
             answered = a->ret >= 0;
-            any_error |= !answered;
         }
     }
 
     errors = quorum_request_errors(req);
-    if (answered && any_error && s->rewrite_corrupted) {
+    if (answered && s->rewrite_corrupted && quorum_any_failed(req)) {
         /*
          * The one answer is no ground for a repair, a vote is (promise 6).  It
          * also reports; whether it succeeds does not matter to the guest.
@@ -641,6 +771,9 @@ int coroutine_fn quorum_co_preadv(BlockDriverState *bs, int64_t offset,
 {
     BDRVQuorumState *s = bs->opaque;
 
+    if (!bytes) {
+        return 0;
+    }
     if (s->read_pattern == QUORUM_READ_PATTERN_FIFO) {
         return quorum_read_fifo(bs, offset, bytes, qiov, flags);
     }
@@ -652,6 +785,9 @@ int coroutine_fn quorum_co_preadv(BlockDriverState *bs, int64_t offset,
 static int64_t coroutine_fn GRAPH_RDLOCK
 quorum_ask_write(QuorumRequest *req, QuorumAnswer *a)
 {
+    if (!quorum_child_can_take(req, a->child)) {
+        return -EIO;
+    }
     return bdrv_co_pwritev(a->child, req->offset, req->bytes, req->qiov,
                            req->flags);
 }
@@ -659,6 +795,9 @@ quorum_ask_write(QuorumRequest *req, QuorumAnswer *a)
 static int64_t coroutine_fn GRAPH_RDLOCK
 quorum_ask_write_zeroes(QuorumRequest *req, QuorumAnswer *a)
 {
+    if (!quorum_child_can_take(req, a->child)) {
+        return -EIO;
+    }
     return bdrv_co_pwrite_zeroes(a->child, req->offset, req->bytes,
                                  req->flags);
 }
@@ -668,10 +807,14 @@ int coroutine_fn quorum_co_pwritev(BlockDriverState *bs, int64_t offset,
                                    BdrvRequestFlags flags)
 {
     BDRVQuorumState *s = bs->opaque;
-    QuorumRequest *req = quorum_request_new(bs, offset, bytes, qiov, flags);
+    QuorumRequest *req;
     RangeLockRequest range;
     int ret;
 
+    if (!bytes) {
+        return 0;
+    }
+    req = quorum_request_new(bs, offset, bytes, qiov, flags);
     range_lock_co_lock(&s->range_lock, &range, offset, bytes);
     quorum_ask_all(req, quorum_ask_write);
     range_lock_co_unlock(&s->range_lock, &range);
@@ -685,32 +828,41 @@ int coroutine_fn quorum_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
                                          int64_t bytes, BdrvRequestFlags flags)
 {
     BDRVQuorumState *s = bs->opaque;
-    QuorumRequest *req = quorum_request_new(bs, offset, bytes, NULL, flags);
+    QuorumRequest *req;
     RangeLockRequest range;
     int unable = 0;
     int ret;
 
+    if (!bytes) {
+        return 0;
+    }
+    req = quorum_request_new(bs, offset, bytes, NULL, flags);
     range_lock_co_lock(&s->range_lock, &range, offset, bytes);
     quorum_ask_all(req, quorum_ask_write_zeroes);
 
     /*
      * If no child can do it efficiently, the caller gets to hear that.  If only
-     * some cannot, they must not stay behind the others.
+     * some cannot (-ENOTSUP, or -EINVAL for what is not aligned), they must not
+     * stay behind the others.  Neither must they if the request is not aligned
+     * for all of them: the core cuts it into pieces for those with a smaller
+     * alignment, and some pieces may be done.  (Such a request is small.)
      */
     for (int i = 0; i < req->n; i++) {
         unable += req->answers[i].child && req->answers[i].ret == -ENOTSUP;
     }
-    if ((flags & BDRV_REQ_NO_FALLBACK) && unable) {
-        if (unable == quorum_count_asked(req)) {
-            range_lock_co_unlock(&s->range_lock, &range);
-            quorum_request_free(req);
-            return -ENOTSUP;
-        }
+    if ((flags & BDRV_REQ_NO_FALLBACK) &&
+        unable == quorum_count_asked(req) &&
+        QEMU_IS_ALIGNED(offset | bytes, bs->bl.pwrite_zeroes_alignment)) {
+        range_lock_co_unlock(&s->range_lock, &range);
+        quorum_request_free(req);
+        return -ENOTSUP;
+    }
+    if (flags & BDRV_REQ_NO_FALLBACK) {
         req->flags &= ~BDRV_REQ_NO_FALLBACK;
         for (int i = 0; i < req->n; i++) {
             QuorumAnswer *a = &req->answers[i];
 
-            if (a->child && a->ret == -ENOTSUP) {
+            if (a->child && a->ret < 0) {
                 a->ret = quorum_ask_write_zeroes(req, a);
             }
         }
@@ -718,6 +870,134 @@ int coroutine_fn quorum_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
     range_lock_co_unlock(&s->range_lock, &range);
 
     ret = quorum_settle(req, QUORUM_OP_TYPE_WRITE);
+    quorum_request_free(req);
+    return ret;
+}
+
+/*
+ * A discarded range may read as anything, and on each child as something else.
+ * So it becomes zeroes, where all children can get them by unmapping, or is
+ * dropped for all of them.  What is not aligned for each child is dropped, too.
+ */
+int coroutine_fn quorum_co_pdiscard(BlockDriverState *bs, int64_t offset,
+                                    int64_t bytes)
+{
+    uint32_t alignment = bs->bl.pwrite_zeroes_alignment;
+    int64_t end = QEMU_ALIGN_DOWN(offset + bytes, alignment);
+    int64_t most = QEMU_ALIGN_DOWN(MIN_NON_ZERO(bs->bl.max_pwrite_zeroes,
+                                                INT64_MAX), alignment);
+    int ret = 0;
+
+    if (!(bs->supported_zero_flags & BDRV_REQ_NO_FALLBACK)) {
+        return 0;
+    }
+    offset = QEMU_ALIGN_UP(offset, alignment);
+    while (offset < end && ret == 0) {
+        int64_t size = MIN(end - offset, most);
+
+        ret = quorum_co_pwrite_zeroes(bs, offset, size, BDRV_REQ_MAY_UNMAP |
+                                                        BDRV_REQ_NO_FALLBACK);
+        offset += size;
+    }
+    return ret == -ENOTSUP ? 0 : ret;
+}
+
+/* --- resizing --- */
+
+static int64_t coroutine_fn GRAPH_RDLOCK
+quorum_ask_truncate(QuorumRequest *req, QuorumAnswer *a)
+{
+    return bdrv_co_truncate(a->child, req->resize.length, req->resize.exact,
+                            req->resize.prealloc, req->flags, &a->err);
+}
+
+/*
+ * Too few children were resized: give those that were their old length back.  A
+ * child that can't go back has another length than the others and is out.  One
+ * that was cut off, and now has zeroes where the others have data, is out if
+ * the others can do without it.  (If not, it stays for the sake of the rest:
+ * fewer than threshold children are like that, so their zeroes don't win.)
+ */
+static void coroutine_fn GRAPH_RDLOCK
+quorum_undo_resize(QuorumRequest *req, int64_t old_length)
+{
+    BDRVQuorumState *s = req->bs->opaque;
+    int others = quorum_count_asked(req) - quorum_count_good(req);
+    bool cut_off = req->resize.length < old_length;
+
+    for (int i = 0; i < req->n; i++) {
+        QuorumAnswer *a = &req->answers[i];
+
+        if (a->child && a->ret >= 0) {
+            int ret = bdrv_co_truncate(a->child, old_length, true,
+                                       PREALLOC_MODE_OFF, 0, NULL);
+
+            if (ret < 0 || (cut_off && others >= s->threshold)) {
+                qatomic_set(&s->slots[i].out, true);
+            }
+        }
+    }
+}
+
+/* What a child says that has failed with @ret, the most common error. */
+static void quorum_tell_error(QuorumRequest *req, int ret, Error **errp)
+{
+    for (int i = 0; i < req->n; i++) {
+        if (req->answers[i].child && req->answers[i].ret == ret) {
+            error_propagate(errp, g_steal_pointer(&req->answers[i].err));
+            return;
+        }
+    }
+    error_setg_errno(errp, -ret, "Too few children could be resized");
+}
+
+int coroutine_fn quorum_co_truncate(BlockDriverState *bs, int64_t offset,
+                                    bool exact, PreallocMode prealloc,
+                                    BdrvRequestFlags flags, Error **errp)
+{
+    BDRVQuorumState *s = bs->opaque;
+    int64_t old_length = quorum_co_getlength(bs);
+    QuorumRequest *req;
+    RangeLockRequest range;
+    int64_t start;
+    int ret = 0;
+
+    if (old_length < 0) {
+        error_setg_errno(errp, -old_length, "Failed to get old image size");
+        return old_length;
+    }
+
+    start = MIN(old_length, offset);
+    req = quorum_request_new(bs, start, MAX(old_length, offset) - start, NULL,
+                             flags);
+    req->resize.length = offset;
+    req->resize.exact = exact;
+    req->resize.prealloc = prealloc;
+
+    /* All that is, or will be, behind the smaller of both lengths. */
+    range_lock_co_lock(&s->range_lock, &range, start, INT64_MAX - start);
+    quorum_ask_all(req, quorum_ask_truncate);
+
+    for (int i = 0; i < req->n; i++) {
+        QuorumAnswer *a = &req->answers[i];
+
+        if (a->child && a->ret < 0) {
+            quorum_child_failed(req, i, QUORUM_OP_TYPE_WRITE, a->ret);
+        }
+    }
+    if (quorum_count_good(req) < s->threshold) {
+        ret = quorum_request_errno(req);
+        quorum_report_failure(req);
+        quorum_tell_error(req, ret, errp);
+        quorum_undo_resize(req, old_length);
+    } else {
+        for (int i = 0; i < req->n; i++) {
+            if (req->answers[i].child && req->answers[i].ret < 0) {
+                qatomic_set(&s->slots[i].out, true);
+            }
+        }
+    }
+    range_lock_co_unlock(&s->range_lock, &range);
     quorum_request_free(req);
     return ret;
 }
@@ -779,17 +1059,61 @@ int64_t coroutine_fn quorum_co_getlength(BlockDriverState *bs)
     return ret;
 }
 
-bool coroutine_fn quorum_co_is_inserted(BlockDriverState *bs)
+static int64_t coroutine_fn GRAPH_RDLOCK
+quorum_ask_allocated_file_size(QuorumRequest *req, QuorumAnswer *a)
 {
-    BDRVQuorumState *s = bs->opaque;
-    int inserted = 0;
+    return bdrv_co_get_allocated_file_size(a->child->bs);
+}
 
-    for (int i = 0; i < s->num_slots; i++) {
-        if (quorum_slot_is_in(&s->slots[i])) {
-            inserted += bdrv_co_is_inserted(s->slots[i].child->bs);
+int64_t coroutine_fn quorum_co_get_allocated_file_size(BlockDriverState *bs)
+{
+    QuorumRequest *req = quorum_request_new(bs, 0, 0, NULL, 0);
+    int64_t sum = 0;
+
+    quorum_ask_all(req, quorum_ask_allocated_file_size);
+    for (int i = 0; i < req->n; i++) {
+        if (req->answers[i].child && req->answers[i].ret > 0) {
+            sum += req->answers[i].ret;
         }
     }
-    return inserted >= s->threshold;
+    if (!quorum_count_good(req)) {
+        sum = quorum_request_errno(req);
+    }
+    quorum_request_free(req);
+    return sum;
+}
+
+/*
+ * Clusters matter to who copies in their size: the largest of any child is one
+ * for all of them.
+ */
+int coroutine_fn quorum_co_get_info(BlockDriverState *bs, BlockDriverInfo *bdi)
+{
+    BDRVQuorumState *s = bs->opaque;
+    int ret = -ENOTSUP;
+
+    for (int i = 0; i < s->num_slots; i++) {
+        BlockDriverInfo child_info = { 0 };
+
+        if (quorum_slot_is_in(&s->slots[i]) &&
+            bdrv_co_get_info(s->slots[i].child->bs, &child_info) >= 0) {
+            bdi->cluster_size = MAX(bdi->cluster_size,
+                                    child_info.cluster_size);
+            bdi->subcluster_size = MAX(bdi->subcluster_size,
+                                       child_info.subcluster_size);
+            ret = 0;
+        }
+    }
+    return ret;
+}
+
+bool coroutine_fn quorum_co_is_inserted(BlockDriverState *bs)
+{
+    /*
+     * A vote on it would be the wrong place to find out that too few children
+     * have a medium: to the core, flushing what is not inserted is a success.
+     */
+    return true;
 }
 
 static int64_t coroutine_fn GRAPH_RDLOCK
@@ -812,23 +1136,43 @@ int coroutine_fn quorum_co_block_status(BlockDriverState *bs, bool want_zero,
                                         BlockDriverState **file)
 {
     BDRVQuorumState *s = bs->opaque;
-    QuorumRequest *req = quorum_request_new(bs, offset, bytes, NULL, 0);
+    QuorumRequest *req;
+    int64_t data_bytes = 0;         /* some child has data that far */
+    int64_t zero_bytes = INT64_MAX; /* all children have zeroes that far */
     int zeroes = 0;
 
+    if (!want_zero) {
+        /* All of it is allocated here: there is nothing to ask. */
+        *pnum = bytes;
+        return BDRV_BLOCK_DATA;
+    }
+
+    req = quorum_request_new(bs, offset, bytes, NULL, 0);
     quorum_ask_all(req, quorum_ask_block_status);
 
-    *pnum = bytes;
     for (int i = 0; i < req->n; i++) {
         QuorumAnswer *a = &req->answers[i];
 
-        if (a->child && a->ret >= 0) {
-            zeroes += !!(a->ret & BDRV_BLOCK_ZERO);
-            *pnum = MIN(*pnum, a->pnum);
+        if (!a->child || a->ret < 0) {
+            continue;
+        }
+        if (a->ret & BDRV_BLOCK_ZERO) {
+            zeroes++;
+            zero_bytes = MIN(zero_bytes, a->pnum);
+        } else {
+            data_bytes = MAX(data_bytes, a->pnum);
         }
     }
-    if (zeroes < s->threshold || zeroes < quorum_count_good(req)) {
-        zeroes = 0;
-    }
     quorum_request_free(req);
-    return zeroes ? BDRV_BLOCK_ZERO : BDRV_BLOCK_DATA;
+
+    if (data_bytes) {
+        *pnum = data_bytes;
+        return BDRV_BLOCK_DATA;
+    }
+    if (zeroes < s->threshold) {
+        *pnum = bytes;
+        return BDRV_BLOCK_DATA;
+    }
+    *pnum = zero_bytes;
+    return BDRV_BLOCK_ZERO;
 }

@@ -12,7 +12,6 @@
 #include "qemu/osdep.h"
 #include "block/block-global-state.h"
 #include "block/block-io.h"
-#include "block/qdict.h"
 #include "qapi/error.h"
 #include "qobject/qdict.h"
 #include "qobject/qlist.h"
@@ -21,7 +20,9 @@
 #include "qemu/error-report.h"
 #include "qemu/module.h"
 #include "qemu/option.h"
+#include "system/block-backend.h"
 #include "quorum.h"
+#include "quorum-opts.h"
 #include "quorum-vote.h"
 
 #define QUORUM_OPT_VOTE_THRESHOLD    "vote-threshold"
@@ -69,14 +70,15 @@ static const char *const quorum_strong_runtime_opts[] = {
 
 /* --- slots --- */
 
-static int GRAPH_RDLOCK quorum_occupied_slots(BDRVQuorumState *s)
+static QuorumSlot *GRAPH_RDLOCK quorum_find_slot(BDRVQuorumState *s,
+                                                 BdrvChild *child)
 {
-    int occupied = 0;
-
     for (int i = 0; i < s->num_slots; i++) {
-        occupied += s->slots[i].child != NULL;
+        if (s->slots[i].child == child) {
+            return &s->slots[i];
+        }
     }
-    return occupied;
+    return NULL;
 }
 
 /*
@@ -90,17 +92,19 @@ static void GRAPH_RDLOCK quorum_refresh_flags(BlockDriverState *bs)
     BdrvRequestFlags zero_flags = BDRV_REQ_FUA | BDRV_REQ_MAY_UNMAP |
                                   BDRV_REQ_WRITE_UNCHANGED |
                                   BDRV_REQ_NO_FALLBACK;
+    BdrvRequestFlags truncate_flags = BDRV_REQ_ZERO_WRITE;
 
     for (int i = 0; i < s->num_slots; i++) {
         BdrvChild *child = s->slots[i].child;
 
-        if (child) {
+        if (quorum_slot_is_in(&s->slots[i])) {
             zero_flags &= ~BDRV_REQ_NO_FALLBACK |
                           child->bs->supported_zero_flags;
+            truncate_flags &= child->bs->supported_truncate_flags;
         }
     }
     bs->supported_zero_flags = zero_flags;
-    bs->supported_write_flags = BDRV_REQ_FUA | BDRV_REQ_WRITE_UNCHANGED;
+    bs->supported_truncate_flags = truncate_flags;
 }
 
 /*
@@ -147,8 +151,8 @@ static int GRAPH_RDLOCK quorum_vote_length(BlockDriverState *bs, Error **errp)
         QuorumSlot *slot = &s->slots[i];
         g_autofree char *why = NULL;
 
-        slot->out = slot->child && version[i] != winner;
-        if (!slot->out) {
+        qatomic_set(&slot->out, slot->child && version[i] != winner);
+        if (quorum_slot_is_in(slot) || !slot->child) {
             continue;
         }
         if (lengths[i] < 0) {
@@ -167,6 +171,76 @@ static int GRAPH_RDLOCK quorum_vote_length(BlockDriverState *bs, Error **errp)
 }
 
 /* --- opening and closing --- */
+
+/*
+ * The options that open the file @name, with a protocol prefix as it is allowed
+ * where images are created (bdrv_co_create_file()).  NULL with @errp set if
+ * there is no such protocol.
+ */
+static QDict *quorum_file_options(const char *name, Error **errp)
+{
+    ERRP_GUARD();
+    BlockDriver *drv = bdrv_find_protocol(name, true, errp);
+    g_autoptr(QDict) options = qdict_new();
+
+    if (!drv) {
+        return NULL;
+    }
+    qdict_put_str(options, "driver", drv->format_name);
+    if (drv->bdrv_parse_filename) {
+        /* As the core does it: the driver may take the name out again. */
+        qdict_put_str(options, "filename", name);
+        drv->bdrv_parse_filename(name, options, errp);
+        if (*errp) {
+            return NULL;
+        }
+        if (!drv->bdrv_needs_filename) {
+            qdict_del(options, "filename");
+        }
+    } else {
+        qdict_put_str(options, "filename", name);
+    }
+    return g_steal_pointer(&options);
+}
+
+/*
+ * quorum:THRESHOLD/TOTAL:FILE1:...:FILEn.  The children are raw: an image
+ * format that the file name is opened with goes over the quorum, and must not
+ * be seen again below it.
+ */
+static void quorum_parse_filename(const char *filename, QDict *options,
+                                  Error **errp)
+{
+    g_autoptr(QuorumFileName) name = quorum_filename_split(filename, errp);
+
+    if (!name) {
+        return;
+    }
+    if (qdict_haskey(options, QUORUM_OPT_VOTE_THRESHOLD)) {
+        error_setg(errp, "vote-threshold can't be given beside the file name "
+                   "'%s', which says it already", filename);
+        return;
+    }
+    for (int i = 0; i < name->total; i++) {
+        g_autofree char *key = g_strdup_printf(QUORUM_OPT_CHILDREN "%d", i);
+        g_autofree char *file_key = g_strdup_printf("%s.file.", key);
+        g_autoptr(QDict) file = quorum_file_options(name->names[i], errp);
+        g_autofree char *driver_key = g_strdup_printf("%s.driver", key);
+
+        if (!file) {
+            return;
+        }
+        qdict_put_str(options, driver_key, "raw");
+        for (const QDictEntry *e = qdict_first(file); e;
+             e = qdict_next(file, e)) {
+            g_autofree char *to = g_strconcat(file_key, qdict_entry_key(e),
+                                              NULL);
+
+            qdict_put_obj(options, to, qobject_ref(qdict_entry_value(e)));
+        }
+    }
+    qdict_put_int(options, QUORUM_OPT_VOTE_THRESHOLD, name->threshold);
+}
 
 /* Read all options but the children, of whom there are @occupied. */
 static int quorum_read_options(BDRVQuorumState *s, QDict *options, int slots,
@@ -275,10 +349,15 @@ static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
         return -ENOTSUP;
     }
 
-    slots = qdict_array_entries(options, QUORUM_OPT_CHILDREN);
-    if (slots < 0) {
-        error_setg(errp, "Option children is not a valid array");
+    /* The node's own options are what it is described by later. */
+    if (!quorum_opts_normalise(options, errp) ||
+        !quorum_opts_normalise(bs->options, errp) ||
+        !quorum_opts_normalise(bs->explicit_options, errp)) {
         return -EINVAL;
+    }
+    slots = quorum_opts_count_children(options, errp);
+    if (slots < 0) {
+        return slots;
     }
     if (slots < 1) {
         error_setg(errp, "Number of provided children must be 1 or more");
@@ -328,11 +407,118 @@ static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
     if (ret < 0) {
         goto fail;
     }
+    bs->supported_write_flags = BDRV_REQ_FUA | BDRV_REQ_WRITE_UNCHANGED;
     return 0;
 
 fail:
     quorum_close(bs);
     return ret;
+}
+
+/* --- creating --- */
+
+static QemuOptsList quorum_create_opts = {
+    .name = "quorum-create-opts",
+    .head = QTAILQ_HEAD_INITIALIZER(quorum_create_opts.head),
+    .desc = {
+        {
+            .name = BLOCK_OPT_SIZE,
+            .type = QEMU_OPT_SIZE,
+            .help = "Virtual disk size",
+        },
+        {
+            .name = BLOCK_OPT_PREALLOC,
+            .type = QEMU_OPT_STRING,
+            .help = "Preallocation mode of the children",
+        },
+        { /* end of list */ }
+    },
+};
+
+/* Whether the file @name can be opened. */
+static bool coroutine_fn GRAPH_UNLOCKED quorum_file_exists(const char *name)
+{
+    BlockBackend *blk = blk_co_new_open(name, NULL, NULL,
+                                        BDRV_O_PROTOCOL | BDRV_O_NO_IO, NULL);
+
+    blk_co_unref(blk);
+    return blk != NULL;
+}
+
+static void coroutine_fn GRAPH_UNLOCKED quorum_delete_file(const char *name)
+{
+    BlockBackend *blk = blk_co_new_open(name, NULL, NULL,
+                                        BDRV_O_PROTOCOL | BDRV_O_RDWR, NULL);
+
+    if (blk) {
+        bdrv_graph_co_rdlock();
+        bdrv_co_delete_file(blk_bs(blk), NULL);
+        bdrv_graph_co_rdunlock();
+        blk_co_unref(blk);
+    }
+}
+
+/*
+ * Create the files that are named in @filename, all or none: those that were
+ * not there before do not stay if one of them fails.
+ */
+static int coroutine_fn GRAPH_UNLOCKED
+quorum_co_create_opts(BlockDriver *drv, const char *filename, QemuOpts *opts,
+                      Error **errp)
+{
+    ERRP_GUARD();
+    g_autoptr(QuorumFileName) name = quorum_filename_split(filename, errp);
+    g_autofree bool *existed = NULL;
+    int ret = 0;
+    int i;
+
+    if (!name) {
+        return -EINVAL;
+    }
+    existed = g_new0(bool, name->total);
+    for (i = 0; i < name->total && ret == 0; i++) {
+        existed[i] = quorum_file_exists(name->names[i]);
+        ret = bdrv_co_create_file(name->names[i], opts, errp);
+        if (ret < 0) {
+            error_prepend(errp, "Could not create file %d of %d, '%s': ",
+                          i + 1, name->total, name->names[i]);
+        }
+    }
+    while (ret < 0 && --i >= 0) {
+        if (!existed[i]) {
+            quorum_delete_file(name->names[i]);
+        }
+    }
+    return ret;
+}
+
+/* --- limits --- */
+
+/*
+ * Limits of the children for writing zeroes, which the core does not hand up:
+ * zeroes are cut into pieces here, for all children alike, so that a child that
+ * can't write a piece efficiently has not done a part of it.
+ */
+static void GRAPH_RDLOCK quorum_refresh_limits(BlockDriverState *bs,
+                                               Error **errp)
+{
+    BDRVQuorumState *s = bs->opaque;
+    uint32_t alignment = bs->bl.request_alignment;
+    int64_t most = 0;
+
+    for (int i = 0; i < s->num_slots; i++) {
+        BdrvChild *child = s->slots[i].child;
+        BlockDriverState *p;
+
+        for (p = child ? child->bs : NULL; p; p = bdrv_primary_bs(p)) {
+            alignment = MAX(alignment, MAX(p->bl.pwrite_zeroes_alignment,
+                                           p->bl.request_alignment));
+            most = MIN_NON_ZERO(most, p->bl.max_pwrite_zeroes);
+        }
+    }
+    bs->bl.pwrite_zeroes_alignment = alignment;
+    bs->bl.max_pwrite_zeroes = most ? MAX(QEMU_ALIGN_DOWN(most, alignment),
+                                          alignment) : 0;
 }
 
 /* --- describing --- */
@@ -369,6 +555,19 @@ static char *quorum_dirname(BlockDriverState *bs, Error **errp)
     /* The children may well be in different folders, or in none. */
     error_setg(errp, "Cannot generate a base directory for quorum nodes");
     return NULL;
+}
+
+static int GRAPH_RDLOCK quorum_has_zero_init(BlockDriverState *bs)
+{
+    BDRVQuorumState *s = bs->opaque;
+
+    for (int i = 0; i < s->num_slots; i++) {
+        if (quorum_slot_is_in(&s->slots[i]) &&
+            !bdrv_has_zero_init(s->slots[i].child->bs)) {
+            return 0;
+        }
+    }
+    return 1;
 }
 
 /* --- the graph --- */
@@ -418,7 +617,8 @@ static bool GRAPH_RDLOCK quorum_is_only_parent(BlockDriverState *bs,
 
 /*
  * A child that nobody else looks at may be replaced by a node with our data: if
- * it had other data, the others have outvoted it.
+ * it had other data, the others have outvoted it.  But a place that is out
+ * stays so, whatever node is there: remove the child and add the new one.
  */
 static bool GRAPH_RDLOCK
 quorum_recurse_can_replace(BlockDriverState *bs, BlockDriverState *to_replace)
@@ -428,11 +628,18 @@ quorum_recurse_can_replace(BlockDriverState *bs, BlockDriverState *to_replace)
     for (int i = 0; i < s->num_slots; i++) {
         BdrvChild *child = s->slots[i].child;
 
-        if (child && quorum_is_only_parent(bs, child) &&
+        if (quorum_slot_is_in(&s->slots[i]) &&
+            quorum_is_only_parent(bs, child) &&
             bdrv_recurse_can_replace(child->bs, to_replace)) {
             return true;
         }
     }
+    return false;
+}
+
+static bool GRAPH_RDLOCK quorum_recurse_can_snapshot(BlockDriverState *bs)
+{
+    /* One overlay over us, or one over each child?  A node name says which. */
     return false;
 }
 
@@ -483,18 +690,19 @@ static void GRAPH_WRLOCK
 quorum_del_child(BlockDriverState *bs, BdrvChild *child, Error **errp)
 {
     BDRVQuorumState *s = bs->opaque;
+    QuorumSlot *slot = quorum_find_slot(s, child);
+    int others = 0;
 
-    if (quorum_occupied_slots(s) <= s->threshold) {
+    for (int i = 0; i < s->num_slots; i++) {
+        others += &s->slots[i] != slot && quorum_slot_is_in(&s->slots[i]);
+    }
+    if (others < s->threshold) {
         error_setg(errp, "The number of children cannot be lower than "
                    "the vote threshold %d", s->threshold);
         return;
     }
 
-    for (int i = 0; i < s->num_slots; i++) {
-        if (s->slots[i].child == child) {
-            quorum_slot_reset(&s->slots[i]);
-        }
-    }
+    quorum_slot_reset(slot);
     bdrv_unref_child(bs, child);
     quorum_refresh_flags(bs);
     bdrv_refresh_limits(bs, NULL, NULL);
@@ -502,8 +710,14 @@ quorum_del_child(BlockDriverState *bs, BdrvChild *child, Error **errp)
 
 static BlockDriver bdrv_quorum = {
     .format_name                = "quorum",
+    .protocol_name              = "quorum",
     .instance_size              = sizeof(BDRVQuorumState),
     .strong_runtime_opts        = quorum_strong_runtime_opts,
+    .create_opts                = &quorum_create_opts,
+
+    .bdrv_parse_filename        = quorum_parse_filename,
+    .bdrv_co_create_opts        = quorum_co_create_opts,
+    .bdrv_has_zero_init         = quorum_has_zero_init,
 
     .bdrv_open                  = quorum_open,
     .bdrv_close                 = quorum_close,
@@ -511,17 +725,23 @@ static BlockDriver bdrv_quorum = {
     .bdrv_dirname               = quorum_dirname,
     .bdrv_get_specific_stats    = quorum_get_stats,
 
+    .bdrv_refresh_limits        = quorum_refresh_limits,
     .bdrv_child_perm            = quorum_child_perm,
     .bdrv_recurse_can_replace   = quorum_recurse_can_replace,
+    .bdrv_recurse_can_snapshot  = quorum_recurse_can_snapshot,
     .bdrv_add_child             = quorum_add_child,
     .bdrv_del_child             = quorum_del_child,
 
     .bdrv_co_preadv             = quorum_co_preadv,
     .bdrv_co_pwritev            = quorum_co_pwritev,
     .bdrv_co_pwrite_zeroes      = quorum_co_pwrite_zeroes,
+    .bdrv_co_pdiscard           = quorum_co_pdiscard,
     .bdrv_co_flush              = quorum_co_flush,
+    .bdrv_co_truncate           = quorum_co_truncate,
     .bdrv_co_block_status       = quorum_co_block_status,
     .bdrv_co_getlength          = quorum_co_getlength,
+    .bdrv_co_get_allocated_file_size = quorum_co_get_allocated_file_size,
+    .bdrv_co_get_info           = quorum_co_get_info,
     .bdrv_co_is_inserted        = quorum_co_is_inserted,
 };
 

@@ -56,14 +56,22 @@ typedef struct QuorumCounters {
 
 /* The place N in the list of children: what is known of children.N. */
 typedef struct QuorumSlot {
-    /* NULL if vacant.  Written under the graph write lock. */
+    /* NULL if vacant.  Written at open, then under the graph write lock. */
     BdrvChild *child;
 
     /*
      * The child's length is not the one that the children agree on, so it
-     * neither votes nor counts as a holder.  Written where child is.
+     * neither votes nor counts as a holder.  Atomic: a resize that fails on the
+     * child sets it while other requests are in flight, below the range that
+     * the resize holds.
      */
     bool out;
+
+    /*
+     * The last write to the child has failed: it is dead, full or read-only,
+     * and each read that fails on it need not try to repair it.  Atomic.
+     */
+    bool write_failed;
 
     QuorumCounters counters;
 } QuorumSlot;
@@ -94,10 +102,10 @@ typedef struct BDRVQuorumState {
     RangeLock range_lock;
 } BDRVQuorumState;
 
-/* Whether @slot takes part in I/O.  Called with the graph lock held. */
-static inline bool quorum_slot_is_in(const QuorumSlot *slot)
+/* Whether @slot takes part in I/O. */
+static inline bool GRAPH_RDLOCK quorum_slot_is_in(const QuorumSlot *slot)
 {
-    return slot->child && !slot->out;
+    return slot->child && !qatomic_read(&slot->out);
 }
 
 /* --- quorum-slot.c: what is known of a child --- */
@@ -122,10 +130,23 @@ quorum_co_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
 int coroutine_fn GRAPH_RDLOCK
 quorum_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
                         BdrvRequestFlags flags);
+int coroutine_fn GRAPH_RDLOCK
+quorum_co_pdiscard(BlockDriverState *bs, int64_t offset, int64_t bytes);
 int coroutine_fn GRAPH_RDLOCK quorum_co_flush(BlockDriverState *bs);
+int coroutine_fn GRAPH_RDLOCK
+quorum_co_truncate(BlockDriverState *bs, int64_t offset, bool exact,
+                   PreallocMode prealloc, BdrvRequestFlags flags,
+                   Error **errp);
 
 /* The length that the children agree on, or -errno if they do not. */
 int64_t coroutine_fn GRAPH_RDLOCK quorum_co_getlength(BlockDriverState *bs);
+
+/* What the children occupy together; those that can't tell don't count. */
+int64_t coroutine_fn GRAPH_RDLOCK
+quorum_co_get_allocated_file_size(BlockDriverState *bs);
+
+int coroutine_fn GRAPH_RDLOCK
+quorum_co_get_info(BlockDriverState *bs, BlockDriverInfo *bdi);
 
 bool coroutine_fn GRAPH_RDLOCK quorum_co_is_inserted(BlockDriverState *bs);
 
@@ -139,7 +160,8 @@ quorum_co_block_status(BlockDriverState *bs, bool want_zero, int64_t offset,
  * (a text for people), or, if that is NULL, answered with what is not the
  * winner.  [@offset, @offset + @bytes) is the whole request.  Any thread.
  */
-void quorum_report_bad(QuorumOpType type, int64_t offset, int64_t bytes,
+void GRAPH_RDLOCK
+quorum_report_bad(QuorumOpType type, int64_t offset, int64_t bytes,
                        BdrvChild *child, const char *error);
 
 #endif /* BLOCK_QUORUM_H */
