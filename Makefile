@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
 # Each target is a script in scripts/ that has its name and its manual.  All
-# that is made lands in build/; removing that folder is always safe.
+# that is made lands in build/; removing that folder is safe, but for what you
+# have committed in build/qemu and not written back with "make patches".
 
 prefix ?= /usr/local
 export BASE MIRROR
@@ -37,7 +38,7 @@ check-tsa:              ## clang's thread-safety analysis of block/
 	@scripts/install-packages clang-19
 	@scripts/build tsa libblock.a
 
-install: all            ## install into $(prefix)
+install:                ## after make: install into $(prefix)
 	@scripts/install '$(prefix)'
 
 update:                 ## look for a newer point release of QEMU

@@ -294,21 +294,19 @@ static int GRAPH_RDLOCK quorum_settle(QuorumRequest *req, QuorumOpType type)
 }
 
 /*
- * Whether @child has all of the request.  One that has become shorter than the
- * others (it missed a growing write, or got an overlay that is) would answer
- * with zeroes that the core makes up, and must not be written behind its end.
+ * Whether @child has all bytes before @end.  One that has become shorter than
+ * the others (it missed a growing write, or got an overlay that is) would say
+ * zeroes that the core makes up, and must not be written behind its end.
  */
-static bool GRAPH_RDLOCK quorum_child_reaches(const QuorumRequest *req,
-                                              BdrvChild *child)
+static bool GRAPH_RDLOCK quorum_child_reaches(BdrvChild *child, int64_t end)
 {
-    return DIV_ROUND_UP(req->offset + req->bytes, BDRV_SECTOR_SIZE) <=
-           child->bs->total_sectors;
+    return DIV_ROUND_UP(end, BDRV_SECTOR_SIZE) <= child->bs->total_sectors;
 }
 
 static bool GRAPH_RDLOCK quorum_child_can_take(const QuorumRequest *req,
                                                BdrvChild *child)
 {
-    return quorum_child_reaches(req, child) ||
+    return quorum_child_reaches(child, req->offset + req->bytes) ||
            (child->perm & BLK_PERM_RESIZE);
 }
 
@@ -325,7 +323,7 @@ quorum_ask_read(QuorumRequest *req, QuorumAnswer *a)
 {
     BdrvRequestFlags flags = req->flags;
 
-    if (!quorum_child_reaches(req, a->child)) {
+    if (!quorum_child_reaches(a->child, req->offset + req->bytes)) {
         return -EIO;
     }
     if (a->buf) {
@@ -392,7 +390,8 @@ quorum_reread_unit(QuorumBallot *b, int64_t pos, size_t size)
     for (int i = 0; i < req->n; i++) {
         QuorumAnswer *a = &req->answers[i];
 
-        if (a->child && a->ret < 0) {
+        if (a->child && a->ret < 0 &&
+            quorum_child_reaches(a->child, req->offset + pos + size)) {
             QEMUIOVector qiov = QEMU_IOVEC_INIT_BUF(qiov, a->buf + pos, size);
 
             if (bdrv_co_preadv(a->child, req->offset + pos, size, &qiov, 0)
@@ -505,7 +504,7 @@ static void coroutine_fn GRAPH_RDLOCK quorum_repair(QuorumBallot *b, int i)
 
         /* The permission may go while we wait for a write. */
         if (!quorum_may_repair(req, i) ||
-            !quorum_child_reaches(req, a->child)) {
+            !quorum_child_reaches(a->child, req->offset + pos + size)) {
             return;
         }
         qemu_iovec_init_buf(&qiov, b->result + pos, size);
@@ -527,18 +526,23 @@ static void coroutine_fn GRAPH_RDLOCK quorum_repair(QuorumBallot *b, int i)
 static bool GRAPH_RDLOCK quorum_wants_repair(const QuorumRequest *req)
 {
     BDRVQuorumState *s = req->bs->opaque;
-    int good = quorum_count_good(req);
 
-    if (!s->rewrite_corrupted || good <= quorum_count_asked(req) - good) {
-        return false;
-    }
-    for (int i = 0; i < req->n; i++) {
-        if (req->answers[i].ret < 0 && quorum_may_repair(req, i) &&
+    for (int i = 0; i < req->n && s->rewrite_corrupted; i++) {
+        const QuorumAnswer *a = &req->answers[i];
+
+        if (a->ret < 0 && quorum_may_repair(req, i) &&
+            quorum_child_reaches(a->child, req->offset + req->bytes) &&
             !qatomic_read(&s->slots[i].write_failed)) {
             return true;
         }
     }
     return false;
+}
+
+/* Whether those that have answered outnumber all others (promise 6). */
+static bool quorum_good_outnumber(const QuorumRequest *req)
+{
+    return quorum_count_good(req) * 2 > quorum_count_asked(req);
 }
 
 /* In blkverify mode a difference ends QEMU: there is nobody to believe. */
@@ -709,7 +713,7 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
     quorum_ask_all(req, quorum_ask_read);
 
     if (quorum_count_good(req) >= s->threshold && quorum_answers_agree(req) &&
-        !quorum_wants_repair(req)) {
+        !(quorum_good_outnumber(req) && quorum_wants_repair(req))) {
         int ret = quorum_settle(req, QUORUM_OP_TYPE_READ);
 
         quorum_deliver(req);
@@ -728,7 +732,6 @@ static int coroutine_fn GRAPH_RDLOCK
 quorum_read_fifo(BlockDriverState *bs, int64_t offset, int64_t bytes,
                  QEMUIOVector *qiov, BdrvRequestFlags flags)
 {
-    BDRVQuorumState *s = bs->opaque;
     QuorumRequest *req = quorum_request_new(bs, offset, bytes, qiov, flags);
     g_autofree int64_t *errors = NULL;
     bool answered = false;
@@ -744,7 +747,7 @@ quorum_read_fifo(BlockDriverState *bs, int64_t offset, int64_t bytes,
     }
 
     errors = quorum_request_errors(req);
-    if (answered && s->rewrite_corrupted && quorum_any_failed(req)) {
+    if (answered && quorum_wants_repair(req)) {
         /*
          * The one answer is no ground for a repair, a vote is (promise 6).  It
          * also reports; whether it succeeds does not matter to the guest.
@@ -852,7 +855,8 @@ int coroutine_fn quorum_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
     }
     if ((flags & BDRV_REQ_NO_FALLBACK) &&
         unable == quorum_count_asked(req) &&
-        QEMU_IS_ALIGNED(offset | bytes, bs->bl.pwrite_zeroes_alignment)) {
+        QEMU_IS_ALIGNED(offset, bs->bl.pwrite_zeroes_alignment) &&
+        QEMU_IS_ALIGNED(bytes, bs->bl.pwrite_zeroes_alignment)) {
         range_lock_co_unlock(&s->range_lock, &range);
         quorum_request_free(req);
         return -ENOTSUP;
@@ -874,6 +878,24 @@ int coroutine_fn quorum_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
     return ret;
 }
 
+/* Whether a zero write may unmap on @child, down to where it becomes blocks. */
+static bool GRAPH_RDLOCK quorum_child_may_unmap(BdrvChild *child)
+{
+    BlockDriverState *p = child->bs;
+
+    while (p && p->open_flags & BDRV_O_UNMAP) {
+        BlockDriverState *below = bdrv_primary_bs(p);
+
+        /* A format other than raw unmaps by itself. */
+        if (!below || (p->drv && p->drv->is_format &&
+                       strcmp(p->drv->format_name, "raw"))) {
+            return true;
+        }
+        p = below;
+    }
+    return false;
+}
+
 /*
  * A discarded range may read as anything, and on each child as something else.
  * So it becomes zeroes, where all children can get them by unmapping, or is
@@ -882,6 +904,7 @@ int coroutine_fn quorum_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
 int coroutine_fn quorum_co_pdiscard(BlockDriverState *bs, int64_t offset,
                                     int64_t bytes)
 {
+    BDRVQuorumState *s = bs->opaque;
     uint32_t alignment = bs->bl.pwrite_zeroes_alignment;
     int64_t end = QEMU_ALIGN_DOWN(offset + bytes, alignment);
     int64_t most = QEMU_ALIGN_DOWN(MIN_NON_ZERO(bs->bl.max_pwrite_zeroes,
@@ -890,6 +913,12 @@ int coroutine_fn quorum_co_pdiscard(BlockDriverState *bs, int64_t offset,
 
     if (!(bs->supported_zero_flags & BDRV_REQ_NO_FALLBACK)) {
         return 0;
+    }
+    for (int i = 0; i < s->num_slots; i++) {
+        if (quorum_slot_is_in(&s->slots[i]) &&
+            !quorum_child_may_unmap(s->slots[i].child)) {
+            return 0;
+        }
     }
     offset = QEMU_ALIGN_UP(offset, alignment);
     while (offset < end && ret == 0) {
@@ -943,7 +972,8 @@ quorum_undo_resize(QuorumRequest *req, int64_t old_length)
 static void quorum_tell_error(QuorumRequest *req, int ret, Error **errp)
 {
     for (int i = 0; i < req->n; i++) {
-        if (req->answers[i].child && req->answers[i].ret == ret) {
+        if (req->answers[i].child && req->answers[i].ret == ret &&
+            req->answers[i].err) {
             error_propagate(errp, g_steal_pointer(&req->answers[i].err));
             return;
         }
@@ -956,18 +986,12 @@ int coroutine_fn quorum_co_truncate(BlockDriverState *bs, int64_t offset,
                                     BdrvRequestFlags flags, Error **errp)
 {
     BDRVQuorumState *s = bs->opaque;
-    int64_t old_length = quorum_co_getlength(bs);
+    int64_t old_length = bs->total_sectors << BDRV_SECTOR_BITS;
+    int64_t start = MIN(old_length, offset);
     QuorumRequest *req;
     RangeLockRequest range;
-    int64_t start;
     int ret = 0;
 
-    if (old_length < 0) {
-        error_setg_errno(errp, -old_length, "Failed to get old image size");
-        return old_length;
-    }
-
-    start = MIN(old_length, offset);
     req = quorum_request_new(bs, start, MAX(old_length, offset) - start, NULL,
                              flags);
     req->resize.length = offset;

@@ -17,6 +17,7 @@
 #include "qobject/qlist.h"
 #include "qobject/qnull.h"
 #include "qobject/qstring.h"
+#include "qemu/cutils.h"
 #include "qemu/error-report.h"
 #include "qemu/module.h"
 #include "qemu/option.h"
@@ -216,10 +217,16 @@ static void quorum_parse_filename(const char *filename, QDict *options,
     if (!name) {
         return;
     }
-    if (qdict_haskey(options, QUORUM_OPT_VOTE_THRESHOLD)) {
-        error_setg(errp, "vote-threshold can't be given beside the file name "
-                   "'%s', which says it already", filename);
-        return;
+    for (const QDictEntry *e = qdict_first(options); e;
+         e = qdict_next(options, e)) {
+        const char *key = qdict_entry_key(e);
+
+        if (!strcmp(key, QUORUM_OPT_VOTE_THRESHOLD) ||
+            strstart(key, "children", NULL)) {
+            error_setg(errp, "%s can't be given beside the file name '%s', "
+                       "which says it already", key, filename);
+            return;
+        }
     }
     for (int i = 0; i < name->total; i++) {
         g_autofree char *key = g_strdup_printf(QUORUM_OPT_CHILDREN "%d", i);

@@ -5,9 +5,21 @@
 # how they stop.  Source it first; it sets -euo pipefail.
 
 set -euo pipefail
+shopt -s inherit_errexit
 export LC_ALL=C.UTF-8
+# What a caller has set for its own purposes is not meant for us.
+unset CDPATH
+# shellcheck disable=SC2046  # a word each
+unset $(git rev-parse --local-env-vars 2>/dev/null || :)
+export PATH=$PATH:/usr/sbin:/sbin
+export NINJA_STATUS='[%f/%t] '
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+case $top in
+*[[:space:]:]*)
+    echo "error: QEMU's build can't bear spaces or colons in a path: $top" >&2
+    exit 1 ;;
+esac
 build=$top/build
 log=$build/log
 # shellcheck disable=SC2034  # used by the scripts that source this file
@@ -32,17 +44,27 @@ die() {
 # --- running things -------------------------------------------------------
 
 _job=          # process group of the command that run_logged has started
+root=()        # what makes a command run as root, if we are not
 
 _stop() {
     trap - INT TERM HUP
     if [ -n "$_job" ]; then
         kill -TERM -- "-$_job" 2>/dev/null || :
+        [ "${#root[@]}" = 0 ] || sudo -n kill -TERM -- "-$_job" 2>/dev/null || :
         wait "$_job" 2>/dev/null || :
     fi
-    printf '\ninterrupted; the next run takes up from here\n' >&2
+    [ -n "${QUORUM_NESTED-}" ] ||
+        printf '\ninterrupted; the next run takes up from here\n' >&2
     exit 130
 }
 trap _stop INT TERM HUP
+
+# A script that calls others: only this one says that it was interrupted.
+export_nested() {
+    trap 'unset QUORUM_NESTED; _stop' INT TERM HUP
+    [ -z "${QUORUM_NESTED-}" ] || trap _stop INT TERM HUP
+    export QUORUM_NESTED=1
+}
 
 # Read "DONE TOTAL" or "DONE TOTAL WORDS" lines and draw a bar labelled $1; on
 # something that is not a terminal, a line at every tenth.
@@ -128,8 +150,10 @@ need_space() {
 # Hold a lock until the script ends: one run at a time for each FILE.
 lock() {
     local fd
-    mkdir -p "$(dirname "$1")"
-    exec {fd}> "$1"
+    { mkdir -p "$(dirname "$1")" && : >> "$1"; } 2>/dev/null ||
+        die "cannot write to the folder $(dirname "$1")" \
+            "it must be writable for $(id -un); if root made it, root can remove it"
+    exec {fd}>> "$1"
     if ! flock -n "$fd"; then
         say "waiting for another run that is using $(dirname "$1")"
         flock "$fd"

@@ -13,13 +13,22 @@ tree=$build/qemu
 # tests/qemu-iotests/base-081[.out] of the build, see scripts/check.
 replaced=(block/quorum.c tests/qemu-iotests/081 tests/qemu-iotests/081.out)
 
-# Whoever makes a commit in the tree; the dates are fixed so that the same
-# patches make the same commits.
-if ! git config user.email >/dev/null; then
-    export GIT_AUTHOR_NAME=quorum GIT_AUTHOR_EMAIL=quorum@localhost
-    export GIT_COMMITTER_NAME=quorum GIT_COMMITTER_EMAIL=quorum@localhost
-fi
-tree_git() { git -C "$tree" -c gc.auto=0 -c core.autocrlf=false "$@"; }
+# Whoever makes a commit in the tree is whoever works on this repository.
+git_name=$(git -C "$top" config user.name || echo quorum)
+git_email=$(git -C "$top" config user.email || echo quorum@localhost)
+export GIT_AUTHOR_NAME=$git_name GIT_AUTHOR_EMAIL=$git_email
+export GIT_COMMITTER_NAME=$git_name GIT_COMMITTER_EMAIL=$git_email
+# A build/qemu without a repository must not be taken for this one.
+export GIT_CEILING_DIRECTORIES=$build
+
+# git as it comes: the user's configuration must not change what is written,
+# and nothing may go on in the background.
+plain_git() {
+    git -c gc.auto=0 -c maintenance.auto=false -c core.autocrlf=false \
+        -c commit.gpgsign=false -c core.hooksPath=/dev/null \
+        -c diff.noprefix=false -c diff.mnemonicPrefix=false "$@"
+}
+tree_git() { plain_git -C "$tree" "$@"; }
 
 # The new files of this repository, by the paths they have in QEMU.
 new_files() {
