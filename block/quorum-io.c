@@ -605,7 +605,7 @@ quorum_read_locked(BlockDriverState *bs, int64_t offset, int64_t bytes,
     }
     if (!enough_memory) {
         for (int i = 0; i < req->n; i++) {
-            if (errors[i] < 0) {
+            if (req->answers[i].child && errors[i] < 0) {
                 quorum_child_failed(req, i, QUORUM_OP_TYPE_READ, errors[i]);
             }
         }
