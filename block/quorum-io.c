@@ -1,9 +1,9 @@
 /*
  * Quorum block driver: one request: fan out, collect, decide, repair
  *
- * Copyright (c) 2026 The quorum project authors
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Copyright (c) 2026 The quorum project authors
  *
  * A request asks its children in parallel (but see fifo) and decides when all
  * of them have answered.  A read first asks without any lock: when all children

@@ -1,9 +1,9 @@
 /*
  * Quorum block driver: file names and spellings of options
  *
- * Copyright (c) 2026 The quorum project authors
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Copyright (c) 2026 The quorum project authors
  *
  * Text to options; nothing here opens anything.  Global state: under the BQL.
  */

@@ -1,9 +1,9 @@
 /*
  * Quorum block driver: voting
  *
- * Copyright (c) 2026 The quorum project authors
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Copyright (c) 2026 The quorum project authors
  *
  * Answers in, versions and a winner out.  Everything here is a pure function of
  * its arguments, in any context, without the block layer.

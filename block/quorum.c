@@ -1,9 +1,9 @@
 /*
  * Quorum block driver: options, slots, permissions, the driver table
  *
- * Copyright (c) 2026 The quorum project authors
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Copyright (c) 2026 The quorum project authors
  *
  * See quorum.h for what the driver promises, quorum-io.c for what happens to a
  * request, and docs/interop/quorum.rst for how to use it.

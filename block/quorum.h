@@ -1,9 +1,9 @@
 /*
  * Quorum block driver: shared structures
  *
- * Copyright (c) 2026 The quorum project authors
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Copyright (c) 2026 The quorum project authors
  *
  * A quorum node keeps N replicas of one disk on N children and believes none of
  * them alone: it writes to all, reads and votes.

@@ -1,9 +1,9 @@
 /*
  * Fair byte-range lock for coroutines in any AioContext
  *
- * Copyright (c) 2026 The quorum project authors
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Copyright (c) 2026 The quorum project authors
  */
 
 #include "qemu/osdep.h"

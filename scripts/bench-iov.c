@@ -2,9 +2,9 @@
  * How fast are two equal vectors compared?  scripts/bench builds this once
  * against our tree and once against pristine QEMU.
  *
- * Copyright (c) 2026 The quorum project authors
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Copyright (c) 2026 The quorum project authors
  */
 
 #include "qemu/osdep.h"

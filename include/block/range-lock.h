@@ -1,9 +1,9 @@
 /*
  * Fair byte-range lock for coroutines in any AioContext
  *
- * Copyright (c) 2026 The quorum project authors
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Copyright (c) 2026 The quorum project authors
  *
  * A range lock keeps overlapping requests apart and lets all others through.
  * It is fair: among overlapping requests, whoever asked first holds first, so
