@@ -188,9 +188,9 @@ static QDict *quorum_file_options(const char *name, Error **errp)
         return NULL;
     }
     qdict_put_str(options, "driver", drv->format_name);
+    qdict_put_str(options, "filename", name);
     if (drv->bdrv_parse_filename) {
-        /* As the core does it: the driver may take the name out again. */
-        qdict_put_str(options, "filename", name);
+        /* As the core does it: the name goes once it has been parsed. */
         drv->bdrv_parse_filename(name, options, errp);
         if (*errp) {
             return NULL;
@@ -198,8 +198,6 @@ static QDict *quorum_file_options(const char *name, Error **errp)
         if (!drv->bdrv_needs_filename) {
             qdict_del(options, "filename");
         }
-    } else {
-        qdict_put_str(options, "filename", name);
     }
     return g_steal_pointer(&options);
 }
@@ -448,8 +446,11 @@ static bool coroutine_fn GRAPH_UNLOCKED quorum_file_exists(const char *name)
     BlockBackend *blk = blk_co_new_open(name, NULL, NULL,
                                         BDRV_O_PROTOCOL | BDRV_O_NO_IO, NULL);
 
+    if (!blk) {
+        return false;
+    }
     blk_co_unref(blk);
-    return blk != NULL;
+    return true;
 }
 
 static void coroutine_fn GRAPH_UNLOCKED quorum_delete_file(const char *name)
