@@ -1,18 +1,90 @@
 /*
- * Quorum block driver: what is known of a child
+ * Quorum block driver: what is known of the children
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Copyright (c) 2026 The quorum project authors
+ *
+ * Each slot has counters and, from the first failure on, a *stale map*: where
+ * the child lacks what has been acknowledged.  The node has an *unflushed map*:
+ * where a child may have lost something if a flush fails on it.
+ *
+ * All that makes a child stale, or ends that, happens under one mutex, and so
+ * does each decision that counts children that are not stale.  That is what
+ * keeps this true at any moment: what has been acknowledged is held by at least
+ * threshold children that are not stale there, unless children were taken out
+ * since.  Two requests that each lose another child in one granule can't
+ * both believe in the other's loser.
+ *
+ * Staleness ends only where a write or a repair covers a whole granule, with
+ * its range held in range_lock: no other write in flight can have made the
+ * granule stale for good reason meanwhile.
  */
 
 #include "qemu/osdep.h"
 #include "block/block-io.h"
 #include "qapi/qapi-types-block-core.h"
+#include "qemu/bitmap.h"
+#include "qemu/lockable.h"
+#include "qemu/units.h"
 #include "quorum.h"
 
-void quorum_slot_reset(QuorumSlot *slot)
+/* Bits of a map at most; above, granules double. */
+#define QUORUM_STALE_BITS_MAX       (32 * MiB)
+#define QUORUM_UNFLUSHED_BITS_MAX   (8 * MiB)
+#define QUORUM_UNFLUSHED_SHIFT_MIN  20
+
+/* --- slots --- */
+
+void quorum_slots_init(BDRVQuorumState *s, int slots)
 {
+    qemu_mutex_init(&s->lock);
+    QLIST_INIT(&s->writes);
+    s->stale_shift = ctz32(QUORUM_UNIT);
+    s->unflushed_shift = QUORUM_UNFLUSHED_SHIFT_MIN;
+    s->unflushed = bitmap_new(1);
+    s->flushing = bitmap_new(1);
+    while (s->num_slots < slots) {
+        quorum_slots_append(s);
+    }
+}
+
+void quorum_slots_destroy(BDRVQuorumState *s)
+{
+    assert(QLIST_EMPTY(&s->writes));
+    for (int i = 0; i < s->num_slots; i++) {
+        quorum_slot_reset(s, i);
+    }
+    g_free(s->slots);
+    g_free(s->unflushed);
+    g_free(s->flushing);
+    qemu_mutex_destroy(&s->lock);
+}
+
+/* Called with lock held. */
+static void quorum_drop_map(BDRVQuorumState *s, int i)
+{
+    if (s->slots[i].stale) {
+        hbitmap_free(s->slots[i].stale);
+        s->slots[i].stale = NULL;
+        qatomic_set(&s->stale_slots, s->stale_slots - 1);
+    }
+}
+
+void quorum_slots_append(BDRVQuorumState *s)
+{
+    s->slots = g_renew(QuorumSlot, s->slots, s->num_slots + 1);
+    s->slots[s->num_slots] = (QuorumSlot) { .child = NULL };
+    quorum_slot_reset(s, s->num_slots++);
+}
+
+void quorum_slot_reset(BDRVQuorumState *s, int i)
+{
+    QuorumSlot *slot = &s->slots[i];
+
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        quorum_drop_map(s, i);
+    }
     *slot = (QuorumSlot) { .child = NULL };
     stat64_init(&slot->counters.read_errors, 0);
     stat64_init(&slot->counters.write_errors, 0);
@@ -20,6 +92,439 @@ void quorum_slot_reset(QuorumSlot *slot)
     stat64_init(&slot->counters.mismatches, 0);
     stat64_init(&slot->counters.repaired_bytes, 0);
 }
+
+/* --- stale maps --- */
+
+/* The smallest shift, from @shift up, so that @bytes take at most @most bits. */
+static int quorum_map_shift(int64_t bytes, int shift, int64_t most)
+{
+    while ((bytes >> shift) >= most) {
+        shift++;
+    }
+    return shift;
+}
+
+/* Called with lock held. */
+static void quorum_stale_resize(BDRVQuorumState *s, int i, int shift,
+                                int64_t bytes)
+{
+    QuorumSlot *slot = &s->slots[i];
+
+    if (shift == s->stale_shift) {
+        hbitmap_truncate(slot->stale, bytes);
+    } else {
+        HBitmap *old = slot->stale;
+        int64_t end = MIN(bytes, s->map_bytes);
+        int64_t start = 0, count;
+
+        slot->stale = hbitmap_alloc(bytes, shift);
+        while (hbitmap_next_dirty_area(old, start, end, INT64_MAX, &start,
+                                       &count)) {
+            hbitmap_set(slot->stale, start, count);
+            start += count;
+        }
+        hbitmap_free(old);
+    }
+    if (hbitmap_empty(slot->stale)) {
+        quorum_drop_map(s, i);
+    }
+}
+
+static int64_t quorum_unflushed_bits(int64_t bytes, int shift)
+{
+    return MAX(DIV_ROUND_UP(bytes, INT64_C(1) << shift), 1);
+}
+
+/* Called with lock held. */
+static void quorum_unflushed_resize(BDRVQuorumState *s, unsigned long **map,
+                                    int shift, int64_t bytes)
+{
+    int64_t bits = quorum_unflushed_bits(bytes, shift);
+    int64_t old_bits = quorum_unflushed_bits(s->map_bytes, s->unflushed_shift);
+    int by = shift - s->unflushed_shift;
+    unsigned long *old = *map;
+
+    if (bits == old_bits && by == 0) {
+        return;
+    }
+    *map = bitmap_new(bits);
+    for (int64_t bit = find_first_bit(old, old_bits);
+         bit < old_bits && bit >> by < bits;
+         bit = find_next_bit(old, old_bits, bit + 1)) {
+        set_bit(bit >> by, *map);
+    }
+    g_free(old);
+}
+
+/* Called with lock held. */
+static void quorum_maps_resize_locked(BDRVQuorumState *s, int64_t bytes)
+{
+    int stale_shift = quorum_map_shift(bytes, s->stale_shift,
+                                       QUORUM_STALE_BITS_MAX);
+    int unflushed_shift = quorum_map_shift(bytes, s->unflushed_shift,
+                                           QUORUM_UNFLUSHED_BITS_MAX);
+
+    for (int i = 0; i < s->num_slots; i++) {
+        if (s->slots[i].stale) {
+            quorum_stale_resize(s, i, stale_shift, bytes);
+        }
+    }
+    quorum_unflushed_resize(s, &s->unflushed, unflushed_shift, bytes);
+    quorum_unflushed_resize(s, &s->flushing, unflushed_shift, bytes);
+    s->stale_shift = stale_shift;
+    s->unflushed_shift = unflushed_shift;
+    s->map_bytes = bytes;
+}
+
+void quorum_maps_resize(BDRVQuorumState *s, int64_t bytes)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    quorum_maps_resize_locked(s, bytes);
+}
+
+/* Called with lock held. */
+static void quorum_stale_set(BDRVQuorumState *s, int i, int64_t offset,
+                             int64_t bytes)
+{
+    QuorumSlot *slot = &s->slots[i];
+
+    bytes = MIN(bytes, s->map_bytes - offset);
+    if (bytes <= 0) {
+        return;
+    }
+    if (!slot->stale) {
+        slot->stale = hbitmap_alloc(s->map_bytes, s->stale_shift);
+        qatomic_set(&s->stale_slots, s->stale_slots + 1);
+    }
+    hbitmap_set(slot->stale, offset, bytes);
+}
+
+void quorum_set_stale(BDRVQuorumState *s, int i, int64_t offset, int64_t bytes)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    quorum_stale_set(s, i, offset, bytes);
+}
+
+void quorum_put_out(BDRVQuorumState *s, int i)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    qatomic_set(&s->slots[i].out, true);
+    quorum_stale_set(s, i, 0, s->map_bytes);
+}
+
+/* Called with lock held. */
+static void quorum_whole_granules_locked(BDRVQuorumState *s, int64_t *start,
+                                         int64_t *end)
+{
+    int64_t granule = INT64_C(1) << s->stale_shift;
+
+    *start = ROUND_UP(*start, granule);
+    *end = *end >= s->map_bytes ? s->map_bytes : QEMU_ALIGN_DOWN(*end, granule);
+    *end = MAX(*start, *end);
+}
+
+void quorum_whole_granules(BDRVQuorumState *s, int64_t *start, int64_t *end)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    quorum_whole_granules_locked(s, start, end);
+}
+
+/* Called with lock held. */
+static void quorum_stale_clear(BDRVQuorumState *s, int i, int64_t offset,
+                               int64_t bytes)
+{
+    QuorumSlot *slot = &s->slots[i];
+    int64_t start = offset;
+    int64_t end = offset + bytes;
+
+    quorum_whole_granules_locked(s, &start, &end);
+    if (!slot->stale || start == end) {
+        return;
+    }
+    hbitmap_reset(slot->stale, start, end - start);
+    if (hbitmap_empty(slot->stale)) {
+        quorum_drop_map(s, i);
+    }
+}
+
+bool quorum_is_stale(BDRVQuorumState *s, int i, int64_t offset, int64_t bytes)
+{
+    bytes = MIN(bytes, s->map_bytes - offset);
+    return s->slots[i].stale && bytes > 0 &&
+           hbitmap_next_dirty(s->slots[i].stale, offset, bytes) >= 0;
+}
+
+bool quorum_is_all_stale(BDRVQuorumState *s, int i, int64_t offset,
+                         int64_t bytes)
+{
+    bytes = MIN(bytes, s->map_bytes - offset);
+    return s->slots[i].stale && bytes > 0 &&
+           hbitmap_next_zero(s->slots[i].stale, offset, bytes) < 0;
+}
+
+int64_t quorum_stale_run(BDRVQuorumState *s, int64_t offset, int64_t bytes)
+{
+    int64_t inside = MIN(bytes, s->map_bytes - offset);
+
+    if (!s->stale_slots || inside <= 0) {
+        return bytes;
+    }
+    for (int i = 0; i < s->num_slots; i++) {
+        HBitmap *stale = s->slots[i].stale;
+        int64_t edge;
+
+        if (stale) {
+            edge = hbitmap_get(stale, offset) ?
+                   hbitmap_next_zero(stale, offset, inside) :
+                   hbitmap_next_dirty(stale, offset, inside);
+            if (edge >= 0) {
+                inside = edge - offset;
+            }
+        }
+    }
+    return inside;
+}
+
+void quorum_stale_widen(BDRVQuorumState *s, int64_t *offset, int64_t *bytes)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    int64_t granule = INT64_C(1) << s->stale_shift;
+    int64_t end = ROUND_UP(*offset + *bytes, granule);
+
+    *offset = QEMU_ALIGN_DOWN(*offset, granule);
+    *bytes = MIN(end, s->map_bytes) - *offset;
+}
+
+int64_t quorum_stale_bytes(BDRVQuorumState *s, int i)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    HBitmap *stale = s->slots[i].stale;
+    int64_t granule = INT64_C(1) << s->stale_shift;
+    int64_t bytes;
+
+    if (!stale) {
+        return 0;
+    }
+    bytes = hbitmap_count(stale);
+    if (hbitmap_get(stale, s->map_bytes - 1)) {
+        bytes -= ROUND_UP(s->map_bytes, granule) - s->map_bytes;
+    }
+    return bytes;
+}
+
+/* --- writes --- */
+
+/* Called with lock held. */
+static void quorum_set_unflushed(BDRVQuorumState *s, const QuorumWrite *w)
+{
+    int64_t first = w->offset >> s->unflushed_shift;
+    int64_t last = (w->offset + w->bytes - 1) >> s->unflushed_shift;
+
+    if (w->bytes) {
+        bitmap_set(s->unflushed, first, last - first + 1);
+    }
+}
+
+void quorum_write_begin(BDRVQuorumState *s, QuorumWrite *w, int64_t offset,
+                        int64_t bytes, bool *failed)
+{
+    *w = (QuorumWrite) {
+        .offset = offset,
+        .bytes = bytes,
+        .failed = failed,
+    };
+
+    QEMU_LOCK_GUARD(&s->lock);
+    if (offset + bytes > s->map_bytes) {
+        quorum_maps_resize_locked(s, offset + bytes);
+    }
+    quorum_set_unflushed(s, w);
+    QLIST_INSERT_HEAD(&s->writes, w, next);
+}
+
+void quorum_write_forget(QuorumWrite *w)
+{
+    QLIST_SAFE_REMOVE(w, next);
+}
+
+/*
+ * The smallest number, anywhere in the range, of children that are not stale
+ * and have not failed.  Called with lock held.
+ */
+static int GRAPH_RDLOCK
+quorum_count_holders(BDRVQuorumState *s, const bool *failed, int64_t offset,
+                     int64_t bytes)
+{
+    int64_t end = offset + bytes;
+    int least = INT_MAX;
+
+    while (offset < end) {
+        int holders = 0;
+
+        for (int i = 0; i < s->num_slots; i++) {
+            holders += quorum_slot_is_in(&s->slots[i]) && !failed[i] &&
+                       !quorum_is_stale(s, i, offset, 1);
+        }
+        least = MIN(least, holders);
+        offset += quorum_stale_run(s, offset, end - offset);
+    }
+    return least;
+}
+
+/* Find the next unflushed area from *@start on.  Called with lock held. */
+static bool quorum_next_unflushed(BDRVQuorumState *s, int64_t *start,
+                                  int64_t *bytes)
+{
+    int64_t bits = quorum_unflushed_bits(s->map_bytes, s->unflushed_shift);
+    int64_t from = DIV_ROUND_UP(*start, INT64_C(1) << s->unflushed_shift);
+    int64_t first = find_next_bit(s->unflushed, bits, from);
+    int64_t end = find_next_zero_bit(s->unflushed, bits, first);
+
+    *start = first << s->unflushed_shift;
+    *bytes = MIN(end << s->unflushed_shift, s->map_bytes) - *start;
+    return first < bits && *bytes > 0;
+}
+
+/*
+ * Children have failed to flush, and may have lost all that is unflushed, what
+ * is in flight included.  If enough others hold it, those that failed are stale
+ * there.  Called with lock held.
+ */
+static bool GRAPH_RDLOCK quorum_flush_failed(BDRVQuorumState *s,
+                                             const bool *failed)
+{
+    int64_t start, bytes;
+    QuorumWrite *w;
+
+    for (start = 0; quorum_next_unflushed(s, &start, &bytes); start += bytes) {
+        if (quorum_count_holders(s, failed, start, bytes) < s->threshold) {
+            return false;
+        }
+    }
+    for (int i = 0; i < s->num_slots; i++) {
+        if (!quorum_slot_is_in(&s->slots[i]) || !failed[i]) {
+            continue;
+        }
+        for (start = 0; quorum_next_unflushed(s, &start, &bytes);
+             start += bytes) {
+            quorum_stale_set(s, i, start, bytes);
+        }
+        QLIST_FOREACH(w, &s->writes, next) {
+            w->failed[i] = true;
+        }
+    }
+    return true;
+}
+
+/* Whether the child in slot @i holds @w now.  Called with lock held. */
+static bool GRAPH_RDLOCK quorum_holds(BDRVQuorumState *s, QuorumWrite *w, int i)
+{
+    int64_t start = w->offset;
+    int64_t end = w->offset + w->bytes;
+
+    if (!quorum_slot_is_in(&s->slots[i]) || w->failed[i]) {
+        return false;
+    }
+    if (!s->slots[i].stale) {
+        return true;
+    }
+    quorum_whole_granules_locked(s, &start, &end);
+    if (start == end) {
+        return !quorum_is_stale(s, i, w->offset, w->bytes);
+    }
+    return !quorum_is_stale(s, i, w->offset, start - w->offset) &&
+           !quorum_is_stale(s, i, end, w->offset + w->bytes - end);
+}
+
+bool quorum_write_settle(BDRVQuorumState *s, QuorumWrite *w, bool fua)
+{
+    int holders = 0;
+    bool any_failed = false;
+
+    quorum_write_forget(w);
+    for (int i = 0; i < s->num_slots; i++) {
+        holders += quorum_holds(s, w, i);
+        any_failed |= quorum_slot_is_in(&s->slots[i]) && w->failed[i];
+    }
+    if (holders < s->threshold ||
+        (fua && any_failed && !quorum_flush_failed(s, w->failed))) {
+        return false;
+    }
+    if (!any_failed && !s->stale_slots) {
+        return true;
+    }
+    for (int i = 0; i < s->num_slots; i++) {
+        if (!quorum_slot_is_in(&s->slots[i])) {
+            continue;
+        }
+        if (w->failed[i]) {
+            quorum_stale_set(s, i, w->offset, w->bytes);
+        } else {
+            quorum_stale_clear(s, i, w->offset, w->bytes);
+        }
+    }
+    return true;
+}
+
+void quorum_repair_settle(BDRVQuorumState *s, QuorumWrite *w, int i,
+                          int64_t offset, int64_t bytes)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    if (quorum_slot_is_in(&s->slots[i]) && !w->failed[i]) {
+        quorum_stale_clear(s, i, offset, bytes);
+    }
+}
+
+/* --- flushes --- */
+
+void quorum_flush_begin(BDRVQuorumState *s)
+{
+    QuorumWrite *w;
+
+    QEMU_LOCK_GUARD(&s->lock);
+    unsigned long *empty = s->flushing;
+
+    s->flushing = s->unflushed;
+    s->unflushed = empty;
+
+    /* The flush may well come too early for these: they stay unflushed. */
+    QLIST_FOREACH(w, &s->writes, next) {
+        quorum_set_unflushed(s, w);
+    }
+}
+
+bool quorum_flush_settle(BDRVQuorumState *s, const bool *failed)
+{
+    g_autofree unsigned long *later = NULL;
+    int good = 0;
+    bool any_failed = false;
+    int64_t bits;
+    bool ok;
+
+    QEMU_LOCK_GUARD(&s->lock);
+
+    for (int i = 0; i < s->num_slots; i++) {
+        good += quorum_slot_is_in(&s->slots[i]) && !failed[i];
+        any_failed |= quorum_slot_is_in(&s->slots[i]) && failed[i];
+    }
+    bits = quorum_unflushed_bits(s->map_bytes, s->unflushed_shift);
+
+    if (any_failed || s->stale_slots || good < s->threshold) {
+        later = g_memdup2(s->unflushed,
+                          BITS_TO_LONGS(bits) * sizeof(unsigned long));
+        bitmap_or(s->unflushed, s->unflushed, s->flushing, bits);
+        ok = good >= s->threshold && quorum_flush_failed(s, failed);
+        if (ok) {
+            bitmap_copy(s->unflushed, later, bits);
+        }
+    } else {
+        ok = true;
+    }
+    bitmap_zero(s->flushing, bits);
+    return ok;
+}
+
+/* --- statistics --- */
 
 BlockStatsSpecific *quorum_get_stats(BlockDriverState *bs)
 {
@@ -36,6 +541,7 @@ BlockStatsSpecific *quorum_get_stats(BlockDriverState *bs)
         if (slot->child) {
             info->node_name = g_strdup(bdrv_get_node_name(slot->child->bs));
         }
+        info->stale_bytes = quorum_stale_bytes(s, i);
         info->read_errors = stat64_get(&slot->counters.read_errors);
         info->write_errors = stat64_get(&slot->counters.write_errors);
         info->flush_errors = stat64_get(&slot->counters.flush_errors);

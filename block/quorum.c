@@ -55,6 +55,7 @@ static QemuOptsList quorum_runtime_opts = {
             .name = QUORUM_OPT_READ_PATTERN,
             .type = QEMU_OPT_STRING,
             .help = "quorum: ask all children and vote; "
+                    "threshold: ask just enough of them, and vote; "
                     "fifo: ask one after the other until one answers",
         },
         { /* end of list */ }
@@ -71,15 +72,14 @@ static const char *const quorum_strong_runtime_opts[] = {
 
 /* --- slots --- */
 
-static QuorumSlot *GRAPH_RDLOCK quorum_find_slot(BDRVQuorumState *s,
-                                                 BdrvChild *child)
+static int GRAPH_RDLOCK quorum_find_slot(BDRVQuorumState *s, BdrvChild *child)
 {
     for (int i = 0; i < s->num_slots; i++) {
         if (s->slots[i].child == child) {
-            return &s->slots[i];
+            return i;
         }
     }
-    return NULL;
+    g_assert_not_reached();
 }
 
 /*
@@ -148,13 +148,23 @@ static int GRAPH_RDLOCK quorum_vote_length(BlockDriverState *bs, Error **errp)
         return -EINVAL;
     }
 
+    quorum_maps_resize(s, lengths[winner]);
     for (int i = 0; i < s->num_slots; i++) {
         QuorumSlot *slot = &s->slots[i];
         g_autofree char *why = NULL;
 
-        qatomic_set(&slot->out, slot->child && version[i] != winner);
-        if (quorum_slot_is_in(slot) || !slot->child) {
+        if (!slot->child) {
             continue;
+        }
+        if (version[i] == winner) {
+            qatomic_set(&slot->out, false);
+            continue;
+        }
+        if (bs->open_flags & BDRV_O_INACTIVE) {
+            /* It belongs to somebody else, who may be about to mend it. */
+            qatomic_set(&slot->out, true);
+        } else {
+            quorum_put_out(s, i);
         }
         if (lengths[i] < 0) {
             why = g_strdup_printf("its length is not known: %s",
@@ -285,7 +295,8 @@ static int quorum_read_options(BDRVQuorumState *s, QDict *options, int slots,
     }
     if (value < 0) {
         error_setg(errp, "Please set read-pattern as fifo or quorum");
-        error_append_hint(errp, "read-pattern is '%s'.\n", pattern);
+        error_append_hint(errp, "read-pattern is '%s'; threshold is possible, "
+                          "too.\n", pattern);
         goto out;
     }
     s->threshold = threshold;
@@ -301,8 +312,9 @@ static int quorum_read_options(BDRVQuorumState *s, QDict *options, int slots,
                    "rewrite-corrupted=on cannot be used with blkverify=on");
         goto out;
     }
-    if (s->blkverify && s->read_pattern == QUORUM_READ_PATTERN_FIFO) {
-        error_setg(errp, "read-pattern=fifo cannot be used with blkverify=on");
+    if (s->blkverify && s->read_pattern != QUORUM_READ_PATTERN_QUORUM) {
+        error_setg(errp, "read-pattern=%s cannot be used with blkverify=on",
+                   pattern);
         goto out;
     }
     ret = 0;
@@ -318,6 +330,13 @@ static bool quorum_key_is_vacant(QDict *options, const char *key)
 
     /* In dotted syntax, which has no null, an empty string stands for it. */
     return qobject_to(QNull, value) || (string && !*qstring_get_str(string));
+}
+
+/* The image is ours now: what its children look like is to be judged anew. */
+static void coroutine_fn GRAPH_RDLOCK
+quorum_co_invalidate_cache(BlockDriverState *bs, Error **errp)
+{
+    quorum_vote_length(bs, errp);
 }
 
 static void quorum_detach_children(BlockDriverState *bs)
@@ -339,8 +358,8 @@ static void quorum_close(BlockDriverState *bs)
     BDRVQuorumState *s = bs->opaque;
 
     quorum_detach_children(bs);
+    quorum_slots_destroy(s);
     range_lock_destroy(&s->range_lock);
-    g_free(s->slots);
 }
 
 static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
@@ -380,12 +399,7 @@ static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
     }
 
     range_lock_init(&s->range_lock);
-    s->slots = g_new(QuorumSlot, slots);
-    s->num_slots = slots;
-    for (int i = 0; i < slots; i++) {
-        quorum_slot_reset(&s->slots[i]);
-    }
-
+    quorum_slots_init(s, slots);
     for (int i = 0; i < slots; i++) {
         g_autofree char *key = g_strdup_printf(QUORUM_OPT_CHILDREN "%d", i);
 
@@ -686,9 +700,8 @@ quorum_add_child(BlockDriverState *bs, BlockDriverState *child_bs, Error **errp)
     }
 
     if (i == s->num_slots) {
-        s->slots = g_renew(QuorumSlot, s->slots, ++s->num_slots);
+        quorum_slots_append(s);
     }
-    quorum_slot_reset(&s->slots[i]);
     s->slots[i].child = child;
     quorum_refresh_flags(bs);
     bdrv_refresh_limits(bs, NULL, NULL);
@@ -698,11 +711,11 @@ static void GRAPH_WRLOCK
 quorum_del_child(BlockDriverState *bs, BdrvChild *child, Error **errp)
 {
     BDRVQuorumState *s = bs->opaque;
-    QuorumSlot *slot = quorum_find_slot(s, child);
+    int slot = quorum_find_slot(s, child);
     int others = 0;
 
     for (int i = 0; i < s->num_slots; i++) {
-        others += &s->slots[i] != slot && quorum_slot_is_in(&s->slots[i]);
+        others += i != slot && quorum_slot_is_in(&s->slots[i]);
     }
     if (others < s->threshold) {
         error_setg(errp, "The number of children cannot be lower than "
@@ -710,7 +723,7 @@ quorum_del_child(BlockDriverState *bs, BdrvChild *child, Error **errp)
         return;
     }
 
-    quorum_slot_reset(slot);
+    quorum_slot_reset(s, slot);
     bdrv_unref_child(bs, child);
     quorum_refresh_flags(bs);
     bdrv_refresh_limits(bs, NULL, NULL);
@@ -740,6 +753,7 @@ static BlockDriver bdrv_quorum = {
     .bdrv_add_child             = quorum_add_child,
     .bdrv_del_child             = quorum_del_child,
 
+    .bdrv_co_invalidate_cache   = quorum_co_invalidate_cache,
     .bdrv_co_preadv             = quorum_co_preadv,
     .bdrv_co_pwritev            = quorum_co_pwritev,
     .bdrv_co_pwrite_zeroes      = quorum_co_pwrite_zeroes,

@@ -11,7 +11,8 @@
  * What it promises; code and tests cite these numbers.
  *
  * 1. Acknowledged means held.  A write is acknowledged only if at least
- *    threshold children took it.
+ *    threshold children took it and are not stale there; those that failed it
+ *    are stale before the guest hears of success.
  * 2. Never a guess.  A read (except pattern fifo, which does not vote) returns
  *    a winner for every unit, or an error.  A tie has no winner.
  * 3. Stale children are silent.  A child that is known to lack acknowledged
@@ -28,6 +29,9 @@
  *    not the disk, while threshold others are well.
  * 8. Bounded memory.  What the driver itself holds is capped.
  *
+ * A child is *stale* in a range in which it missed an acknowledged write, or
+ * may have lost one in a flush that failed.
+ *
  * Where they do not hold yet is said at BDRVQuorumState.
  */
 
@@ -36,12 +40,14 @@
 
 #include "block/block_int.h"
 #include "block/range-lock.h"
+#include "qemu/hbitmap.h"
 #include "qemu/stats64.h"
+#include "qemu/thread.h"
 
 /*
  * What is voted on: a piece of a request of at most this many bytes, aligned to
- * the disk.  Small, so that two children's misfortunes in one request seldom
- * meet in one unit.
+ * the disk; and the smallest granule of a stale map.  Small, so that two
+ * children's misfortunes seldom meet in one unit.
  */
 #define QUORUM_UNIT 4096
 
@@ -61,24 +67,48 @@ typedef struct QuorumSlot {
 
     /*
      * The child's length is not the one that the children agree on, so it
-     * neither votes nor counts as a holder.  Atomic: a resize that fails on the
-     * child sets it while other requests are in flight, below the range that
-     * the resize holds.
+     * neither votes nor counts as a holder.  It is stale throughout.  Atomic:
+     * a resize that fails on the child sets it while other requests are in
+     * flight, below the range that the resize holds.
      */
     bool out;
 
     /*
-     * The last write to the child has failed: it is dead, full or read-only,
-     * and each read that fails on it need not try to repair it.  Atomic.
+     * A repair of the child has failed, and no write has succeeded since: it is
+     * dead, full or read-only, and not each read need try again.  Atomic.
      */
-    bool write_failed;
+    bool repair_failed;
+
+    /*
+     * Where the child lacks what has been acknowledged; NULL if nowhere.  Under
+     * BDRVQuorumState.lock.
+     */
+    HBitmap *stale;
 
     QuorumCounters counters;
 } QuorumSlot;
 
 /*
- * Known gaps: a child that failed a write or a flush goes on voting (promises 1
- * and 3), and memory is bounded by the requests in flight only (promise 8).
+ * A write, or what changes the children like one, from before it is sent until
+ * it is settled.  The memory is the caller's.
+ */
+typedef struct QuorumWrite {
+    int64_t offset;
+    int64_t bytes;
+
+    /*
+     * [slot]: the child has not done it, or may have lost it since.  Under
+     * BDRVQuorumState.lock, because a flush that fails sets it, too.
+     */
+    bool *failed;
+
+    QLIST_ENTRY(QuorumWrite) next;
+} QuorumWrite;
+
+/*
+ * Order of locks: graph read lock, range_lock, lock.
+ *
+ * Known gaps: memory is bounded by the requests in flight only (promise 8).
  */
 typedef struct BDRVQuorumState {
     /* Set once, when the node is opened. */
@@ -94,12 +124,36 @@ typedef struct BDRVQuorumState {
     QuorumSlot *slots;
     int num_slots;
 
+    /* Pattern threshold: whom the next read spares first.  Atomic. */
+    unsigned next_spare;
+
     /*
      * Held by writes, by repairs, and by reads that could not decide without
      * it (promises 4 to 6).  Taken with the graph read lock held and all memory
      * at hand; one range at a time.
      */
     RangeLock range_lock;
+
+    /* Protects the maps and what is below.  Nothing yields under it. */
+    QemuMutex lock;
+
+    /* Slots that have a stale map.  Written under lock, read without. */
+    int stale_slots;
+
+    /* The maps cover [0, map_bytes); a granule is 1 << stale_shift bytes. */
+    int64_t map_bytes;
+    int stale_shift;
+
+    /*
+     * What was written and not flushed yet, a bit for 1 << unflushed_shift
+     * bytes: a child whose flush fails may have lost any of it.  A flush moves
+     * it to flushing, and there it stays until the flush has ended.  (The
+     * core sends one flush at a time.)
+     */
+    unsigned long *unflushed;
+    unsigned long *flushing;
+    int unflushed_shift;
+    QLIST_HEAD(, QuorumWrite) writes;   /* those in flight */
 } BDRVQuorumState;
 
 /* Whether @slot takes part in I/O. */
@@ -108,10 +162,107 @@ static inline bool GRAPH_RDLOCK quorum_slot_is_in(const QuorumSlot *slot)
     return slot->child && !qatomic_read(&slot->out);
 }
 
-/* --- quorum-slot.c: what is known of a child --- */
+/* --- quorum-slot.c: what is known of the children --- */
 
-/* Forget all that is known of the child that was in @slot. */
-void quorum_slot_reset(QuorumSlot *slot);
+/*
+ * Everything here takes BDRVQuorumState.lock, or, where it says so, wants it
+ * held.  Offsets and lengths are in bytes.
+ */
+
+/* Get ready to know something about the children in @slots vacant slots. */
+void quorum_slots_init(BDRVQuorumState *s, int slots);
+void quorum_slots_destroy(BDRVQuorumState *s);
+
+/* Append a vacant slot.  The graph write lock is held. */
+void quorum_slots_append(BDRVQuorumState *s);
+
+/* Forget all that is known of the child that was in slot @i: it is vacant. */
+void quorum_slot_reset(BDRVQuorumState *s, int i);
+
+/*
+ * The node has @bytes from now on.  What was known of a range that is cut off
+ * is forgotten.
+ */
+void quorum_maps_resize(BDRVQuorumState *s, int64_t bytes);
+
+/*
+ * The child in slot @i lacks acknowledged data in [@offset, @offset + @bytes),
+ * which is rounded outwards to whole granules.
+ */
+void quorum_set_stale(BDRVQuorumState *s, int i, int64_t offset,
+                      int64_t bytes);
+
+/* The child in slot @i has another length than the node: it is out. */
+void quorum_put_out(BDRVQuorumState *s, int i);
+
+/* How many bytes of the child in slot @i are stale. */
+int64_t quorum_stale_bytes(BDRVQuorumState *s, int i);
+
+/*
+ * Whether the child in slot @i is stale in any of the range, or in all of it.
+ * Called with lock held.
+ */
+bool quorum_is_stale(BDRVQuorumState *s, int i, int64_t offset, int64_t bytes);
+bool quorum_is_all_stale(BDRVQuorumState *s, int i, int64_t offset,
+                         int64_t bytes);
+
+/*
+ * How far from @offset, up to @bytes, each child is either stale or not.
+ * Called with lock held.
+ */
+int64_t quorum_stale_run(BDRVQuorumState *s, int64_t offset, int64_t bytes);
+
+/*
+ * Cut [*@start, *@end) down to the granules that are whole in it.  The last one
+ * of the node is whole with fewer bytes.
+ */
+void quorum_whole_granules(BDRVQuorumState *s, int64_t *start, int64_t *end);
+
+/*
+ * Widen the range to whole granules of all stale maps, within the node's
+ * length: a write of it ends any staleness in it.
+ */
+void quorum_stale_widen(BDRVQuorumState *s, int64_t *offset, int64_t *bytes);
+
+/*
+ * A write of the range is about to be sent, @failed[slot] all false.  This
+ * comes before the first child gets it, so that a flush that fails meanwhile
+ * knows of it.
+ */
+void quorum_write_begin(BDRVQuorumState *s, QuorumWrite *w, int64_t offset,
+                        int64_t bytes, bool *failed);
+
+/*
+ * The write @w has ended, with @w->failed[] set for those that did not do it,
+ * and those that were not asked.  Returns whether it may be acknowledged: at
+ * least threshold children hold it (promise 1).  Then those that failed are
+ * stale in the range, and those that did not are not, in its whole granules.
+ * With @fua, which failed children may owe to a flush, they are stale in all
+ * that is not flushed, too.  If not, nothing changes.
+ *
+ * Called with lock and the write's range held.
+ */
+bool GRAPH_RDLOCK quorum_write_settle(BDRVQuorumState *s, QuorumWrite *w,
+                                      bool fua);
+
+/* The repair @w of slot @i has ended well: it is not stale there any more. */
+void GRAPH_RDLOCK quorum_repair_settle(BDRVQuorumState *s, QuorumWrite *w,
+                                       int i, int64_t offset, int64_t bytes);
+
+/* @w is not in flight any more, if it was.  Called with lock held. */
+void quorum_write_forget(QuorumWrite *w);
+
+/* A flush is about to be sent. */
+void quorum_flush_begin(BDRVQuorumState *s);
+
+/*
+ * The flush has ended; @failed[slot] says which children have not done it, or
+ * were not asked.  Returns whether it may be acknowledged: all that had been
+ * written is held by at least threshold children that did it.  Then those that
+ * failed are stale there, and in what was written meanwhile.  If not, nobody
+ * becomes stale, and nothing counts as flushed.
+ */
+bool GRAPH_RDLOCK quorum_flush_settle(BDRVQuorumState *s, const bool *failed);
 
 /*
  * What query-blockstats shows of the node.  Owned by the caller.  Any thread,
@@ -119,11 +270,15 @@ void quorum_slot_reset(QuorumSlot *slot);
  */
 BlockStatsSpecific *GRAPH_RDLOCK quorum_get_stats(BlockDriverState *bs);
 
-/* --- quorum-io.c: requests; offsets and lengths in bytes, 0 or -errno --- */
+/* --- requests; offsets and lengths in bytes, 0 or -errno --- */
+
+/* quorum-read.c */
 
 int coroutine_fn GRAPH_RDLOCK
 quorum_co_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
                  QEMUIOVector *qiov, BdrvRequestFlags flags);
+
+/* quorum-write.c */
 int coroutine_fn GRAPH_RDLOCK
 quorum_co_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
                   QEMUIOVector *qiov, BdrvRequestFlags flags);
@@ -137,6 +292,8 @@ int coroutine_fn GRAPH_RDLOCK
 quorum_co_truncate(BlockDriverState *bs, int64_t offset, bool exact,
                    PreallocMode prealloc, BdrvRequestFlags flags,
                    Error **errp);
+
+/* quorum-io.c */
 
 /* The length that the children agree on, or -errno if they do not. */
 int64_t coroutine_fn GRAPH_RDLOCK quorum_co_getlength(BlockDriverState *bs);
@@ -162,6 +319,6 @@ quorum_co_block_status(BlockDriverState *bs, bool want_zero, int64_t offset,
  */
 void GRAPH_RDLOCK
 quorum_report_bad(QuorumOpType type, int64_t offset, int64_t bytes,
-                       BdrvChild *child, const char *error);
+                  BdrvChild *child, const char *error);
 
 #endif /* BLOCK_QUORUM_H */

@@ -1,0 +1,118 @@
+/*
+ * Quorum block driver: what the requests share
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Copyright (c) 2026 The quorum project authors
+ */
+
+#ifndef BLOCK_QUORUM_IO_H
+#define BLOCK_QUORUM_IO_H
+
+#include "quorum.h"
+
+typedef struct QuorumRequest QuorumRequest;
+typedef struct QuorumAnswer QuorumAnswer;
+
+/* Ask one child, with the graph lock held; returns its number, or -errno. */
+typedef int64_t coroutine_fn QuorumAskFn(QuorumRequest *req, QuorumAnswer *a);
+
+/* What one child is asked, and what it says. */
+struct QuorumAnswer {
+    QuorumRequest *req;
+    BdrvChild *child;           /* NULL: not asked */
+    bool done;                  /* has answered in an earlier round */
+    bool spare;                 /* to be asked in a later round, if at all */
+    int64_t ret;                /* a number, or -errno */
+    uint8_t *buf;               /* private, of req->bytes bytes, or NULL */
+    QEMUIOVector qiov;          /* of buf */
+    int64_t pnum;               /* block status: bytes it is good for */
+    Error *err;                 /* resize: what the child says */
+};
+
+/*
+ * One question to all children.  It belongs to one coroutine; its children's
+ * coroutines run in the same AioContext, so that nothing here needs a lock.
+ */
+struct QuorumRequest {
+    BlockDriverState *bs;
+    int64_t offset;
+    int64_t bytes;
+    QEMUIOVector *qiov;         /* the caller's */
+    BdrvRequestFlags flags;
+    struct {
+        int64_t length;
+        bool exact;
+        PreallocMode prealloc;
+    } resize;
+
+    QuorumAskFn *ask;           /* what is being asked */
+    Coroutine *co;
+    int pending;                /* coroutines that have not ended */
+    bool waiting;               /* co sleeps until pending is 0 */
+
+    QuorumWrite write;          /* a request that changes the children */
+    bool *failed;               /* by slot, all false: memory for write */
+
+    int n;
+    QuorumAnswer answers[];     /* by slot */
+};
+
+/*
+ * A request to all children that are in.  Freed by quorum_request_free(), with
+ * the buffers.
+ */
+QuorumRequest *GRAPH_RDLOCK
+quorum_request_new(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                   QEMUIOVector *qiov, BdrvRequestFlags flags);
+void quorum_request_free(QuorumRequest *req);
+
+/*
+ * Choose all children that are in now: a resize may have put one out while the
+ * request waited for its range.
+ */
+void GRAPH_RDLOCK quorum_request_pick(QuorumRequest *req);
+
+/* Choose the children that are out as well. */
+void GRAPH_RDLOCK quorum_request_everybody(QuorumRequest *req);
+
+/*
+ * Ask, in parallel, all children that have not answered in an earlier round,
+ * and wait for all of them: req->answers[].ret is the outcome.
+ */
+void coroutine_fn GRAPH_RDLOCK
+quorum_ask_all(QuorumRequest *req, QuorumAskFn *ask);
+
+/* How many children have been asked, and how many of them have not failed. */
+int quorum_count_asked(const QuorumRequest *req);
+int quorum_count_good(const QuorumRequest *req);
+
+/* The most common error among the children, or -EIO if none has failed. */
+int quorum_request_errno(const QuorumRequest *req);
+
+/* Note whether repairs of @slot are worth a try: see repair_failed. */
+void quorum_note_repair(QuorumSlot *slot, bool failed);
+
+/* The child in slot @i has failed with @ret: count and report it. */
+void GRAPH_RDLOCK quorum_child_failed(const QuorumRequest *req, int i,
+                                      QuorumOpType type, int ret);
+
+/*
+ * Count and report all children that have failed; @errors[slot] is what they
+ * have failed with in an earlier request on the same behalf.  May be NULL.
+ */
+void GRAPH_RDLOCK quorum_report_errors(const QuorumRequest *req,
+                                       QuorumOpType type,
+                                       const int64_t *errors);
+
+/* The request as a whole has failed. */
+void GRAPH_RDLOCK quorum_report_failure(const QuorumRequest *req);
+
+/*
+ * Whether @child has all bytes before @end.  One that has become shorter than
+ * the others (it missed a growing write, or got an overlay that is) would say
+ * zeroes that the core makes up, and must not be written behind its end.
+ */
+bool GRAPH_RDLOCK quorum_child_reaches(BdrvChild *child, int64_t end);
+
+#endif /* BLOCK_QUORUM_IO_H */
