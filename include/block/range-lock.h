@@ -9,25 +9,29 @@
  * It is fair: among overlapping requests, whoever asked first holds first, so
  * that nobody starves behind a stream of later requests.
  *
- * All waiting rules are these two:
- *  - a request waits as long as an overlapping request with a smaller ticket
- *    is in the tree, whether that one already holds its range or still waits;
- *  - a request that is in the tree leaves it only by range_lock_co_unlock().
+ * The lock remembers of each byte the *claim*: who asked for it last and has
+ * not given it back.  Claims are disjoint.  A request takes over all claims in
+ * its range, in one critical section, and then waits for the requests that had
+ * them: these are its *blockers*.  When it gives the range back it drops what
+ * is left of its own claims and tells those that wait for it.
  *
  * Why this is enough:
- *  - No overlap is held twice: of two overlapping requests in the tree, the one
- *    with the larger ticket does not hold.  A request gets its ticket and its
- *    place in the tree in one critical section, so tickets in the tree are
- *    never handed out behind anybody's back.
- *  - No lost wake-up: a waiter looks for its blocker and queues up behind it in
- *    one critical section; the blocker leaves the tree in another one and wakes
- *    its queue after that.  If the blocker was still found, it has not left
- *    yet, and will find the waiter in its queue.  If it was not found, it is
- *    not waited for.
- *  - No starvation and no deadlock: a request waits only for smaller tickets,
- *    so the waits-for graph has no cycle, and the smallest ticket never waits.
- *    This holds as long as a coroutine asks for one range at a time; a holder
- *    that asks for a second, overlapping range waits for itself.
+ *  - No overlap is held twice, and the order is that of asking: let B ask
+ *    after A for a byte that A still wants or holds.  If A's claim on it is
+ *    still there, B waits for A.  If not, somebody in between took it over, and
+ *    waits for A; by induction B waits, directly or not, until A is done.
+ *  - No lost wake-up: the blockers are counted in the critical section in which
+ *    they are found, and a blocker takes itself off that count in another one.
+ *    Who takes the count to zero wakes the waiter, and nobody else does.
+ *  - No deadlock and no starvation: a request waits only for requests that
+ *    asked earlier, so the waits-for graph has no cycle, and the oldest request
+ *    never waits.  This holds as long as a coroutine asks for one range at a
+ *    time; a holder that asks for a second, overlapping range waits for itself.
+ *
+ * Cost: a request adds at most two claims, its own and the rest of one that it
+ * cuts in two, and each claim that it takes over in whole is gone.  So it meets
+ * a constant number of them in the mean, however many requests there are in
+ * flight, each in O(log n).
  */
 
 #ifndef BLOCK_RANGE_LOCK_H
@@ -35,31 +39,37 @@
 
 #include "qemu/coroutine.h"
 #include "qemu/interval-tree.h"
+#include "qemu/queue.h"
 #include "qemu/thread.h"
 
 typedef struct RangeLock {
     QemuMutex mutex;
-
-    /* Protected by mutex. */
-    IntervalTreeRoot tree;      /* of RangeLockRequest: holders and waiters */
-    uint64_t next_ticket;
+    IntervalTreeRoot claims;    /* of RangeLockClaim.  Protected by mutex. */
 } RangeLock;
+
+typedef struct RangeLockRequest RangeLockRequest;
+typedef struct RangeLockWait RangeLockWait;
+
+/* Protected by the lock's mutex. */
+typedef struct RangeLockClaim {
+    IntervalTreeNode node;
+    RangeLockRequest *owner;
+    QLIST_ENTRY(RangeLockClaim) next;           /* of its owner */
+} RangeLockClaim;
 
 /*
  * A held or wanted range.  The memory is the caller's (its stack will do) and
  * must stay from range_lock_co_lock() to the end of range_lock_co_unlock().
+ * Protected by the lock's mutex.
  */
-typedef struct RangeLockRequest {
-    /* Set once, under the lock's mutex, when the range is asked for. */
-    IntervalTreeNode node;
-    uint64_t ticket;
-
-    /*
-     * The requests that wait for this one.  Protected by the lock's mutex as
-     * long as this request is in the tree, after that only unlock knows it.
-     */
-    CoQueue waiters;
-} RangeLockRequest;
+struct RangeLockRequest {
+    RangeLockClaim first;                       /* most never need another */
+    QLIST_HEAD(, RangeLockClaim) claims;
+    QSLIST_HEAD(, RangeLockWait) waiters;       /* for this request */
+    int blockers;                               /* that this one waits for */
+    Coroutine *co;
+    QSLIST_ENTRY(RangeLockRequest) next_ready;
+};
 
 /* Make @lock ready for use.  range_lock_destroy() undoes it. */
 void range_lock_init(RangeLock *lock);
