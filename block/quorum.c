@@ -12,7 +12,9 @@
 #include "qemu/osdep.h"
 #include "block/block-global-state.h"
 #include "block/block-io.h"
+#include "block/qdict.h"
 #include "qapi/error.h"
+#include "qapi/qapi-events-block-core.h"
 #include "qobject/qdict.h"
 #include "qobject/qlist.h"
 #include "qobject/qnull.h"
@@ -30,6 +32,7 @@
 #define QUORUM_OPT_BLKVERIFY         "blkverify"
 #define QUORUM_OPT_REWRITE_CORRUPTED "rewrite-corrupted"
 #define QUORUM_OPT_READ_PATTERN      "read-pattern"
+#define QUORUM_OPT_OPEN_DEGRADED     "open-degraded"
 #define QUORUM_OPT_CHILDREN          "children."
 
 static QemuOptsList quorum_runtime_opts = {
@@ -57,6 +60,11 @@ static QemuOptsList quorum_runtime_opts = {
             .help = "quorum: ask all children and vote; "
                     "threshold: ask just enough of them, and vote; "
                     "fifo: ask one after the other until one answers",
+        },
+        {
+            .name = QUORUM_OPT_OPEN_DEGRADED,
+            .type = QEMU_OPT_BOOL,
+            .help = "Do without a child that can't be opened",
         },
         { /* end of list */ }
     },
@@ -302,6 +310,13 @@ static int quorum_read_options(BDRVQuorumState *s, QDict *options, int slots,
     s->threshold = threshold;
     s->read_pattern = value;
 
+    s->open_degraded = qemu_opt_get_bool(opts, QUORUM_OPT_OPEN_DEGRADED, false);
+    if (s->open_degraded && threshold <= slots / 2) {
+        error_setg(errp, "open-degraded=on needs a vote-threshold of more than "
+                   "half the children: %d of %d, not %" PRId64,
+                   slots / 2 + 1, slots, threshold);
+        goto out;
+    }
     if (s->blkverify && (slots != 2 || occupied != 2 || threshold != 2)) {
         error_setg(errp, "blkverify=on can only be set if there are "
                    "exactly two files and vote-threshold is 2");
@@ -362,10 +377,34 @@ static void quorum_close(BlockDriverState *bs)
     range_lock_destroy(&s->range_lock);
 }
 
+/*
+ * The core forgets only the options of children that exist: do it for the place
+ * @key, which is vacant.
+ */
+static void quorum_forget_options(QDict *options, const char *key)
+{
+    g_autofree char *prefix = g_strconcat(key, ".", NULL);
+    g_autoptr(QDict) below = NULL;
+
+    qdict_del(options, key);
+    qdict_extract_subqdict(options, &below, prefix);
+}
+
+/* The child in slot @i could not be opened because of @err. */
+static void quorum_report_vacant(int i, Error *err)
+{
+    g_autofree char *name = g_strdup_printf(QUORUM_OPT_CHILDREN "%d", i);
+
+    warn_report("quorum: %s is left vacant: %s", name, error_get_pretty(err));
+    qapi_event_send_quorum_report_bad(QUORUM_OP_TYPE_READ,
+                                      error_get_pretty(err), name, 0, 0);
+}
+
 static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
                        Error **errp)
 {
     BDRVQuorumState *s = bs->opaque;
+    Error *local_err = NULL;
     int slots, ret;
     int occupied = 0;
 
@@ -404,19 +443,27 @@ static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
         g_autofree char *key = g_strdup_printf(QUORUM_OPT_CHILDREN "%d", i);
 
         if (quorum_key_is_vacant(options, key)) {
-            /* The core forgets only the options of children that exist. */
             qdict_del(options, key);
-            qdict_del(bs->options, key);
-            qdict_del(bs->explicit_options, key);
+            quorum_forget_options(bs->options, key);
+            quorum_forget_options(bs->explicit_options, key);
             continue;
         }
         s->slots[i].child = bdrv_open_child(NULL, options, key, bs,
                                             &child_of_bds, BDRV_CHILD_DATA,
-                                            false, errp);
-        if (!s->slots[i].child) {
+                                            false, &local_err);
+        if (s->slots[i].child) {
+            continue;
+        }
+        if (!s->open_degraded || --occupied < s->threshold) {
+            error_propagate(errp, local_err);
             ret = -EINVAL;
             goto fail;
         }
+        quorum_report_vacant(i, local_err);
+        error_free(local_err);
+        local_err = NULL;
+        quorum_forget_options(bs->options, key);
+        quorum_forget_options(bs->explicit_options, key);
     }
 
     bdrv_graph_rdlock_main_loop();
@@ -707,6 +754,15 @@ quorum_add_child(BlockDriverState *bs, BlockDriverState *child_bs, Error **errp)
     bdrv_refresh_limits(bs, NULL, NULL);
 }
 
+/* What was on the node before we got it has no vote. */
+static void GRAPH_WRLOCK
+quorum_child_out_of_sync(BlockDriverState *bs, BdrvChild *child)
+{
+    BDRVQuorumState *s = bs->opaque;
+
+    quorum_set_stale(s, quorum_find_slot(s, child), 0, INT64_MAX);
+}
+
 static void GRAPH_WRLOCK
 quorum_del_child(BlockDriverState *bs, BdrvChild *child, Error **errp)
 {
@@ -751,6 +807,7 @@ static BlockDriver bdrv_quorum = {
     .bdrv_recurse_can_replace   = quorum_recurse_can_replace,
     .bdrv_recurse_can_snapshot  = quorum_recurse_can_snapshot,
     .bdrv_add_child             = quorum_add_child,
+    .bdrv_child_out_of_sync     = quorum_child_out_of_sync,
     .bdrv_del_child             = quorum_del_child,
 
     .bdrv_co_invalidate_cache   = quorum_co_invalidate_cache,

@@ -116,6 +116,7 @@ typedef struct BDRVQuorumState {
     bool blkverify;             /* exit at the first difference */
     bool rewrite_corrupted;     /* repair on read */
     QuorumReadPattern read_pattern;
+    bool open_degraded;         /* do without children that can't be opened */
 
     /*
      * The slots; a slot's index never changes.  The array grows under the graph
