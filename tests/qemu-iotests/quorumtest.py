@@ -116,12 +116,13 @@ class QuorumTestCase(iotests.QMPTestCase):
         self.assertIsNotNone(event, f'no {name}')
         return event['data']
 
-    def no_event(self, name: str) -> None:
+    def no_event(self, *names: str) -> None:
         """
-        Nothing of this name has come.  The events are throttled to one a
+        Nothing of these names has come.  The events are throttled to one a
         second (of QEMU's own clock), so let the ones that are held back come.
         """
         self.vm.qtest('clock_step 2000000000')
         self.vm.cmd('query-status')
-        names = [event['event'] for event in self.vm.get_qmp_events()]
-        self.assertNotIn(name, names)
+        come = [event['event'] for event in self.vm.get_qmp_events()]
+        for name in names:
+            self.assertNotIn(name, come)
