@@ -16,6 +16,9 @@ demo: all               ## boot a guest from a quorum that has a liar in it
 check: packages         ## build, then run all tests
 	@scripts/check
 
+hazards: base all       ## what pristine QEMU's driver does wrong, and ours doesn't
+	@scripts/hazards
+
 bench: base all         ## our driver against the pristine one and a raw child
 	@scripts/bench build $(ROWS)
 
@@ -51,5 +54,5 @@ packages:
 help:                   ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' Makefile | expand -t 16
 
-.PHONY: all demo check bench base patches series check-series check-san check-tsa
+.PHONY: all demo check hazards bench base patches series check-series check-san check-tsa
 .PHONY: install update packages help
