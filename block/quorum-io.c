@@ -255,10 +255,10 @@ int64_t coroutine_fn quorum_co_getlength(BlockDriverState *bs)
         lengths[i] = req->answers[i].child ? req->answers[i].ret : -ENOMEDIUM;
     }
     quorum_group_values(lengths, req->n, version);
-    winner = quorum_winner(version, req->n, s->threshold, NULL);
+    winner = quorum_winner(version, req->n, s->opts.threshold, NULL);
     if (winner >= 0) {
         ret = lengths[winner];
-    } else if (quorum_count_good(req) < s->threshold) {
+    } else if (quorum_count_good(req) < s->opts.threshold) {
         ret = quorum_request_errno(req);
     } else {
         ret = -EIO;
@@ -387,7 +387,7 @@ int coroutine_fn quorum_co_block_status(BlockDriverState *bs, bool want_zero,
         *pnum = data_bytes;
         return BDRV_BLOCK_DATA;
     }
-    if (zeroes < s->threshold) {
+    if (zeroes < s->opts.threshold) {
         *pnum = bytes;
         return BDRV_BLOCK_DATA;
     }

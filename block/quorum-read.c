@@ -162,14 +162,14 @@ static int coroutine_fn GRAPH_RDLOCK quorum_vote_unit(QuorumBallot *b, int u)
     }
 
     quorum_group_data(b->data, req->n, size, b->version);
-    winner = quorum_winner(b->version, req->n, s->threshold, &members);
+    winner = quorum_winner(b->version, req->n, s->opts.threshold, &members);
     if (winner < 0 && answers < voters) {
         answers += quorum_reread_unit(b, u);
         quorum_group_data(b->data, req->n, size, b->version);
-        winner = quorum_winner(b->version, req->n, s->threshold, &members);
+        winner = quorum_winner(b->version, req->n, s->opts.threshold, &members);
     }
     if (winner < 0) {
-        return answers < s->threshold ? quorum_request_errno(req) : -EIO;
+        return answers < s->opts.threshold ? quorum_request_errno(req) : -EIO;
     }
 
     memcpy(b->result + pos, b->data[winner], size);
@@ -197,7 +197,7 @@ static bool GRAPH_RDLOCK quorum_may_repair(BlockDriverState *bs, int i)
     BDRVQuorumState *s = bs->opaque;
     QuorumSlot *slot = &s->slots[i];
 
-    return s->rewrite_corrupted && quorum_slot_is_in(slot) &&
+    return s->opts.rewrite_corrupted && quorum_slot_is_in(slot) &&
            (slot->child->perm & BLK_PERM_WRITE) &&
            !(bs->open_flags & BDRV_O_INACTIVE);
 }
@@ -304,7 +304,7 @@ static bool GRAPH_RDLOCK quorum_met_stale(BlockDriverState *bs, int64_t offset,
 {
     BDRVQuorumState *s = bs->opaque;
 
-    if (!s->rewrite_corrupted || !qatomic_read(&s->stale_slots)) {
+    if (!s->opts.rewrite_corrupted || !qatomic_read(&s->stale_slots)) {
         return false;
     }
     QEMU_LOCK_GUARD(&s->lock);
@@ -426,7 +426,7 @@ quorum_read_locked(BlockDriverState *bs, int64_t offset, int64_t bytes,
 
     quorum_ballot_voters(&ballot);
     quorum_ask_all(req, quorum_ask_read);
-    if (s->blkverify) {
+    if (s->opts.blkverify) {
         quorum_blkverify(req);
     }
     for (int u = 0; u < units; u++) {
@@ -450,7 +450,7 @@ quorum_read_locked(BlockDriverState *bs, int64_t offset, int64_t bytes,
                               NULL);
         }
     }
-    if (ret == 0 && s->rewrite_corrupted &&
+    if (ret == 0 && s->opts.rewrite_corrupted &&
         find_first_bit(mend, (long)req->n * units) < (long)req->n * units) {
         quorum_write_begin(s, &req->write, offset, bytes, req->failed);
         for (int i = 0; i < req->n; i++) {
@@ -534,7 +534,7 @@ static void GRAPH_RDLOCK quorum_choose_spares(QuorumRequest *req)
 {
     BDRVQuorumState *s = req->bs->opaque;
     int voters = quorum_count_asked(req);
-    int spares = voters - MAX(s->threshold, voters / 2 + 1);
+    int spares = voters - MAX(s->opts.threshold, voters / 2 + 1);
     int start, rank = 0;
 
     if (spares <= 0) {
@@ -607,7 +607,7 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
         quorum_request_free(req);
         return quorum_read_locked(bs, offset, bytes, qiov, flags, NULL);
     }
-    if (s->read_pattern == QUORUM_READ_PATTERN_THRESHOLD) {
+    if (s->opts.read_pattern == QUORUM_READ_PATTERN_THRESHOLD) {
         quorum_choose_spares(req);
     }
     if (!quorum_alloc_answers(req)) {
@@ -616,14 +616,15 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
     }
     quorum_ask_all(req, quorum_ask_read);
 
-    if (s->read_pattern == QUORUM_READ_PATTERN_THRESHOLD &&
+    if (s->opts.read_pattern == QUORUM_READ_PATTERN_THRESHOLD &&
         quorum_count_good(req) < quorum_count_asked(req) &&
         !quorum_ask_spares(req)) {
         quorum_request_free(req);
         return -ENOMEM;
     }
 
-    if (quorum_count_good(req) >= s->threshold && quorum_answers_agree(req) &&
+    if (quorum_count_good(req) >= s->opts.threshold &&
+        quorum_answers_agree(req) &&
         !(quorum_good_outnumber(req) && quorum_wants_repair(req))) {
         quorum_report_errors(req, QUORUM_OP_TYPE_READ, NULL);
         quorum_deliver(req);
@@ -717,7 +718,7 @@ quorum_heal(BlockDriverState *bs, int64_t offset, int64_t bytes)
     int64_t size = bytes;
 
     quorum_stale_widen(s, &start, &size);
-    if (size > bytes || s->read_pattern == QUORUM_READ_PATTERN_FIFO) {
+    if (size > bytes || s->opts.read_pattern == QUORUM_READ_PATTERN_FIFO) {
         quorum_read_locked(bs, start, size, NULL, 0, NULL);
     }
 }
@@ -732,7 +733,7 @@ int coroutine_fn quorum_co_preadv(BlockDriverState *bs, int64_t offset,
     if (!bytes) {
         return 0;
     }
-    if (s->read_pattern == QUORUM_READ_PATTERN_FIFO) {
+    if (s->opts.read_pattern == QUORUM_READ_PATTERN_FIFO) {
         ret = quorum_read_fifo(bs, offset, bytes, qiov, flags);
     } else {
         ret = quorum_read_vote(bs, offset, bytes, qiov, flags);

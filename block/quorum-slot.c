@@ -95,7 +95,7 @@ void quorum_slot_reset(BDRVQuorumState *s, int i)
 
 /* --- stale maps --- */
 
-/* The smallest shift, from @shift up, so that @bytes take at most @most bits. */
+/* The smallest shift, from @shift up, so that @bytes take @most bits or less */
 static int quorum_map_shift(int64_t bytes, int shift, int64_t most)
 {
     while ((bytes >> shift) >= most) {
@@ -397,7 +397,7 @@ static bool GRAPH_RDLOCK quorum_flush_failed(BDRVQuorumState *s,
     QuorumWrite *w;
 
     for (start = 0; quorum_next_unflushed(s, &start, &bytes); start += bytes) {
-        if (quorum_count_holders(s, failed, start, bytes) < s->threshold) {
+        if (quorum_count_holders(s, failed, start, bytes) < s->opts.threshold) {
             return false;
         }
     }
@@ -446,7 +446,7 @@ bool quorum_write_settle(BDRVQuorumState *s, QuorumWrite *w, bool fua)
         holders += quorum_holds(s, w, i);
         any_failed |= quorum_slot_is_in(&s->slots[i]) && w->failed[i];
     }
-    if (holders < s->threshold ||
+    if (holders < s->opts.threshold ||
         (fua && any_failed && !quorum_flush_failed(s, w->failed))) {
         return false;
     }
@@ -509,11 +509,11 @@ bool quorum_flush_settle(BDRVQuorumState *s, const bool *failed)
     }
     bits = quorum_unflushed_bits(s->map_bytes, s->unflushed_shift);
 
-    if (any_failed || s->stale_slots || good < s->threshold) {
+    if (any_failed || s->stale_slots || good < s->opts.threshold) {
         later = g_memdup2(s->unflushed,
                           BITS_TO_LONGS(bits) * sizeof(unsigned long));
         bitmap_or(s->unflushed, s->unflushed, s->flushing, bits);
-        ok = good >= s->threshold && quorum_flush_failed(s, failed);
+        ok = good >= s->opts.threshold && quorum_flush_failed(s, failed);
         if (ok) {
             bitmap_copy(s->unflushed, later, bits);
         }

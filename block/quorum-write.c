@@ -305,7 +305,7 @@ int coroutine_fn quorum_co_truncate(BlockDriverState *bs, int64_t offset,
     for (int i = 0; i < req->n; i++) {
         good += quorum_slot_is_in(&s->slots[i]) && !req->failed[i];
     }
-    if (good < s->threshold) {
+    if (good < s->opts.threshold) {
         ret = quorum_request_errno(req);
         quorum_report_failure(req);
         quorum_tell_error(req, ret, errp);

@@ -133,7 +133,7 @@ static int GRAPH_RDLOCK quorum_vote_length(BlockDriverState *bs, Error **errp)
         lengths[i] = child ? bdrv_getlength(child->bs) : -ENOMEDIUM;
     }
     quorum_group_values(lengths, s->num_slots, version);
-    winner = quorum_winner(version, s->num_slots, s->threshold, NULL);
+    winner = quorum_winner(version, s->num_slots, s->opts.threshold, NULL);
 
     if (winner < 0) {
         g_autoptr(GString) list = g_string_new(NULL);
@@ -152,7 +152,7 @@ static int GRAPH_RDLOCK quorum_vote_length(BlockDriverState *bs, Error **errp)
         }
         error_setg(errp, "The children do not agree on a length, which "
                    "vote-threshold=%d asks of %d of them (%s)",
-                   s->threshold, s->threshold, list->str);
+                   s->opts.threshold, s->opts.threshold, list->str);
         return -EINVAL;
     }
 
@@ -265,8 +265,8 @@ static void quorum_parse_filename(const char *filename, QDict *options,
     qdict_put_int(options, QUORUM_OPT_VOTE_THRESHOLD, name->threshold);
 }
 
-/* Read all options but the children, of whom there are @occupied. */
-static int quorum_read_options(BDRVQuorumState *s, QDict *options, int slots,
+/* Read all @options but the children, of whom there are @occupied, into @o. */
+static int quorum_read_options(QuorumOptions *o, QDict *options, int slots,
                                int occupied, Error **errp)
 {
     ERRP_GUARD();
@@ -283,8 +283,8 @@ static int quorum_read_options(BDRVQuorumState *s, QDict *options, int slots,
 
     threshold = qemu_opt_get_number(opts, QUORUM_OPT_VOTE_THRESHOLD,
                                     slots / 2 + 1);
-    s->blkverify = qemu_opt_get_bool(opts, QUORUM_OPT_BLKVERIFY, false);
-    s->rewrite_corrupted = qemu_opt_get_bool(opts, QUORUM_OPT_REWRITE_CORRUPTED,
+    o->blkverify = qemu_opt_get_bool(opts, QUORUM_OPT_BLKVERIFY, false);
+    o->rewrite_corrupted = qemu_opt_get_bool(opts, QUORUM_OPT_REWRITE_CORRUPTED,
                                              false);
     pattern = qemu_opt_get(opts, QUORUM_OPT_READ_PATTERN);
     value = qapi_enum_parse(&QuorumReadPattern_lookup, pattern,
@@ -307,27 +307,27 @@ static int quorum_read_options(BDRVQuorumState *s, QDict *options, int slots,
                           "too.\n", pattern);
         goto out;
     }
-    s->threshold = threshold;
-    s->read_pattern = value;
+    o->threshold = threshold;
+    o->read_pattern = value;
 
-    s->open_degraded = qemu_opt_get_bool(opts, QUORUM_OPT_OPEN_DEGRADED, false);
-    if (s->open_degraded && threshold <= slots / 2) {
+    o->open_degraded = qemu_opt_get_bool(opts, QUORUM_OPT_OPEN_DEGRADED, false);
+    if (o->open_degraded && threshold <= slots / 2) {
         error_setg(errp, "open-degraded=on needs a vote-threshold of more than "
                    "half the children: %d of %d, not %" PRId64,
                    slots / 2 + 1, slots, threshold);
         goto out;
     }
-    if (s->blkverify && (slots != 2 || occupied != 2 || threshold != 2)) {
+    if (o->blkverify && (slots != 2 || occupied != 2 || threshold != 2)) {
         error_setg(errp, "blkverify=on can only be set if there are "
                    "exactly two files and vote-threshold is 2");
         goto out;
     }
-    if (s->blkverify && s->rewrite_corrupted) {
+    if (o->blkverify && o->rewrite_corrupted) {
         error_setg(errp,
                    "rewrite-corrupted=on cannot be used with blkverify=on");
         goto out;
     }
-    if (s->blkverify && s->read_pattern != QUORUM_READ_PATTERN_QUORUM) {
+    if (o->blkverify && o->read_pattern != QUORUM_READ_PATTERN_QUORUM) {
         error_setg(errp, "read-pattern=%s cannot be used with blkverify=on",
                    pattern);
         goto out;
@@ -432,7 +432,7 @@ static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
 
         occupied += !quorum_key_is_vacant(options, key);
     }
-    ret = quorum_read_options(s, options, slots, occupied, errp);
+    ret = quorum_read_options(&s->opts, options, slots, occupied, errp);
     if (ret < 0) {
         return ret;
     }
@@ -454,7 +454,7 @@ static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
         if (s->slots[i].child) {
             continue;
         }
-        if (!s->open_degraded || --occupied < s->threshold) {
+        if (!s->opts.open_degraded || --occupied < s->opts.threshold) {
             error_propagate(errp, local_err);
             ret = -EINVAL;
             goto fail;
@@ -479,6 +479,92 @@ static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
 fail:
     quorum_close(bs);
     return ret;
+}
+
+/* --- reopening --- */
+
+static const char *const quorum_mutable_opts[] = {
+    QUORUM_OPT_VOTE_THRESHOLD,
+    QUORUM_OPT_REWRITE_CORRUPTED,
+    QUORUM_OPT_READ_PATTERN,
+    QUORUM_OPT_OPEN_DEGRADED,
+    NULL
+};
+
+/*
+ * Everything may change but blkverify and the children, which the core compares
+ * with those that are there.  All requests are drained.
+ */
+static int quorum_reopen_prepare(BDRVReopenState *state,
+                                 BlockReopenQueue *queue, Error **errp)
+{
+    ERRP_GUARD();
+    BDRVQuorumState *s = state->bs->opaque;
+    QuorumOptions opts;
+    int occupied = 0;
+    int named = 0;
+    int last_missing = -1;
+    int ret;
+
+    if (!quorum_opts_normalise(state->options, errp)) {
+        return -EINVAL;
+    }
+
+    bdrv_graph_rdlock_main_loop();
+    for (int i = 0; i < s->num_slots; i++) {
+        g_autofree char *key = g_strdup_printf(QUORUM_OPT_CHILDREN "%d", i);
+        BdrvChild *child = s->slots[i].child;
+
+        if (child) {
+            occupied++;
+            if (qdict_haskey(state->options, key)) {
+                named++;
+            } else if (child->bs->inherits_from != state->bs) {
+                /* Not one whose own options the core has taken out already. */
+                last_missing = i;
+            }
+        } else if (quorum_key_is_vacant(state->options, key)) {
+            qdict_del(state->options, key);
+        }
+    }
+    bdrv_graph_rdunlock_main_loop();
+
+    if (named && last_missing >= 0) {
+        error_setg(errp, "Cannot take away '" QUORUM_OPT_CHILDREN "%d' by "
+                   "reopening", last_missing);
+        error_append_hint(errp, "x-blockdev-change can.\n");
+        return -EINVAL;
+    }
+    ret = quorum_read_options(&opts, state->options, s->num_slots, occupied,
+                              errp);
+    if (ret < 0) {
+        return ret;
+    }
+    if (opts.blkverify != s->opts.blkverify) {
+        error_setg(errp, "Cannot change the option '" QUORUM_OPT_BLKVERIFY "'");
+        return -EINVAL;
+    }
+
+    /* From here on permissions are asked for as rewrite-corrupted wants it. */
+    state->opaque = g_memdup2(&s->opts, sizeof(s->opts));
+    s->opts = opts;
+    return 0;
+}
+
+static void quorum_reopen_commit(BDRVReopenState *state)
+{
+    g_free(state->opaque);
+    state->opaque = NULL;
+}
+
+static void quorum_reopen_abort(BDRVReopenState *state)
+{
+    BDRVQuorumState *s = state->bs->opaque;
+    QuorumOptions *old = state->opaque;
+
+    s->opts = *old;
+    g_free(old);
+    state->opaque = NULL;
 }
 
 /* --- creating --- */
@@ -615,7 +701,7 @@ quorum_gather_child_options(BlockDriverState *bs, QDict *target,
     }
     qdict_put(target, "children", children);
     if (!qdict_haskey(target, QUORUM_OPT_VOTE_THRESHOLD)) {
-        qdict_put_int(target, QUORUM_OPT_VOTE_THRESHOLD, s->threshold);
+        qdict_put_int(target, QUORUM_OPT_VOTE_THRESHOLD, s->opts.threshold);
     }
 }
 
@@ -654,7 +740,8 @@ quorum_child_perm(BlockDriverState *bs, BdrvChild *c, BdrvChildRole role,
      * A repair writes to the children even if nobody writes to us; a child that
      * was opened read-only just is not repaired.
      */
-    if (s->rewrite_corrupted && !inactive && c && !bdrv_is_read_only(c->bs)) {
+    if (s->opts.rewrite_corrupted && !inactive && c &&
+        !bdrv_is_read_only(c->bs)) {
         *nperm |= BLK_PERM_WRITE;
     }
 
@@ -720,7 +807,7 @@ quorum_add_child(BlockDriverState *bs, BlockDriverState *child_bs, Error **errp)
     BdrvChild *child;
     int i = 0;
 
-    if (s->blkverify) {
+    if (s->opts.blkverify) {
         error_setg(errp, "Cannot add a child to a quorum in blkverify mode");
         return;
     }
@@ -773,9 +860,9 @@ quorum_del_child(BlockDriverState *bs, BdrvChild *child, Error **errp)
     for (int i = 0; i < s->num_slots; i++) {
         others += i != slot && quorum_slot_is_in(&s->slots[i]);
     }
-    if (others < s->threshold) {
+    if (others < s->opts.threshold) {
         error_setg(errp, "The number of children cannot be lower than "
-                   "the vote threshold %d", s->threshold);
+                   "the vote threshold %d", s->opts.threshold);
         return;
     }
 
@@ -790,6 +877,7 @@ static BlockDriver bdrv_quorum = {
     .protocol_name              = "quorum",
     .instance_size              = sizeof(BDRVQuorumState),
     .strong_runtime_opts        = quorum_strong_runtime_opts,
+    .mutable_opts               = quorum_mutable_opts,
     .create_opts                = &quorum_create_opts,
 
     .bdrv_parse_filename        = quorum_parse_filename,
@@ -798,6 +886,9 @@ static BlockDriver bdrv_quorum = {
 
     .bdrv_open                  = quorum_open,
     .bdrv_close                 = quorum_close,
+    .bdrv_reopen_prepare        = quorum_reopen_prepare,
+    .bdrv_reopen_commit         = quorum_reopen_commit,
+    .bdrv_reopen_abort          = quorum_reopen_abort,
     .bdrv_gather_child_options  = quorum_gather_child_options,
     .bdrv_dirname               = quorum_dirname,
     .bdrv_get_specific_stats    = quorum_get_stats,

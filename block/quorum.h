@@ -105,18 +105,22 @@ typedef struct QuorumWrite {
     QLIST_ENTRY(QuorumWrite) next;
 } QuorumWrite;
 
+typedef struct QuorumOptions {
+    int threshold;              /* 1..occupied slots */
+    bool blkverify;             /* exit at the first difference */
+    bool rewrite_corrupted;     /* repair on read */
+    QuorumReadPattern read_pattern;
+    bool open_degraded;         /* do without children that can't be opened */
+} QuorumOptions;
+
 /*
  * Order of locks: graph read lock, range_lock, lock.
  *
  * Known gaps: memory is bounded by the requests in flight only (promise 8).
  */
 typedef struct BDRVQuorumState {
-    /* Set once, when the node is opened. */
-    int threshold;              /* 1..occupied slots */
-    bool blkverify;             /* exit at the first difference */
-    bool rewrite_corrupted;     /* repair on read */
-    QuorumReadPattern read_pattern;
-    bool open_degraded;         /* do without children that can't be opened */
+    /* Set when the node is opened or, with all requests drained, reopened. */
+    QuorumOptions opts;
 
     /*
      * The slots; a slot's index never changes.  The array grows under the graph
