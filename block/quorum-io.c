@@ -21,24 +21,13 @@
 
 /* --- asking --- */
 
-void quorum_request_pick(QuorumRequest *req)
-{
-    BDRVQuorumState *s = req->bs->opaque;
-
-    for (int i = 0; i < req->n; i++) {
-        QuorumSlot *slot = &s->slots[i];
-
-        req->answers[i].child = quorum_slot_is_in(slot) ? slot->child : NULL;
-    }
-}
-
 QuorumRequest *quorum_request_new(BlockDriverState *bs, int64_t offset,
                                   int64_t bytes, QEMUIOVector *qiov,
                                   BdrvRequestFlags flags)
 {
     BDRVQuorumState *s = bs->opaque;
-    QuorumRequest *req = g_malloc0(sizeof(*req) + s->num_slots *
-                                   (sizeof(req->answers[0]) + sizeof(bool)));
+    QuorumRequest *req = g_malloc(sizeof(*req) + s->num_slots *
+                                  (sizeof(req->answers[0]) + sizeof(bool)));
 
     *req = (QuorumRequest) {
         .bs = bs,
@@ -50,17 +39,39 @@ QuorumRequest *quorum_request_new(BlockDriverState *bs, int64_t offset,
         .n = s->num_slots,
     };
     for (int i = 0; i < req->n; i++) {
-        req->answers[i].req = req;
+        QuorumSlot *slot = &s->slots[i];
+
+        req->answers[i] = (QuorumAnswer) {
+            .req = req,
+            .child = quorum_slot_is_in(slot) ? slot->child : NULL,
+        };
+        req->failed[i] = false;
     }
-    quorum_request_pick(req);
     return req;
+}
+
+void quorum_request_recheck(QuorumRequest *req)
+{
+    BDRVQuorumState *s = req->bs->opaque;
+
+    for (int i = 0; i < req->n; i++) {
+        if (qatomic_read(&s->slots[i].out)) {
+            req->answers[i].child = NULL;
+        }
+    }
 }
 
 void quorum_request_free(QuorumRequest *req)
 {
     for (int i = 0; i < req->n; i++) {
-        qemu_vfree(req->answers[i].buf);
-        error_free(req->answers[i].err);
+        QuorumAnswer *a = &req->answers[i];
+
+        if (a->buf) {
+            qemu_vfree(a->buf);
+        }
+        if (a->err) {
+            error_free(a->err);
+        }
     }
     g_free(req);
 }
@@ -165,13 +176,6 @@ static Stat64 *quorum_error_counter(QuorumSlot *slot, QuorumOpType type)
     }
 }
 
-void quorum_note_repair(QuorumSlot *slot, bool failed)
-{
-    if (qatomic_read(&slot->repair_failed) != failed) {
-        qatomic_set(&slot->repair_failed, failed);
-    }
-}
-
 void quorum_child_failed(const QuorumRequest *req, int i, QuorumOpType type,
                          int ret)
 {
@@ -226,11 +230,6 @@ void quorum_report_errors(const QuorumRequest *req, QuorumOpType type,
             quorum_child_failed(req, i, type, ret);
         }
     }
-}
-
-bool quorum_child_reaches(BdrvChild *child, int64_t end)
-{
-    return DIV_ROUND_UP(end, BDRV_SECTOR_SIZE) <= child->bs->total_sectors;
 }
 
 /* --- what the children say about themselves --- */

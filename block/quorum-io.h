@@ -68,10 +68,11 @@ quorum_request_new(BlockDriverState *bs, int64_t offset, int64_t bytes,
 void quorum_request_free(QuorumRequest *req);
 
 /*
- * Choose all children that are in now: a resize may have put one out while the
- * request waited for its range.
+ * Leave out those that have gone out since: a resize may have done that while
+ * the request waited for its range.  (It may have brought one back as well; as
+ * that is stale, it can wait for the next request.)
  */
-void GRAPH_RDLOCK quorum_request_pick(QuorumRequest *req);
+void GRAPH_RDLOCK quorum_request_recheck(QuorumRequest *req);
 
 /* Choose the children that are out as well. */
 void GRAPH_RDLOCK quorum_request_everybody(QuorumRequest *req);
@@ -91,7 +92,12 @@ int quorum_count_good(const QuorumRequest *req);
 int quorum_request_errno(const QuorumRequest *req);
 
 /* Note whether repairs of @slot are worth a try: see repair_failed. */
-void quorum_note_repair(QuorumSlot *slot, bool failed);
+static inline void quorum_note_repair(QuorumSlot *slot, bool failed)
+{
+    if (qatomic_read(&slot->repair_failed) != failed) {
+        qatomic_set(&slot->repair_failed, failed);
+    }
+}
 
 /* The child in slot @i has failed with @ret: count and report it. */
 void GRAPH_RDLOCK quorum_child_failed(const QuorumRequest *req, int i,
@@ -113,6 +119,10 @@ void GRAPH_RDLOCK quorum_report_failure(const QuorumRequest *req);
  * the others (it missed a growing write, or got an overlay that is) would say
  * zeroes that the core makes up, and must not be written behind its end.
  */
-bool GRAPH_RDLOCK quorum_child_reaches(BdrvChild *child, int64_t end);
+static inline bool GRAPH_RDLOCK quorum_child_reaches(BdrvChild *child,
+                                                     int64_t end)
+{
+    return end <= child->bs->total_sectors << BDRV_SECTOR_BITS;
+}
 
 #endif /* BLOCK_QUORUM_IO_H */

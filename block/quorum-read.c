@@ -353,7 +353,7 @@ static void GRAPH_RDLOCK quorum_ballot_voters(QuorumBallot *b)
     QuorumRequest *req = b->req;
     BDRVQuorumState *s = req->bs->opaque;
 
-    quorum_request_pick(req);
+    quorum_request_recheck(req);
     if (!qatomic_read(&s->stale_slots)) {
         return;
     }
@@ -456,9 +456,7 @@ quorum_read_locked(BlockDriverState *bs, int64_t offset, int64_t bytes,
         for (int i = 0; i < req->n; i++) {
             quorum_repair(&ballot, i);
         }
-        WITH_QEMU_LOCK_GUARD(&s->lock) {
-            quorum_write_forget(&req->write);
-        }
+        quorum_write_end(s, &req->write);
     }
 
     range_lock_co_unlock(&s->range_lock, &range);

@@ -39,11 +39,11 @@
 void quorum_slots_init(BDRVQuorumState *s, int slots)
 {
     qemu_mutex_init(&s->lock);
-    QLIST_INIT(&s->writes);
     s->stale_shift = ctz32(QUORUM_UNIT);
     s->unflushed_shift = QUORUM_UNFLUSHED_SHIFT_MIN;
     s->unflushed = bitmap_new(1);
     s->flushing = bitmap_new(1);
+    stat64_init(&s->flush_epoch, 0);
     while (s->num_slots < slots) {
         quorum_slots_append(s);
     }
@@ -51,7 +51,6 @@ void quorum_slots_init(BDRVQuorumState *s, int slots)
 
 void quorum_slots_destroy(BDRVQuorumState *s)
 {
-    assert(QLIST_EMPTY(&s->writes));
     for (int i = 0; i < s->num_slots; i++) {
         quorum_slot_reset(s, i);
     }
@@ -320,7 +319,8 @@ static void quorum_set_unflushed(BDRVQuorumState *s, const QuorumWrite *w)
     int64_t first = w->offset >> s->unflushed_shift;
     int64_t last = (w->offset + w->bytes - 1) >> s->unflushed_shift;
 
-    if (w->bytes) {
+    /* Mostly it is one that is set already. */
+    if (w->bytes && (first != last || !test_bit(first, s->unflushed))) {
         bitmap_set(s->unflushed, first, last - first + 1);
     }
 }
@@ -339,12 +339,31 @@ void quorum_write_begin(BDRVQuorumState *s, QuorumWrite *w, int64_t offset,
         quorum_maps_resize_locked(s, offset + bytes);
     }
     quorum_set_unflushed(s, w);
-    QLIST_INSERT_HEAD(&s->writes, w, next);
+    w->epoch = stat64_get(&s->flush_epoch);
 }
 
-void quorum_write_forget(QuorumWrite *w)
+/* Called with lock held. */
+static void quorum_write_end_locked(BDRVQuorumState *s, QuorumWrite *w)
 {
-    QLIST_SAFE_REMOVE(w, next);
+    uint64_t epoch = stat64_get(&s->flush_epoch);
+
+    if (epoch == w->epoch) {
+        return;
+    }
+    /* The flush may well have come too early for it. */
+    quorum_set_unflushed(s, w);
+    for (int i = 0; i < s->num_slots; i++) {
+        if (s->slots[i].lost_epoch > w->epoch) {
+            w->failed[i] = true;
+        }
+    }
+    w->epoch = epoch;
+}
+
+void quorum_write_end(BDRVQuorumState *s, QuorumWrite *w)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    quorum_write_end_locked(s, w);
 }
 
 /*
@@ -386,31 +405,29 @@ static bool quorum_next_unflushed(BDRVQuorumState *s, int64_t *start,
 }
 
 /*
- * Children have failed to flush, and may have lost all that is unflushed, what
- * is in flight included.  If enough others hold it, those that failed are stale
+ * Children have failed to flush, and may have lost all that is unflushed, and
+ * what is in flight.  If enough others hold it, those that failed are stale
  * there.  Called with lock held.
  */
 static bool GRAPH_RDLOCK quorum_flush_failed(BDRVQuorumState *s,
                                              const bool *failed)
 {
     int64_t start, bytes;
-    QuorumWrite *w;
 
     for (start = 0; quorum_next_unflushed(s, &start, &bytes); start += bytes) {
         if (quorum_count_holders(s, failed, start, bytes) < s->opts.threshold) {
             return false;
         }
     }
+    stat64_add(&s->flush_epoch, 1);
     for (int i = 0; i < s->num_slots; i++) {
         if (!quorum_slot_is_in(&s->slots[i]) || !failed[i]) {
             continue;
         }
+        s->slots[i].lost_epoch = stat64_get(&s->flush_epoch);
         for (start = 0; quorum_next_unflushed(s, &start, &bytes);
              start += bytes) {
             quorum_stale_set(s, i, start, bytes);
-        }
-        QLIST_FOREACH(w, &s->writes, next) {
-            w->failed[i] = true;
         }
     }
     return true;
@@ -438,10 +455,34 @@ static bool GRAPH_RDLOCK quorum_holds(BDRVQuorumState *s, QuorumWrite *w, int i)
 
 bool quorum_write_settle(BDRVQuorumState *s, QuorumWrite *w, bool fua)
 {
-    int holders = 0;
+    int took = 0, holders = 0;
     bool any_failed = false;
 
-    quorum_write_forget(w);
+    for (int i = 0; i < s->num_slots; i++) {
+        bool in = quorum_slot_is_in(&s->slots[i]);
+
+        took += in && !w->failed[i];
+        any_failed |= in && w->failed[i];
+    }
+    if (took < s->opts.threshold) {
+        quorum_write_end(s, w);
+        return false;
+    }
+    /*
+     * The hot path.  Should a flush begin right now, it comes after what the
+     * children have done (see quorum_flush_begin()), and finds the range
+     * unflushed.  Should a child become stale right now, then whoever makes it
+     * so counts on those that are left, and all of them have @w.
+     */
+    smp_rmb();
+    if (!any_failed && !qatomic_read(&s->stale_slots) &&
+        stat64_get(&s->flush_epoch) == w->epoch) {
+        return true;
+    }
+
+    QEMU_LOCK_GUARD(&s->lock);
+    quorum_write_end_locked(s, w);
+    any_failed = false;
     for (int i = 0; i < s->num_slots; i++) {
         holders += quorum_holds(s, w, i);
         any_failed |= quorum_slot_is_in(&s->slots[i]) && w->failed[i];
@@ -449,9 +490,6 @@ bool quorum_write_settle(BDRVQuorumState *s, QuorumWrite *w, bool fua)
     if (holders < s->opts.threshold ||
         (fua && any_failed && !quorum_flush_failed(s, w->failed))) {
         return false;
-    }
-    if (!any_failed && !s->stale_slots) {
-        return true;
     }
     for (int i = 0; i < s->num_slots; i++) {
         if (!quorum_slot_is_in(&s->slots[i])) {
@@ -470,6 +508,7 @@ void quorum_repair_settle(BDRVQuorumState *s, QuorumWrite *w, int i,
                           int64_t offset, int64_t bytes)
 {
     QEMU_LOCK_GUARD(&s->lock);
+    quorum_write_end_locked(s, w);
     if (quorum_slot_is_in(&s->slots[i]) && !w->failed[i]) {
         quorum_stale_clear(s, i, offset, bytes);
     }
@@ -479,18 +518,19 @@ void quorum_repair_settle(BDRVQuorumState *s, QuorumWrite *w, int i,
 
 void quorum_flush_begin(BDRVQuorumState *s)
 {
-    QuorumWrite *w;
+    WITH_QEMU_LOCK_GUARD(&s->lock) {
+        unsigned long *empty = s->flushing;
 
-    QEMU_LOCK_GUARD(&s->lock);
-    unsigned long *empty = s->flushing;
-
-    s->flushing = s->unflushed;
-    s->unflushed = empty;
-
-    /* The flush may well come too early for these: they stay unflushed. */
-    QLIST_FOREACH(w, &s->writes, next) {
-        quorum_set_unflushed(s, w);
+        s->flushing = s->unflushed;
+        s->unflushed = empty;
+        stat64_add(&s->flush_epoch, 1);
     }
+    /*
+     * Before the children get to flush, writes must be able to see that: one
+     * that does not, has been done by all children by now.  Pairs with the
+     * smp_rmb() in quorum_write_settle().
+     */
+    smp_mb();
 }
 
 bool quorum_flush_settle(BDRVQuorumState *s, const bool *failed)

@@ -13,7 +13,6 @@
 #include "qemu/osdep.h"
 #include "block/block-io.h"
 #include "qapi/error.h"
-#include "qemu/lockable.h"
 #include "quorum-io.h"
 
 /* --- writing --- */
@@ -54,18 +53,30 @@ quorum_change_begin(QuorumRequest *req, RangeLockRequest *range,
     BDRVQuorumState *s = req->bs->opaque;
 
     range_lock_co_lock(&s->range_lock, range, req->offset, locked_bytes);
-    quorum_request_pick(req);
+    quorum_request_recheck(req);
     quorum_write_begin(s, &req->write, req->offset, req->bytes, req->failed);
 }
 
-/* Tell @req->failed[] who has not done it.  Called with lock held. */
-static void quorum_collect_failures(QuorumRequest *req)
+/*
+ * Tell @req->failed[] who has not done it; who has can be repaired again.
+ * Returns whether an error is to be reported.
+ */
+static bool GRAPH_RDLOCK quorum_collect_failures(QuorumRequest *req)
 {
+    BDRVQuorumState *s = req->bs->opaque;
+    bool errors = false;
+
     for (int i = 0; i < req->n; i++) {
-        if (!req->answers[i].child || req->answers[i].ret < 0) {
+        QuorumAnswer *a = &req->answers[i];
+
+        if (a->child && a->ret >= 0) {
+            quorum_note_repair(&s->slots[i], false);
+        } else {
             req->failed[i] = true;
+            errors |= a->child != NULL;
         }
     }
+    return errors;
 }
 
 /*
@@ -73,24 +84,18 @@ static void quorum_collect_failures(QuorumRequest *req)
  * acknowledged, stale.  Gives the range back and frees the request.
  */
 static int coroutine_fn GRAPH_RDLOCK
-quorum_write_end(QuorumRequest *req, RangeLockRequest *range)
+quorum_change_end(QuorumRequest *req, RangeLockRequest *range)
 {
     BDRVQuorumState *s = req->bs->opaque;
+    bool errors = quorum_collect_failures(req);
+    bool held = quorum_write_settle(s, &req->write,
+                                    req->flags & BDRV_REQ_FUA);
     int ret = 0;
-    bool held;
 
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
-        quorum_collect_failures(req);
-        held = quorum_write_settle(s, &req->write, req->flags & BDRV_REQ_FUA);
-    }
     range_lock_co_unlock(&s->range_lock, range);
-
-    for (int i = 0; i < req->n; i++) {
-        if (req->answers[i].child && req->answers[i].ret >= 0) {
-            quorum_note_repair(&s->slots[i], false);
-        }
+    if (errors) {
+        quorum_report_errors(req, QUORUM_OP_TYPE_WRITE, NULL);
     }
-    quorum_report_errors(req, QUORUM_OP_TYPE_WRITE, NULL);
     if (!held) {
         quorum_report_failure(req);
         ret = quorum_request_errno(req);
@@ -112,7 +117,7 @@ int coroutine_fn quorum_co_pwritev(BlockDriverState *bs, int64_t offset,
     req = quorum_request_new(bs, offset, bytes, qiov, flags);
     quorum_change_begin(req, &range, bytes);
     quorum_ask_all(req, quorum_ask_write);
-    return quorum_write_end(req, &range);
+    return quorum_change_end(req, &range);
 }
 
 int coroutine_fn quorum_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
@@ -144,9 +149,7 @@ int coroutine_fn quorum_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
         unable == quorum_count_asked(req) &&
         QEMU_IS_ALIGNED(offset, bs->bl.pwrite_zeroes_alignment) &&
         QEMU_IS_ALIGNED(bytes, bs->bl.pwrite_zeroes_alignment)) {
-        WITH_QEMU_LOCK_GUARD(&s->lock) {
-            quorum_write_forget(&req->write);
-        }
+        quorum_write_end(s, &req->write);
         range_lock_co_unlock(&s->range_lock, &range);
         quorum_request_free(req);
         return -ENOTSUP;
@@ -160,7 +163,7 @@ int coroutine_fn quorum_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
         }
         quorum_ask_all(req, quorum_ask_write_zeroes);
     }
-    return quorum_write_end(req, &range);
+    return quorum_change_end(req, &range);
 }
 
 /* Whether a zero write may unmap on @child, down to where it becomes blocks. */
@@ -296,10 +299,8 @@ int coroutine_fn quorum_co_truncate(BlockDriverState *bs, int64_t offset,
     quorum_change_begin(req, &range, INT64_MAX - start);
     quorum_request_everybody(req);
     quorum_ask_all(req, quorum_ask_truncate);
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
-        quorum_write_forget(&req->write);
-        quorum_collect_failures(req);
-    }
+    quorum_collect_failures(req);
+    quorum_write_end(s, &req->write);
 
     quorum_report_errors(req, QUORUM_OP_TYPE_WRITE, NULL);
     for (int i = 0; i < req->n; i++) {

@@ -85,24 +85,24 @@ typedef struct QuorumSlot {
      */
     HBitmap *stale;
 
+    /*
+     * What was in flight when BDRVQuorumState.flush_epoch became this may be
+     * lost on the child: its flush failed.  Under BDRVQuorumState.lock.
+     */
+    uint64_t lost_epoch;
+
     QuorumCounters counters;
 } QuorumSlot;
 
 /*
  * A write, or what changes the children like one, from before it is sent until
- * it is settled.  The memory is the caller's.
+ * it is settled.  It belongs to the request.
  */
 typedef struct QuorumWrite {
     int64_t offset;
     int64_t bytes;
-
-    /*
-     * [slot]: the child has not done it, or may have lost it since.  Under
-     * BDRVQuorumState.lock, because a flush that fails sets it, too.
-     */
-    bool *failed;
-
-    QLIST_ENTRY(QuorumWrite) next;
+    bool *failed;               /* [slot]: has not done it, or may lose it */
+    uint64_t epoch;             /* BDRVQuorumState.flush_epoch at the begin */
 } QuorumWrite;
 
 typedef struct QuorumOptions {
@@ -158,7 +158,13 @@ typedef struct BDRVQuorumState {
     unsigned long *unflushed;
     unsigned long *flushing;
     int unflushed_shift;
-    QLIST_HEAD(, QuorumWrite) writes;   /* those in flight */
+
+    /*
+     * Grows when a flush begins and when one has failed on a child: a write
+     * that sees it change has been in flight meanwhile.  Written under lock,
+     * read without.
+     */
+    Stat64 flush_epoch;
 } BDRVQuorumState;
 
 /* Whether @slot takes part in I/O. */
@@ -231,31 +237,36 @@ void quorum_stale_widen(BDRVQuorumState *s, int64_t *offset, int64_t *bytes);
 
 /*
  * A write of the range is about to be sent, @failed[slot] all false.  This
- * comes before the first child gets it, so that a flush that fails meanwhile
- * knows of it.
+ * comes before the first child gets it, so that the range counts as unflushed
+ * whenever a flush fails.
  */
 void quorum_write_begin(BDRVQuorumState *s, QuorumWrite *w, int64_t offset,
                         int64_t bytes, bool *failed);
 
 /*
  * The write @w has ended, with @w->failed[] set for those that did not do it,
- * and those that were not asked.  Returns whether it may be acknowledged: at
- * least threshold children hold it (promise 1).  Then those that failed are
- * stale in the range, and those that did not are not, in its whole granules.
- * With @fua, which failed children may owe to a flush, they are stale in all
- * that is not flushed, too.  If not, nothing changes.
- *
- * Called with lock and the write's range held.
+ * or were not asked.  Its range is still held.  Returns whether it may be
+ * acknowledged: at least threshold children hold it (promise 1).  Then those
+ * that failed are stale in the range, and those that did not are not, in its
+ * whole granules.  With @fua, which failed children may owe to a flush, they
+ * are stale in all that is not flushed, too.  If not, nothing changes.
  */
 bool GRAPH_RDLOCK quorum_write_settle(BDRVQuorumState *s, QuorumWrite *w,
                                       bool fua);
 
-/* The repair @w of slot @i has ended well: it is not stale there any more. */
+/*
+ * A piece of the repair @w has been written to slot @i, which is not stale
+ * there any more.  The range of @w is held.
+ */
 void GRAPH_RDLOCK quorum_repair_settle(BDRVQuorumState *s, QuorumWrite *w,
                                        int i, int64_t offset, int64_t bytes);
 
-/* @w is not in flight any more, if it was.  Called with lock held. */
-void quorum_write_forget(QuorumWrite *w);
+/*
+ * @w, which is not to be settled, has ended: should a flush have begun since it
+ * did, its range is still unflushed, and should it have failed on a child,
+ * that one has failed @w.
+ */
+void GRAPH_RDLOCK quorum_write_end(BDRVQuorumState *s, QuorumWrite *w);
 
 /* A flush is about to be sent. */
 void quorum_flush_begin(BDRVQuorumState *s);
