@@ -34,6 +34,9 @@ series: all             ## make build/series/*.patch, as they would be mailed
 check-series: packages  ## build and test each patch of the series by itself
 	@scripts/series --build
 
+check-mutants: packages ## break each promise, and see that a test notices
+	@scripts/tests/mutants $(MUTANTS)
+
 check-san: packages     ## run the unit tests with ASan and UBSan
 	@scripts/check-san
 
@@ -54,5 +57,5 @@ packages:
 help:                   ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' Makefile | expand -t 16
 
-.PHONY: all demo check hazards bench base patches series check-series check-san check-tsa
-.PHONY: install update packages help
+.PHONY: all demo check hazards bench base patches series check-series
+.PHONY: check-mutants check-san check-tsa install update packages help
