@@ -15,7 +15,6 @@
 #include "qapi/error.h"
 #include "qapi/qapi-events-block-core.h"
 #include "qemu/lockable.h"
-#include "qemu/memalign.h"
 #include "quorum-io.h"
 #include "quorum-vote.h"
 
@@ -26,8 +25,9 @@ QuorumRequest *quorum_request_new(BlockDriverState *bs, int64_t offset,
                                   BdrvRequestFlags flags)
 {
     BDRVQuorumState *s = bs->opaque;
-    QuorumRequest *req = g_malloc(sizeof(*req) + s->num_slots *
-                                  (sizeof(req->answers[0]) + sizeof(bool)));
+    int n = s->num_slots;
+    QuorumRequest *req = g_malloc(sizeof(*req) + n * sizeof(req->answers[0]) +
+                                  (n + 1) * sizeof(void *) + n * sizeof(bool));
 
     *req = (QuorumRequest) {
         .bs = bs,
@@ -35,10 +35,11 @@ QuorumRequest *quorum_request_new(BlockDriverState *bs, int64_t offset,
         .bytes = bytes,
         .qiov = qiov,
         .flags = flags,
-        .failed = (bool *)&req->answers[s->num_slots],
-        .n = s->num_slots,
+        .bufs = (void **)&req->answers[n],
+        .n = n,
     };
-    for (int i = 0; i < req->n; i++) {
+    req->failed = (bool *)&req->bufs[n + 1];
+    for (int i = 0; i < n; i++) {
         QuorumSlot *slot = &s->slots[i];
 
         req->answers[i] = (QuorumAnswer) {
@@ -61,16 +62,16 @@ void quorum_request_recheck(QuorumRequest *req)
     }
 }
 
-void quorum_request_free(QuorumRequest *req)
+void coroutine_fn quorum_request_free(QuorumRequest *req)
 {
-    for (int i = 0; i < req->n; i++) {
-        QuorumAnswer *a = &req->answers[i];
+    BDRVQuorumState *s = req->bs->opaque;
 
-        if (a->buf) {
-            qemu_vfree(a->buf);
-        }
-        if (a->err) {
-            error_free(a->err);
+    if (req->n_bufs) {
+        buffer_pool_put(&s->pool, req->bytes, req->n_bufs, req->bufs);
+    }
+    for (int i = 0; i < req->n; i++) {
+        if (req->answers[i].err) {
+            error_free(req->answers[i].err);
         }
     }
     g_free(req);

@@ -24,7 +24,7 @@ struct QuorumAnswer {
     bool done;                  /* has answered in an earlier round */
     bool spare;                 /* to be asked in a later round, if at all */
     int64_t ret;                /* a number, or -errno */
-    uint8_t *buf;               /* private, of req->bytes bytes, or NULL */
+    uint8_t *buf;               /* one of req->bufs, or NULL */
     QEMUIOVector qiov;          /* of buf */
     int64_t pnum;               /* block status: bytes it is good for */
     Error *err;                 /* resize: what the child says */
@@ -51,6 +51,8 @@ struct QuorumRequest {
     int pending;                /* coroutines that have not ended */
     bool waiting;               /* co sleeps until pending is 0 */
 
+    void **bufs;                /* from the pool, room for n + 1 of them */
+    int n_bufs;
     QuorumWrite write;          /* a request that changes the children */
     bool *failed;               /* by slot, all false: memory for write */
 
@@ -65,7 +67,7 @@ struct QuorumRequest {
 QuorumRequest *GRAPH_RDLOCK
 quorum_request_new(BlockDriverState *bs, int64_t offset, int64_t bytes,
                    QEMUIOVector *qiov, BdrvRequestFlags flags);
-void quorum_request_free(QuorumRequest *req);
+void coroutine_fn GRAPH_RDLOCK quorum_request_free(QuorumRequest *req);
 
 /*
  * Leave out those that have gone out since: a resize may have done that while

@@ -21,21 +21,54 @@
 #include "block/block-io.h"
 #include "qemu/bitmap.h"
 #include "qemu/lockable.h"
-#include "qemu/memalign.h"
 #include "quorum-io.h"
 #include "quorum-vote.h"
 
 /* --- asking --- */
 
-/* Give @a a private buffer of the request's size. */
-static bool GRAPH_RDLOCK quorum_answer_alloc(QuorumAnswer *a)
+/*
+ * Get all the memory that @req needs from the pool at once, with no range held:
+ * who waits for memory holds nothing that others wait for.
+ *
+ * A request with a vector of the caller's lets the first child read into that;
+ * one without gets one buffer more, for the result, as the first one.  Returns
+ * false if there is no memory.
+ */
+static bool coroutine_fn GRAPH_RDLOCK quorum_request_alloc(QuorumRequest *req)
 {
-    a->buf = qemu_try_blockalign(a->child->bs, a->req->bytes);
-    if (!a->buf) {
+    BDRVQuorumState *s = req->bs->opaque;
+    bool first = req->qiov != NULL;
+    int n = first ? -1 : 1;
+
+    for (int i = 0; i < req->n; i++) {
+        n += req->answers[i].child || req->answers[i].spare;
+    }
+    if (n <= 0) {
+        return true;
+    }
+    if (!buffer_pool_co_get(&s->pool, req->bytes, n, req->bufs)) {
         return false;
     }
-    qemu_iovec_init_buf(&a->qiov, a->buf, a->req->bytes);
+    req->n_bufs = n;
+    for (int i = 0; i < req->n; i++) {
+        QuorumAnswer *a = &req->answers[i];
+
+        if (first && a->child) {
+            first = false;
+        } else if (a->child || a->spare) {
+            a->buf = req->bufs[--n];
+            qemu_iovec_init_buf(&a->qiov, a->buf, req->bytes);
+        }
+    }
     return true;
+}
+
+/* How much can be read at once: buffers for each child and the result fit. */
+static int64_t quorum_read_most(BlockDriverState *bs)
+{
+    BDRVQuorumState *s = bs->opaque;
+
+    return buffer_pool_max_size(&s->pool, s->num_slots + 1);
 }
 
 /* Where @a reads into: a child without a buffer, into the caller's vector. */
@@ -396,7 +429,6 @@ quorum_read_locked(BlockDriverState *bs, int64_t offset, int64_t bytes,
     g_autofree unsigned long *mend = bitmap_new((long)req->n * units);
     g_autofree const uint8_t **data = g_new(const uint8_t *, req->n);
     g_autofree int *version = g_new(int, req->n);
-    QEMU_AUTO_VFREE uint8_t *result = qemu_try_blockalign(bs, bytes);
     QuorumBallot ballot = {
         .req = req,
         .units = units,
@@ -405,22 +437,17 @@ quorum_read_locked(BlockDriverState *bs, int64_t offset, int64_t bytes,
         .mend = mend,
         .data = data,
         .version = version,
-        .result = result,
     };
     RangeLockRequest range;
-    bool enough_memory = result != NULL;
     int ret = 0;
 
-    for (int i = 0; i < req->n && enough_memory; i++) {
-        if (req->answers[i].child) {
-            enough_memory = quorum_answer_alloc(&req->answers[i]);
-        }
-    }
-    if (!enough_memory) {
+    if (!quorum_request_alloc(req)) {
         quorum_report_errors(req, QUORUM_OP_TYPE_READ, errors);
         quorum_request_free(req);
         return -ENOMEM;
     }
+
+    ballot.result = req->bufs[0];
 
     range_lock_co_lock(&s->range_lock, &range, offset, bytes);
 
@@ -464,7 +491,7 @@ quorum_read_locked(BlockDriverState *bs, int64_t offset, int64_t bytes,
     if (qiov && ret < 0) {
         quorum_report_failure(req);
     } else if (qiov) {
-        qemu_iovec_from_buf(qiov, 0, result, bytes);
+        qemu_iovec_from_buf(qiov, 0, ballot.result, bytes);
     }
     quorum_request_free(req);
     return ret;
@@ -549,8 +576,8 @@ static void GRAPH_RDLOCK quorum_choose_spares(QuorumRequest *req)
     }
 }
 
-/* Ask those that have been spared so far.  Returns false without memory. */
-static bool coroutine_fn GRAPH_RDLOCK quorum_ask_spares(QuorumRequest *req)
+/* Ask those that have been spared so far. */
+static void coroutine_fn GRAPH_RDLOCK quorum_ask_spares(QuorumRequest *req)
 {
     BDRVQuorumState *s = req->bs->opaque;
 
@@ -559,37 +586,9 @@ static bool coroutine_fn GRAPH_RDLOCK quorum_ask_spares(QuorumRequest *req)
 
         if (a->spare && quorum_slot_is_in(&s->slots[i])) {
             a->child = s->slots[i].child;
-            if (!quorum_answer_alloc(a)) {
-                return false;
-            }
         }
     }
     quorum_ask_all(req, quorum_ask_read);
-    return true;
-}
-
-/* Give the children that are asked buffers, but for the first one. */
-static bool GRAPH_RDLOCK quorum_alloc_answers(QuorumRequest *req)
-{
-    bool first = true;
-
-    /*
-     * That one reads into the caller's vector.  Should that overlap itself or
-     * be scribbled on by the guest, the answers differ and the locked read
-     * decides from private buffers.
-     */
-    for (int i = 0; i < req->n; i++) {
-        QuorumAnswer *a = &req->answers[i];
-
-        if (!a->child) {
-            continue;
-        }
-        if (!first && !quorum_answer_alloc(a)) {
-            return false;
-        }
-        first = false;
-    }
-    return true;
 }
 
 /* Ask all children, or first enough of them, and believe those that agree. */
@@ -608,17 +607,20 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
     if (s->opts.read_pattern == QUORUM_READ_PATTERN_THRESHOLD) {
         quorum_choose_spares(req);
     }
-    if (!quorum_alloc_answers(req)) {
+    /*
+     * The first child reads into the caller's vector.  Should that overlap
+     * itself or be scribbled on by the guest, the answers differ and the locked
+     * read decides from private buffers.
+     */
+    if (!quorum_request_alloc(req)) {
         quorum_request_free(req);
         return -ENOMEM;
     }
     quorum_ask_all(req, quorum_ask_read);
 
     if (s->opts.read_pattern == QUORUM_READ_PATTERN_THRESHOLD &&
-        quorum_count_good(req) < quorum_count_asked(req) &&
-        !quorum_ask_spares(req)) {
-        quorum_request_free(req);
-        return -ENOMEM;
+        quorum_count_good(req) < quorum_count_asked(req)) {
+        quorum_ask_spares(req);
     }
 
     if (quorum_count_good(req) >= s->opts.threshold &&
@@ -704,33 +706,45 @@ quorum_read_fifo(BlockDriverState *bs, int64_t offset, int64_t bytes,
     return ret;
 }
 
+/* Repair the granule at @pos, unless all of it is in the range. */
+static void coroutine_fn GRAPH_RDLOCK
+quorum_heal_granule(BlockDriverState *bs, int64_t pos, int64_t offset,
+                    int64_t bytes)
+{
+    int64_t start = pos;
+    int64_t size = 1;
+
+    quorum_stale_widen(bs->opaque, &start, &size);
+    if ((start < offset || start + size > offset + bytes) &&
+        size <= quorum_read_most(bs) && quorum_met_stale(bs, start, size)) {
+        quorum_read_locked(bs, start, size, NULL, 0, NULL);
+    }
+}
+
 /*
  * A read that met stale granules repairs them, also where it covers them in
- * part only.
+ * part only.  (Those that it covers, the locked read has repaired.)
  */
 static void coroutine_fn GRAPH_RDLOCK
 quorum_heal(BlockDriverState *bs, int64_t offset, int64_t bytes)
 {
     BDRVQuorumState *s = bs->opaque;
-    int64_t start = offset;
-    int64_t size = bytes;
 
-    quorum_stale_widen(s, &start, &size);
-    if (size > bytes || s->opts.read_pattern == QUORUM_READ_PATTERN_FIFO) {
-        quorum_read_locked(bs, start, size, NULL, 0, NULL);
+    if (s->opts.read_pattern == QUORUM_READ_PATTERN_FIFO) {
+        quorum_read_locked(bs, offset, bytes, NULL, 0, NULL);
     }
+    quorum_heal_granule(bs, offset, offset, bytes);
+    quorum_heal_granule(bs, offset + bytes - 1, offset, bytes);
 }
 
-int coroutine_fn quorum_co_preadv(BlockDriverState *bs, int64_t offset,
-                                  int64_t bytes, QEMUIOVector *qiov,
-                                  BdrvRequestFlags flags)
+/* A read that is small enough for the pool. */
+static int coroutine_fn GRAPH_RDLOCK
+quorum_read_piece(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                  QEMUIOVector *qiov, BdrvRequestFlags flags)
 {
     BDRVQuorumState *s = bs->opaque;
     int ret;
 
-    if (!bytes) {
-        return 0;
-    }
     if (s->opts.read_pattern == QUORUM_READ_PATTERN_FIFO) {
         ret = quorum_read_fifo(bs, offset, bytes, qiov, flags);
     } else {
@@ -738,6 +752,31 @@ int coroutine_fn quorum_co_preadv(BlockDriverState *bs, int64_t offset,
     }
     if (ret == 0 && quorum_met_stale(bs, offset, bytes)) {
         quorum_heal(bs, offset, bytes);
+    }
+    return ret;
+}
+
+int coroutine_fn quorum_co_preadv(BlockDriverState *bs, int64_t offset,
+                                  int64_t bytes, QEMUIOVector *qiov,
+                                  BdrvRequestFlags flags)
+{
+    int64_t most = quorum_read_most(bs);
+    int64_t done = 0;
+    int ret = 0;
+
+    if (bytes <= most) {
+        return bytes ? quorum_read_piece(bs, offset, bytes, qiov, flags) : 0;
+    }
+    while (done < bytes && ret == 0) {
+        int64_t start = offset + done;
+        int64_t end = MIN(QEMU_ALIGN_DOWN(start + most, QUORUM_UNIT),
+                          offset + bytes);
+        QEMUIOVector piece;
+
+        qemu_iovec_init_slice(&piece, qiov, done, end - start);
+        ret = quorum_read_piece(bs, start, end - start, &piece, flags);
+        qemu_iovec_destroy(&piece);
+        done = end - offset;
     }
     return ret;
 }

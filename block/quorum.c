@@ -375,6 +375,7 @@ static void quorum_close(BlockDriverState *bs)
     quorum_detach_children(bs);
     quorum_slots_destroy(s);
     range_lock_destroy(&s->range_lock);
+    buffer_pool_destroy(&s->pool);
 }
 
 /*
@@ -426,6 +427,11 @@ static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
         error_setg(errp, "Number of provided children must be 1 or more");
         return -EINVAL;
     }
+    if (slots > QUORUM_CHILDREN_MAX) {
+        error_setg(errp, "Number of provided children must be %d or less, "
+                   "not %d", QUORUM_CHILDREN_MAX, slots);
+        return -EINVAL;
+    }
 
     for (int i = 0; i < slots; i++) {
         g_autofree char *key = g_strdup_printf(QUORUM_OPT_CHILDREN "%d", i);
@@ -437,6 +443,7 @@ static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
         return ret;
     }
 
+    buffer_pool_init(&s->pool, QUORUM_POOL_BYTES, qemu_real_host_page_size());
     range_lock_init(&s->range_lock);
     quorum_slots_init(s, slots);
     for (int i = 0; i < slots; i++) {
@@ -822,6 +829,12 @@ quorum_add_child(BlockDriverState *bs, BlockDriverState *child_bs, Error **errp)
 
     while (i < s->num_slots && s->slots[i].child) {
         i++;
+    }
+    if (i == QUORUM_CHILDREN_MAX) {
+        error_setg(errp, "Cannot add node '%s' to quorum '%s': it has %d "
+                   "children already, and can't have more",
+                   bdrv_get_node_name(child_bs), bdrv_get_node_name(bs), i);
+        return;
     }
     name = g_strdup_printf(QUORUM_OPT_CHILDREN "%d", i);
 

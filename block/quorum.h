@@ -31,18 +31,18 @@
  *
  * A child is *stale* in a range in which it missed an acknowledged write, or
  * may have lost one in a flush that failed.
- *
- * Where they do not hold yet is said at BDRVQuorumState.
  */
 
 #ifndef BLOCK_QUORUM_H
 #define BLOCK_QUORUM_H
 
 #include "block/block_int.h"
+#include "block/buffer-pool.h"
 #include "block/range-lock.h"
 #include "qemu/hbitmap.h"
 #include "qemu/stats64.h"
 #include "qemu/thread.h"
+#include "qemu/units.h"
 
 /*
  * What is voted on: a piece of a request of at most this many bytes, aligned to
@@ -50,6 +50,12 @@
  * children's misfortunes seldom meet in one unit.
  */
 #define QUORUM_UNIT 4096
+
+/* What the reads of one node may take for their buffers (promise 8). */
+#define QUORUM_POOL_BYTES (64 * MiB)
+
+/* A piece of a read needs a buffer for each child, and one for the result. */
+#define QUORUM_CHILDREN_MAX 1000
 
 /* How often a child was wrong, and what was done about it.  Atomic. */
 typedef struct QuorumCounters {
@@ -114,9 +120,8 @@ typedef struct QuorumOptions {
 } QuorumOptions;
 
 /*
- * Order of locks: graph read lock, range_lock, lock.
- *
- * Known gaps: memory is bounded by the requests in flight only (promise 8).
+ * Order of taking things: graph read lock, all the memory that is needed from
+ * the pool, range_lock, lock.
  */
 typedef struct BDRVQuorumState {
     /* Set when the node is opened or, with all requests drained, reopened. */
@@ -128,6 +133,9 @@ typedef struct BDRVQuorumState {
      */
     QuorumSlot *slots;
     int num_slots;
+
+    /* What reads compare (promise 8). */
+    BufferPool pool;
 
     /* Pattern threshold: whom the next read spares first.  Atomic. */
     unsigned next_spare;
