@@ -26,6 +26,7 @@ struct QuorumAnswer {
     int64_t ret;                /* a number, or -errno */
     uint8_t *buf;               /* one of req->bufs, or NULL */
     QEMUIOVector qiov;          /* of buf */
+    bool doubt;                 /* a flush has failed; to be settled */
     int64_t pnum;               /* block status: bytes it is good for */
     Error *err;                 /* resize: what the child says */
 };
@@ -115,6 +116,12 @@ void GRAPH_RDLOCK quorum_report_errors(const QuorumRequest *req,
 
 /* The request as a whole has failed. */
 void GRAPH_RDLOCK quorum_report_failure(const QuorumRequest *req);
+
+/* A flush, or what may have been one, has failed with @a; it is to be settled. */
+void quorum_doubt(QuorumAnswer *a);
+
+/* The request is settled. */
+void quorum_doubts_end(QuorumRequest *req);
 
 /*
  * Whether @child has all bytes before @end.  One that has become shorter than

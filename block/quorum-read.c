@@ -528,6 +528,18 @@ static int64_t *quorum_request_errors(const QuorumRequest *req)
     return errors;
 }
 
+/* Whether the child in slot @i has become stale in the range meanwhile. */
+static bool quorum_stale_by_now(const QuorumRequest *req, int i)
+{
+    BDRVQuorumState *s = req->bs->opaque;
+
+    if (!qatomic_read(&s->stale_slots)) {
+        return false;
+    }
+    QEMU_LOCK_GUARD(&s->lock);
+    return quorum_is_stale(s, i, req->offset, req->bytes);
+}
+
 /*
  * Leave out the children that are stale in the range.  Returns false if one of
  * them is so in a part of it only, which the locked read can tell apart.
@@ -584,7 +596,8 @@ static void coroutine_fn GRAPH_RDLOCK quorum_ask_spares(QuorumRequest *req)
     for (int i = 0; i < req->n; i++) {
         QuorumAnswer *a = &req->answers[i];
 
-        if (a->spare && quorum_slot_is_in(&s->slots[i])) {
+        if (a->spare && quorum_slot_is_in(&s->slots[i]) &&
+            !quorum_stale_by_now(req, i)) {
             a->child = s->slots[i].child;
         }
     }
@@ -651,10 +664,12 @@ quorum_read_fifo_run(BlockDriverState *bs, int64_t offset, int64_t bytes,
     bool answered = false;
     int ret = 0;
 
-    quorum_choose_voters(req);
     for (int i = 0; i < req->n && !answered; i++) {
         QuorumAnswer *a = &req->answers[i];
 
+        if (a->child && quorum_stale_by_now(req, i)) {
+            a->child = NULL;
+        }
         if (a->child) {
             a->ret = quorum_ask_read(req, a);
             answered = a->ret >= 0;

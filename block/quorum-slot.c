@@ -83,6 +83,7 @@ void quorum_slot_reset(BDRVQuorumState *s, int i)
 
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         quorum_drop_map(s, i);
+        g_clear_pointer(&slot->cured, hbitmap_free);
     }
     *slot = (QuorumSlot) { .child = NULL };
     stat64_init(&slot->counters.read_errors, 0);
@@ -103,30 +104,28 @@ static int quorum_map_shift(int64_t bytes, int shift, int64_t most)
     return shift;
 }
 
-/* Called with lock held. */
-static void quorum_stale_resize(BDRVQuorumState *s, int i, int shift,
-                                int64_t bytes)
+/* @map, for a node of @bytes, with another granule.  Called with lock held. */
+static HBitmap *quorum_map_resize(BDRVQuorumState *s, HBitmap *map, int shift,
+                                  int64_t bytes)
 {
-    QuorumSlot *slot = &s->slots[i];
+    int64_t end = MIN(bytes, s->map_bytes);
+    int64_t start = 0, count;
+    HBitmap *coarse;
 
-    if (shift == s->stale_shift) {
-        hbitmap_truncate(slot->stale, bytes);
-    } else {
-        HBitmap *old = slot->stale;
-        int64_t end = MIN(bytes, s->map_bytes);
-        int64_t start = 0, count;
-
-        slot->stale = hbitmap_alloc(bytes, shift);
-        while (hbitmap_next_dirty_area(old, start, end, INT64_MAX, &start,
-                                       &count)) {
-            hbitmap_set(slot->stale, start, count);
-            start += count;
+    if (!map || shift == s->stale_shift) {
+        if (map) {
+            hbitmap_truncate(map, bytes);
         }
-        hbitmap_free(old);
+        return map;
     }
-    if (hbitmap_empty(slot->stale)) {
-        quorum_drop_map(s, i);
+    coarse = hbitmap_alloc(bytes, shift);
+    while (hbitmap_next_dirty_area(map, start, end, INT64_MAX, &start,
+                                   &count)) {
+        hbitmap_set(coarse, start, count);
+        start += count;
     }
+    hbitmap_free(map);
+    return coarse;
 }
 
 static int64_t quorum_unflushed_bits(int64_t bytes, int shift)
@@ -164,8 +163,12 @@ static void quorum_maps_resize_locked(BDRVQuorumState *s, int64_t bytes)
                                            QUORUM_UNFLUSHED_BITS_MAX);
 
     for (int i = 0; i < s->num_slots; i++) {
-        if (s->slots[i].stale) {
-            quorum_stale_resize(s, i, stale_shift, bytes);
+        QuorumSlot *slot = &s->slots[i];
+
+        slot->stale = quorum_map_resize(s, slot->stale, stale_shift, bytes);
+        slot->cured = quorum_map_resize(s, slot->cured, stale_shift, bytes);
+        if (slot->stale && hbitmap_empty(slot->stale)) {
+            quorum_drop_map(s, i);
         }
     }
     quorum_unflushed_resize(s, &s->unflushed, unflushed_shift, bytes);
@@ -229,6 +232,23 @@ void quorum_whole_granules(BDRVQuorumState *s, int64_t *start, int64_t *end)
 }
 
 /* Called with lock held. */
+static void quorum_note_cured(BDRVQuorumState *s, int i, int64_t start,
+                              int64_t end)
+{
+    QuorumSlot *slot = &s->slots[i];
+    int64_t count;
+
+    while (hbitmap_next_dirty_area(slot->stale, start, end, INT64_MAX, &start,
+                                   &count)) {
+        if (!slot->cured) {
+            slot->cured = hbitmap_alloc(s->map_bytes, s->stale_shift);
+        }
+        hbitmap_set(slot->cured, start, count);
+        start += count;
+    }
+}
+
+/* Called with lock held. */
 static void quorum_stale_clear(BDRVQuorumState *s, int i, int64_t offset,
                                int64_t bytes)
 {
@@ -239,6 +259,9 @@ static void quorum_stale_clear(BDRVQuorumState *s, int i, int64_t offset,
     quorum_whole_granules_locked(s, &start, &end);
     if (!slot->stale || start == end) {
         return;
+    }
+    if (s->flush_start) {
+        quorum_note_cured(s, i, start, end);
     }
     hbitmap_reset(slot->stale, start, end - start);
     if (hbitmap_empty(slot->stale)) {
@@ -390,14 +413,17 @@ quorum_count_holders(BDRVQuorumState *s, const bool *failed, int64_t offset,
     return least;
 }
 
-/* Find the next unflushed area from *@start on.  Called with lock held. */
-static bool quorum_next_unflushed(BDRVQuorumState *s, int64_t *start,
-                                  int64_t *bytes)
+/*
+ * Find the next area from *@start on in @map, which is unflushed or flushing.
+ * Called with lock held.
+ */
+static bool quorum_next_unflushed(BDRVQuorumState *s, const unsigned long *map,
+                                  int64_t *start, int64_t *bytes)
 {
     int64_t bits = quorum_unflushed_bits(s->map_bytes, s->unflushed_shift);
     int64_t from = DIV_ROUND_UP(*start, INT64_C(1) << s->unflushed_shift);
-    int64_t first = find_next_bit(s->unflushed, bits, from);
-    int64_t end = find_next_zero_bit(s->unflushed, bits, first);
+    int64_t first = find_next_bit(map, bits, from);
+    int64_t end = find_next_zero_bit(map, bits, first);
 
     *start = first << s->unflushed_shift;
     *bytes = MIN(end << s->unflushed_shift, s->map_bytes) - *start;
@@ -405,31 +431,81 @@ static bool quorum_next_unflushed(BDRVQuorumState *s, int64_t *start,
 }
 
 /*
- * Children have failed to flush, and may have lost all that is unflushed, and
- * what is in flight.  If enough others hold it, those that failed are stale
- * there.  Called with lock held.
+ * Whether all that is in @map is held by enough children that have not failed.
+ * Called with lock held.
  */
-static bool GRAPH_RDLOCK quorum_flush_failed(BDRVQuorumState *s,
-                                             const bool *failed)
+static bool GRAPH_RDLOCK quorum_is_held(BDRVQuorumState *s,
+                                        const unsigned long *map,
+                                        const bool *failed)
 {
     int64_t start, bytes;
 
-    for (start = 0; quorum_next_unflushed(s, &start, &bytes); start += bytes) {
+    for (start = 0; quorum_next_unflushed(s, map, &start, &bytes);
+         start += bytes) {
         if (quorum_count_holders(s, failed, start, bytes) < s->opts.threshold) {
             return false;
         }
     }
+    return true;
+}
+
+void quorum_flush_doubt(BDRVQuorumState *s, int i)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    s->slots[i].doubts++;
     stat64_add(&s->flush_epoch, 1);
+}
+
+void quorum_flush_doubt_end(BDRVQuorumState *s, int i)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    s->slots[i].doubts--;
+    stat64_add(&s->flush_epoch, 1);
+    s->slots[i].doubt_epoch = stat64_get(&s->flush_epoch);
+}
+
+/* Whether a flush that began at @epoch and ends now proves nothing. */
+static bool quorum_flush_is_doubtful(const QuorumSlot *slot, uint64_t epoch)
+{
+    return slot->doubts || slot->doubt_epoch > epoch;
+}
+
+/*
+ * They may have lost all that is in @map, and what is in flight.  Others hold
+ * it.  Called with lock held.
+ */
+static void GRAPH_RDLOCK quorum_flush_lost(BDRVQuorumState *s,
+                                           const unsigned long *map,
+                                           const bool *failed)
+{
+    int64_t start, bytes;
+
     for (int i = 0; i < s->num_slots; i++) {
         if (!quorum_slot_is_in(&s->slots[i]) || !failed[i]) {
             continue;
         }
+        stat64_add(&s->flush_epoch, 1);
         s->slots[i].lost_epoch = stat64_get(&s->flush_epoch);
-        for (start = 0; quorum_next_unflushed(s, &start, &bytes);
+        for (start = 0; quorum_next_unflushed(s, map, &start, &bytes);
              start += bytes) {
             quorum_stale_set(s, i, start, bytes);
         }
     }
+}
+
+/*
+ * A FUA write has failed on children, which may have been its flush.  Called
+ * with lock held.
+ */
+static bool GRAPH_RDLOCK quorum_fua_failed(BDRVQuorumState *s,
+                                           const bool *failed)
+{
+    if (!quorum_is_held(s, s->unflushed, failed) ||
+        !quorum_is_held(s, s->flushing, failed)) {
+        return false;
+    }
+    quorum_flush_lost(s, s->unflushed, failed);
+    quorum_flush_lost(s, s->flushing, failed);
     return true;
 }
 
@@ -464,10 +540,6 @@ bool quorum_write_settle(BDRVQuorumState *s, QuorumWrite *w, bool fua)
         took += in && !w->failed[i];
         any_failed |= in && w->failed[i];
     }
-    if (took < s->opts.threshold) {
-        quorum_write_end(s, w);
-        return false;
-    }
     /*
      * The hot path.  Should a flush begin right now, it comes after what the
      * children have done (see quorum_flush_begin()), and finds the range
@@ -477,10 +549,13 @@ bool quorum_write_settle(BDRVQuorumState *s, QuorumWrite *w, bool fua)
     smp_rmb();
     if (!any_failed && !qatomic_read(&s->stale_slots) &&
         stat64_get(&s->flush_epoch) == w->epoch) {
-        return true;
+        return took >= s->opts.threshold;
     }
 
     QEMU_LOCK_GUARD(&s->lock);
+    for (int i = 0; i < s->num_slots && fua; i++) {
+        w->failed[i] |= quorum_flush_is_doubtful(&s->slots[i], w->epoch);
+    }
     quorum_write_end_locked(s, w);
     any_failed = false;
     for (int i = 0; i < s->num_slots; i++) {
@@ -488,7 +563,7 @@ bool quorum_write_settle(BDRVQuorumState *s, QuorumWrite *w, bool fua)
         any_failed |= quorum_slot_is_in(&s->slots[i]) && w->failed[i];
     }
     if (holders < s->opts.threshold ||
-        (fua && any_failed && !quorum_flush_failed(s, w->failed))) {
+        (fua && any_failed && !quorum_fua_failed(s, w->failed))) {
         return false;
     }
     for (int i = 0; i < s->num_slots; i++) {
@@ -524,6 +599,7 @@ void quorum_flush_begin(BDRVQuorumState *s)
         s->flushing = s->unflushed;
         s->unflushed = empty;
         stat64_add(&s->flush_epoch, 1);
+        s->flush_start = stat64_get(&s->flush_epoch);
     }
     /*
      * Before the children get to flush, writes must be able to see that: one
@@ -533,34 +609,74 @@ void quorum_flush_begin(BDRVQuorumState *s)
     smp_mb();
 }
 
-bool quorum_flush_settle(BDRVQuorumState *s, const bool *failed)
+/*
+ * Whether all that is unflushed is held by enough children that have flushed
+ * it.  What was cured after the flush began, still counts as stale.  Called
+ * with lock held.
+ */
+static bool GRAPH_RDLOCK quorum_is_flushed(BDRVQuorumState *s,
+                                           const bool *failed)
+{
+    g_autofree HBitmap **stale = g_new(HBitmap *, s->num_slots);
+    int stale_slots = s->stale_slots;
+    bool held;
+
+    for (int i = 0; i < s->num_slots; i++) {
+        QuorumSlot *slot = &s->slots[i];
+
+        stale[i] = slot->stale;
+        if (slot->cured) {
+            if (slot->stale) {
+                hbitmap_merge(slot->cured, slot->stale, slot->cured);
+            }
+            slot->stale = slot->cured;
+            qatomic_set(&s->stale_slots, s->num_slots);
+        }
+    }
+    held = quorum_is_held(s, s->unflushed, failed);
+    for (int i = 0; i < s->num_slots; i++) {
+        g_clear_pointer(&s->slots[i].cured, hbitmap_free);
+        s->slots[i].stale = stale[i];
+    }
+    qatomic_set(&s->stale_slots, stale_slots);
+    return held;
+}
+
+bool quorum_flush_settle(BDRVQuorumState *s, bool *failed)
 {
     g_autofree unsigned long *later = NULL;
     int good = 0;
-    bool any_failed = false;
+    bool any_failed = false, any_cured = false;
     int64_t bits;
     bool ok;
 
     QEMU_LOCK_GUARD(&s->lock);
 
     for (int i = 0; i < s->num_slots; i++) {
-        good += quorum_slot_is_in(&s->slots[i]) && !failed[i];
-        any_failed |= quorum_slot_is_in(&s->slots[i]) && failed[i];
+        failed[i] |= quorum_flush_is_doubtful(&s->slots[i], s->flush_start);
+        if (quorum_slot_is_in(&s->slots[i])) {
+            good += !failed[i];
+            any_failed |= failed[i];
+        }
+        any_cured |= s->slots[i].cured != NULL;
     }
     bits = quorum_unflushed_bits(s->map_bytes, s->unflushed_shift);
 
-    if (any_failed || s->stale_slots || good < s->opts.threshold) {
+    if (!any_failed && !any_cured && !s->stale_slots &&
+        good >= s->opts.threshold) {
+        ok = true;
+    } else {
         later = g_memdup2(s->unflushed,
                           BITS_TO_LONGS(bits) * sizeof(unsigned long));
         bitmap_or(s->unflushed, s->unflushed, s->flushing, bits);
-        ok = good >= s->opts.threshold && quorum_flush_failed(s, failed);
+        ok = quorum_is_flushed(s, failed) && good >= s->opts.threshold;
         if (ok) {
+            quorum_flush_lost(s, s->unflushed, failed);
             bitmap_copy(s->unflushed, later, bits);
         }
-    } else {
-        ok = true;
     }
     bitmap_zero(s->flushing, bits);
+    s->flush_start = 0;
     return ok;
 }
 

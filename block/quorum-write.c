@@ -25,14 +25,32 @@ static bool GRAPH_RDLOCK quorum_child_can_take(const QuorumRequest *req,
            (child->perm & BLK_PERM_RESIZE);
 }
 
+/* Whether @ret says that the child has not even tried. */
+static bool quorum_is_refusal(int64_t ret)
+{
+    return ret == -ENOTSUP || ret == -EINVAL;
+}
+
+/* @ret is what the child has answered to a write. */
+static int64_t quorum_note_fua(QuorumAnswer *a, int64_t ret)
+{
+    QuorumRequest *req = a->req;
+
+    if (ret < 0 && (req->flags & BDRV_REQ_FUA) && !quorum_is_refusal(ret)) {
+        quorum_doubt(a);
+    }
+    return ret;
+}
+
 static int64_t coroutine_fn GRAPH_RDLOCK
 quorum_ask_write(QuorumRequest *req, QuorumAnswer *a)
 {
     if (!quorum_child_can_take(req, a->child)) {
         return -EIO;
     }
-    return bdrv_co_pwritev(a->child, req->offset, req->bytes, req->qiov,
-                           req->flags);
+    return quorum_note_fua(a, bdrv_co_pwritev(a->child, req->offset,
+                                              req->bytes, req->qiov,
+                                              req->flags));
 }
 
 static int64_t coroutine_fn GRAPH_RDLOCK
@@ -41,8 +59,8 @@ quorum_ask_write_zeroes(QuorumRequest *req, QuorumAnswer *a)
     if (!quorum_child_can_take(req, a->child)) {
         return -EIO;
     }
-    return bdrv_co_pwrite_zeroes(a->child, req->offset, req->bytes,
-                                 req->flags);
+    return quorum_note_fua(a, bdrv_co_pwrite_zeroes(a->child, req->offset,
+                                                    req->bytes, req->flags));
 }
 
 /* Begin to change the children: wait for the range, and choose them. */
@@ -94,6 +112,7 @@ quorum_change_end(QuorumRequest *req, RangeLockRequest *range)
 
     range_lock_co_unlock(&s->range_lock, range);
     if (errors) {
+        quorum_doubts_end(req);
         quorum_report_errors(req, QUORUM_OP_TYPE_WRITE, NULL);
     }
     if (!held) {
@@ -159,7 +178,7 @@ int coroutine_fn quorum_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
         for (int i = 0; i < req->n; i++) {
             QuorumAnswer *a = &req->answers[i];
 
-            a->done = a->child && a->ret >= 0;
+            a->done = !quorum_is_refusal(a->ret);
         }
         quorum_ask_all(req, quorum_ask_write_zeroes);
     }
@@ -337,11 +356,17 @@ int coroutine_fn quorum_co_truncate(BlockDriverState *bs, int64_t offset,
 static int64_t coroutine_fn GRAPH_RDLOCK
 quorum_ask_flush(QuorumRequest *req, QuorumAnswer *a)
 {
+    int ret;
+
     /* To the core, flushing what is not there is a success. */
     if (!bdrv_co_is_inserted(a->child->bs)) {
         return -ENOMEDIUM;
     }
-    return bdrv_co_flush(a->child->bs);
+    ret = bdrv_co_flush(a->child->bs);
+    if (ret < 0) {
+        quorum_doubt(a);
+    }
+    return ret;
 }
 
 int coroutine_fn quorum_co_flush(BlockDriverState *bs)
@@ -360,6 +385,7 @@ int coroutine_fn quorum_co_flush(BlockDriverState *bs)
     if (!quorum_flush_settle(s, req->failed)) {
         ret = quorum_request_errno(req);
     }
+    quorum_doubts_end(req);
     quorum_report_errors(req, QUORUM_OP_TYPE_FLUSH, NULL);
     if (ret < 0) {
         quorum_report_failure(req);

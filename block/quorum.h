@@ -92,9 +92,20 @@ typedef struct QuorumSlot {
     HBitmap *stale;
 
     /*
-     * What was in flight when BDRVQuorumState.flush_epoch became this may be
-     * lost on the child: its flush failed.  Under BDRVQuorumState.lock.
+     * Where it has ceased to be stale since the flush under way began: what it
+     * got there may have come too late for it.  NULL if nowhere.  Under
+     * BDRVQuorumState.lock.
      */
+    HBitmap *cured;
+
+    /*
+     * Flushes and FUA writes that have failed on the child and are not settled
+     * yet, and BDRVQuorumState.flush_epoch when there last was one: others
+     * beside them prove nothing.  And when that last made the child stale: what
+     * was in flight may be lost on it.  Under BDRVQuorumState.lock.
+     */
+    int doubts;
+    uint64_t doubt_epoch;
     uint64_t lost_epoch;
 
     QuorumCounters counters;
@@ -166,6 +177,7 @@ typedef struct BDRVQuorumState {
     unsigned long *unflushed;
     unsigned long *flushing;
     int unflushed_shift;
+    uint64_t flush_start;       /* flush_epoch when it began; 0: none does */
 
     /*
      * Grows when a flush begins and when one has failed on a child: a write
@@ -280,13 +292,22 @@ void GRAPH_RDLOCK quorum_write_end(BDRVQuorumState *s, QuorumWrite *w);
 void quorum_flush_begin(BDRVQuorumState *s);
 
 /*
- * The flush has ended; @failed[slot] says which children have not done it, or
- * were not asked.  Returns whether it may be acknowledged: all that had been
- * written is held by at least threshold children that did it.  Then those that
- * failed are stale there, and in what was written meanwhile.  If not, nobody
- * becomes stale, and nothing counts as flushed.
+ * The child in slot @i has just failed a flush, or a FUA write, which may have
+ * been a flush.  From here on until quorum_flush_doubt_end(), after it has been
+ * settled, other flushes prove nothing about the child.
  */
-bool GRAPH_RDLOCK quorum_flush_settle(BDRVQuorumState *s, const bool *failed);
+void quorum_flush_doubt(BDRVQuorumState *s, int i);
+void quorum_flush_doubt_end(BDRVQuorumState *s, int i);
+
+/*
+ * The flush has ended; @failed[slot] says which children have not done it, or
+ * were not asked; set here for those that can't be trusted.  Returns whether it
+ * may be acknowledged: all that had been written is held by at least threshold
+ * children that did it.  Then those that failed are stale there, and in what
+ * was written meanwhile.  If not, nobody becomes stale, and nothing counts as
+ * flushed.
+ */
+bool GRAPH_RDLOCK quorum_flush_settle(BDRVQuorumState *s, bool *failed);
 
 /*
  * What query-blockstats shows of the node.  Owned by the caller.  Any thread,

@@ -1,0 +1,310 @@
+/*
+ * Simulation of quorum nodes: what its parts share
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Copyright (c) 2026 The quorum project authors
+ */
+
+#ifndef QUORUM_SIM_H
+#define QUORUM_SIM_H
+
+#include "block/block_int.h"
+#include "system/block-backend.h"
+
+#define MAX_CHILDREN    5
+#define MAX_CELLS       64
+#define MAX_REQS        32
+#define MAX_PENDING     256
+#define MAX_CHOICES     8192
+#define MAX_ANSWERS     2048
+#define UNIT_BYTES      4096
+#define NEVER           INT_MAX
+
+/* Tags */
+#define TAG_ZERO        0       /* what zeroes look like to the guest */
+#define TAG_INIT        1       /* what the disk holds at first */
+#define TAG_REQ         2       /* of the first request */
+#define TAG_LIE         0xe0    /* lies that several children may agree on */
+#define TAG_TORN        0xff    /* a cell that is not filled with one byte */
+#define NUM_VALUES      (TAG_REQ + MAX_REQS + 2)
+
+/* --- checks --- */
+
+typedef enum Check {
+    CHECK_HELD,
+    CHECK_DURABLE,
+    CHECK_VOTED,
+    CHECK_SILENT,
+    CHECK_FIFO,
+    CHECK_LINEAR,
+    CHECK_ORDER,
+    CHECK_ALARM,
+    CHECK_REPAIR,
+    CHECK_ONE_BAD,
+    CHECK_STATUS,
+    CHECK_STUCK,
+    CHECK__MAX,
+} Check;
+
+typedef struct CheckName {
+    const char *name;
+    const char *meaning;
+} CheckName;
+
+extern const CheckName check_name[CHECK__MAX];
+extern bool check_skipped[CHECK__MAX];
+
+/* --- schedules --- */
+
+typedef enum ReqType {
+    REQ_READ,
+    REQ_WRITE,
+    REQ_ZERO,
+    REQ_DISCARD,
+    REQ_FLUSH,
+    REQ_STATUS,
+} ReqType;
+
+/* A guest request: first what the schedule says, then what becomes of it. */
+typedef struct Req {
+    ReqType type;
+    int cell, num;
+    BdrvRequestFlags flags;
+    bool alone;                 /* starts when nothing else is in flight */
+    int split;                  /* cells in the first piece of the vector */
+
+    int key;                    /* stays when other requests are dropped */
+    int calm;                   /* mask: children whose dice are all 0 */
+
+    int id;
+    uint64_t mask;              /* the cells */
+    int start, end;             /* points in time; end is NEVER in flight */
+    int ret;
+    uint8_t *buf;
+    uint64_t issued[MAX_CHILDREN];  /* cells sent to the child */
+    uint64_t ok[MAX_CHILDREN];      /* ... that it says it has taken */
+    uint64_t sent;              /* cells sent to any child */
+    bool flushed;               /* a flush after it was acknowledged */
+    bool shaky;                 /* may be lost: a flush has failed */
+} Req;
+
+/* What is wrong with a child: chances in 1/1000, and how much. */
+typedef struct Plan {
+    int bad;                    /* if not, the rest does not matter */
+    int read_error;
+    int write_error;
+    int flush_error;
+    int drops;                  /* a flush that fails loses writes */
+    int dead_after;             /* operations after which all fail, or 0 */
+    int bad_units;              /* mask: can't be read until written */
+    int lie;                    /* a read returns what is not there */
+    int lose;                   /* a write is not stored */
+    int rot;                    /* what is stored changes */
+    int skip_flush;             /* a flush does nothing */
+} Plan;
+#define PLAN_FIELDS (sizeof(Plan) / sizeof(int))
+
+typedef struct Schedule {
+    uint64_t seed;
+    int num_children;
+    int threshold;
+    const char *read_pattern;
+    bool rewrite_corrupted;
+    int cells;
+    int cell_bytes;
+    int align;                  /* of the children's requests */
+    int depth;                  /* guest requests in flight */
+    bool power_cut;             /* at the end */
+    int fua, zeroes, native_zeroes; /* masks: children that can do it */
+    Plan plan[MAX_CHILDREN];
+    int liars[MAX_CELLS];       /* by unit: mask of children that may lie */
+    int num_reqs;
+    Req reqs[MAX_REQS + 2];     /* the last two: reads at the end */
+    /* What comes next, see step(); after the last one always 0. */
+    int num_choices;
+    uint32_t choices[MAX_CHOICES];
+} Schedule;
+
+/* --- the state of a run --- */
+
+typedef enum OpType {
+    OP_READ,
+    OP_WRITE,
+    OP_ZERO,
+    OP_FLUSH,
+} OpType;
+
+typedef struct Child {
+    BlockDriverState *bs;
+    int index;
+    int ops;                    /* that have ended */
+    uint64_t bad_cells;         /* can't be read */
+    bool dead;
+    bool failed;                /* anything, or told a lie */
+    uint8_t image[MAX_CELLS];
+    uint8_t durable[MAX_CELLS]; /* what a power cut leaves */
+    uint8_t older[MAX_CELLS];   /* what liars like to tell */
+    int changed[MAX_CELLS];     /* when image was written */
+    int safe_at[MAX_CELLS];     /* which state durable is of */
+    /* When an acknowledged write missed the unit, or 0 */
+    int stale_since[MAX_CELLS];
+    uint64_t maybe_stale;       /* cells that something has failed for */
+    uint64_t lost;              /* cells that a failed flush has lost */
+    uint64_t counters[5];
+} Child;
+
+/* An operation on a child, on the stack of its coroutine */
+typedef struct Op {
+    Coroutine *co;
+    Child *child;
+    OpType type;
+    int id;
+    int start;
+    int cell, num;
+    uint64_t mask;
+    BdrvRequestFlags flags;
+    int holds;                  /* how often it was made to wait */
+    bool captured;              /* val is what the read returns */
+    uint64_t applied;           /* cells that have been stored */
+    uint64_t doomed;            /* cells that a failed flush loses */
+    uint64_t flips;             /* cells in which one bit is wrong */
+    uint8_t val[MAX_CELLS];
+    Req *dice_req;              /* the request that it seems to belong to */
+    Req *req;                   /* the write that it belongs to, or NULL */
+    uint64_t cover;             /* cells that are of that write, or repaired */
+    bool repair;
+    /* Of a flush: the state at its start */
+    uint8_t snap[MAX_CELLS];
+    int ret;
+    bool done;
+} Op;
+
+/* What a child said to a read */
+typedef struct Answer {
+    int time;
+    int child;
+    int ret;
+    uint64_t mask;
+    uint8_t val[MAX_CELLS];
+} Answer;
+
+typedef struct Sim {
+    Schedule *s;
+    int cells_per_unit;
+    BlockBackend *blk;
+    Child child[MAX_CHILDREN];
+    int now;
+    int num_ops;
+    Op *pending[MAX_PENDING];
+    int num_pending;
+    int next_req;
+    int in_flight;
+    bool power_cut;             /* has happened */
+    bool running;               /* or the node is opened or closed */
+    uint64_t rng;
+    bool recording;             /* choices come from rng */
+    int choice;
+    Req *dice_req;              /* whose dice are rolled, and for which child */
+    int dice_child;
+    int dice[MAX_REQS + 2][MAX_CHILDREN];   /* how many were rolled */
+    int dropped;                /* mask: lost writes since the last flush */
+    bool losing;                /* ... and not all flushes since have ended */
+    int lost_until;             /* when they had ended */
+    Answer answers[MAX_ANSWERS];
+    int num_answers;
+    /* For each cell and value: first end and last start of its requests */
+    int first_end[MAX_CELLS][NUM_VALUES];
+    int last_start[MAX_CELLS][NUM_VALUES];
+    bool violated;
+    Check check;
+    char *violation;
+    int faults;                 /* that have happened */
+    GString *trace;             /* NULL: no trace */
+    uint8_t *scratch;
+} Sim;
+
+extern Sim sim;
+
+/* --- quorum-sim-child.c: dice, and the children --- */
+
+uint64_t rng_next(uint64_t *state);
+
+/*
+ * A choice of the scheduler, 0 to @bound - 1.  They are recorded, so that the
+ * order of things can be shrunk: 0 is always the dullest.
+ */
+int choose_next(int bound);
+
+/*
+ * Faults come from dice of their own for each request and child, so that they
+ * stay when something else is left out: say whose are used from now on.
+ */
+void use_dice(Req *r, int child);
+int choose(int bound);
+bool chance(int permille);
+
+/* Two drivers: with and without FUA. */
+extern BlockDriver sim_driver;
+extern BlockDriver sim_fua_driver;
+
+void child_reset(Child *c, int index);
+
+/* Let the pending operation at @index go on, perhaps to its end. */
+void op_step(int index);
+
+/* Something happens to what the children hold. */
+void rot(void);
+
+/* What was not flushed is lost, or not. */
+void power_cut(void);
+
+/* --- quorum-sim-model.c: what may be, and what may not --- */
+
+extern const char *const req_name[];
+
+void G_GNUC_PRINTF(1, 2) trace(const char *fmt, ...);
+
+/* The first violation counts. */
+void G_GNUC_PRINTF(2, 3) violation(Check check, const char *fmt, ...);
+
+/* "0-3:W1 4-7:initial"; owned by the caller */
+char *values_text(const uint8_t *val, uint64_t mask);
+const char *value_text(uint8_t value);
+
+/* What a cell in @buf holds */
+uint8_t decode_cell(const uint8_t *buf);
+
+uint64_t cells_mask(int cell, int num);
+uint64_t unit_mask(int unit);
+int num_units(void);
+int bad_children(const Schedule *s);
+int any_liars(void);
+bool is_liar(const Child *c, int cell);
+bool is_stale(const Child *c, uint64_t mask);
+
+/* Whether @value is what a request for zeroes left */
+bool is_zeroes(uint8_t value);
+
+/*
+ * May a read that lasted from @start to @end find @value in @cell?  Not if a
+ * later write was acknowledged before.  After a @power_cut only flushed writes
+ * count.
+ */
+bool permitted(int cell, uint8_t value, int start, int end, bool power_cut);
+
+/* Look at a write that has come to a child. */
+void op_check(Op *op);
+
+/* Look at a request that has come back. */
+void guest_ended(Req *r);
+
+/* Look at zeroes that block status has told of. */
+void check_zeroes(Req *r, int num);
+
+/* Look at all when nothing is in flight. */
+void check_counters(void);
+void check_order(void);
+void check_linear(void);
+
+#endif /* QUORUM_SIM_H */
