@@ -6,6 +6,7 @@
 
 import os
 import re
+import struct
 from typing import Any, Dict, List, Optional
 
 import iotests
@@ -29,6 +30,23 @@ def spoil(i: int, pattern: int, offset: int = 0, size: int = SIZE) -> None:
 def contents(i: int) -> bytes:
     with open(image(i), 'rb') as file:
         return file.read()
+
+
+def corrupt_qcow2(i: int) -> None:
+    """
+    Let the first L2 entry of a qcow2 image not be aligned to a cluster: the
+    node loses its driver when it sees that.
+    """
+    with open(image(i), 'r+b') as file:
+        file.seek(40)
+        l1_offset, = struct.unpack('>Q', file.read(8))
+        file.seek(l1_offset)
+        l1_entry, = struct.unpack('>Q', file.read(8))
+        l2_offset = l1_entry & 0x00fffffffffffe00
+        file.seek(l2_offset)
+        l2_entry, = struct.unpack('>Q', file.read(8))
+        file.seek(l2_offset)
+        file.write(struct.pack('>Q', l2_entry | 0x200))
 
 
 class QuorumTestCase(iotests.QMPTestCase):
