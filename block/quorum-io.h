@@ -117,7 +117,7 @@ void GRAPH_RDLOCK quorum_report_errors(const QuorumRequest *req,
 /* The request as a whole has failed. */
 void GRAPH_RDLOCK quorum_report_failure(const QuorumRequest *req);
 
-/* A flush, or what may have been one, has failed with @a; it is to be settled. */
+/* A flush, or what may have been one, has failed: it is to be settled. */
 void quorum_doubt(QuorumAnswer *a);
 
 /* The request is settled. */
