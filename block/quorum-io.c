@@ -55,6 +55,10 @@ void quorum_request_recheck(QuorumRequest *req)
 {
     BDRVQuorumState *s = req->bs->opaque;
 
+    /* Who goes out is stale throughout. */
+    if (!qatomic_read(&s->stale_slots)) {
+        return;
+    }
     for (int i = 0; i < req->n; i++) {
         if (qatomic_read(&s->slots[i].out)) {
             req->answers[i].child = NULL;

@@ -83,7 +83,8 @@ void quorum_slot_reset(BDRVQuorumState *s, int i)
 
     WITH_QEMU_LOCK_GUARD(&s->lock) {
         quorum_drop_map(s, i);
-        g_clear_pointer(&slot->cured, hbitmap_free);
+        g_clear_pointer(&slot->cured[0], hbitmap_free);
+        g_clear_pointer(&slot->cured[1], hbitmap_free);
     }
     *slot = (QuorumSlot) { .child = NULL };
     stat64_init(&slot->counters.read_errors, 0);
@@ -166,7 +167,10 @@ static void quorum_maps_resize_locked(BDRVQuorumState *s, int64_t bytes)
         QuorumSlot *slot = &s->slots[i];
 
         slot->stale = quorum_map_resize(s, slot->stale, stale_shift, bytes);
-        slot->cured = quorum_map_resize(s, slot->cured, stale_shift, bytes);
+        slot->cured[0] = quorum_map_resize(s, slot->cured[0], stale_shift,
+                                           bytes);
+        slot->cured[1] = quorum_map_resize(s, slot->cured[1], stale_shift,
+                                           bytes);
         if (slot->stale && hbitmap_empty(slot->stale)) {
             quorum_drop_map(s, i);
         }
@@ -240,10 +244,10 @@ static void quorum_note_cured(BDRVQuorumState *s, int i, int64_t start,
 
     while (hbitmap_next_dirty_area(slot->stale, start, end, INT64_MAX, &start,
                                    &count)) {
-        if (!slot->cured) {
-            slot->cured = hbitmap_alloc(s->map_bytes, s->stale_shift);
+        if (!slot->cured[0]) {
+            slot->cured[0] = hbitmap_alloc(s->map_bytes, s->stale_shift);
         }
-        hbitmap_set(slot->cured, start, count);
+        hbitmap_set(slot->cured[0], start, count);
         start += count;
     }
 }
@@ -260,9 +264,7 @@ static void quorum_stale_clear(BDRVQuorumState *s, int i, int64_t offset,
     if (!slot->stale || start == end) {
         return;
     }
-    if (s->flush_start) {
-        quorum_note_cured(s, i, start, end);
-    }
+    quorum_note_cured(s, i, start, end);
     hbitmap_reset(slot->stale, start, end - start);
     if (hbitmap_empty(slot->stale)) {
         quorum_drop_map(s, i);
@@ -458,10 +460,30 @@ void quorum_flush_doubt(BDRVQuorumState *s, int i)
 
 void quorum_flush_doubt_end(BDRVQuorumState *s, int i)
 {
+    QuorumSlot *slot = &s->slots[i];
+
     QEMU_LOCK_GUARD(&s->lock);
-    s->slots[i].doubts--;
+    slot->doubts--;
     stat64_add(&s->flush_epoch, 1);
-    s->slots[i].doubt_epoch = stat64_get(&s->flush_epoch);
+    slot->doubt_epoch = stat64_get(&s->flush_epoch);
+
+    /* What ended its being stale may be what is lost. */
+    for (int age = 0; age < ARRAY_SIZE(slot->cured); age++) {
+        HBitmap *cured = g_steal_pointer(&slot->cured[age]);
+
+        if (!cured) {
+            continue;
+        }
+        if (slot->stale) {
+            hbitmap_merge(slot->stale, cured, slot->stale);
+            hbitmap_free(cured);
+        } else if (!hbitmap_empty(cured)) {
+            slot->stale = cured;
+            qatomic_set(&s->stale_slots, s->stale_slots + 1);
+        } else {
+            hbitmap_free(cured);
+        }
+    }
 }
 
 /* Whether a flush that began at @epoch and ends now proves nothing. */
@@ -553,8 +575,15 @@ bool quorum_write_settle(BDRVQuorumState *s, QuorumWrite *w, bool fua)
     }
 
     QEMU_LOCK_GUARD(&s->lock);
-    for (int i = 0; i < s->num_slots && fua; i++) {
-        w->failed[i] |= quorum_flush_is_doubtful(&s->slots[i], w->epoch);
+    for (int i = 0; i < s->num_slots; i++) {
+        /*
+         * A flush that failed meanwhile may have lost it.  If it was not to be
+         * flushed yet, that matters only to a child that it would cure.
+         */
+        if (quorum_flush_is_doubtful(&s->slots[i], w->epoch) &&
+            (fua || quorum_is_stale(s, i, w->offset, w->bytes))) {
+            w->failed[i] = true;
+        }
     }
     quorum_write_end_locked(s, w);
     any_failed = false;
@@ -583,8 +612,10 @@ void quorum_repair_settle(BDRVQuorumState *s, QuorumWrite *w, int i,
                           int64_t offset, int64_t bytes)
 {
     QEMU_LOCK_GUARD(&s->lock);
+    bool doubtful = quorum_flush_is_doubtful(&s->slots[i], w->epoch);
+
     quorum_write_end_locked(s, w);
-    if (quorum_slot_is_in(&s->slots[i]) && !w->failed[i]) {
+    if (quorum_slot_is_in(&s->slots[i]) && !w->failed[i] && !doubtful) {
         quorum_stale_clear(s, i, offset, bytes);
     }
 }
@@ -600,6 +631,16 @@ void quorum_flush_begin(BDRVQuorumState *s)
         s->unflushed = empty;
         stat64_add(&s->flush_epoch, 1);
         s->flush_start = stat64_get(&s->flush_epoch);
+        for (int i = 0; i < s->num_slots; i++) {
+            HBitmap **cured = s->slots[i].cured;
+
+            if (cured[0] && cured[1]) {
+                hbitmap_merge(cured[1], cured[0], cured[1]);
+                g_clear_pointer(&cured[0], hbitmap_free);
+            } else if (cured[0]) {
+                cured[1] = g_steal_pointer(&cured[0]);
+            }
+        }
     }
     /*
      * Before the children get to flush, writes must be able to see that: one
@@ -625,18 +666,19 @@ static bool GRAPH_RDLOCK quorum_is_flushed(BDRVQuorumState *s,
         QuorumSlot *slot = &s->slots[i];
 
         stale[i] = slot->stale;
-        if (slot->cured) {
-            if (slot->stale) {
-                hbitmap_merge(slot->cured, slot->stale, slot->cured);
-            }
-            slot->stale = slot->cured;
+        if (slot->cured[0]) {
+            slot->stale = hbitmap_alloc(s->map_bytes, s->stale_shift);
+            hbitmap_merge(slot->cured[0], stale[i] ?: slot->stale,
+                          slot->stale);
             qatomic_set(&s->stale_slots, s->num_slots);
         }
     }
     held = quorum_is_held(s, s->unflushed, failed);
     for (int i = 0; i < s->num_slots; i++) {
-        g_clear_pointer(&s->slots[i].cured, hbitmap_free);
-        s->slots[i].stale = stale[i];
+        if (s->slots[i].stale != stale[i]) {
+            hbitmap_free(s->slots[i].stale);
+            s->slots[i].stale = stale[i];
+        }
     }
     qatomic_set(&s->stale_slots, stale_slots);
     return held;
@@ -658,7 +700,10 @@ bool quorum_flush_settle(BDRVQuorumState *s, bool *failed)
             good += !failed[i];
             any_failed |= failed[i];
         }
-        any_cured |= s->slots[i].cured != NULL;
+        any_cured |= s->slots[i].cured[0] != NULL;
+        if (!failed[i]) {
+            g_clear_pointer(&s->slots[i].cured[1], hbitmap_free);
+        }
     }
     bits = quorum_unflushed_bits(s->map_bytes, s->unflushed_shift);
 
@@ -676,7 +721,6 @@ bool quorum_flush_settle(BDRVQuorumState *s, bool *failed)
         }
     }
     bitmap_zero(s->flushing, bits);
-    s->flush_start = 0;
     return ok;
 }
 

@@ -92,11 +92,12 @@ typedef struct QuorumSlot {
     HBitmap *stale;
 
     /*
-     * Where it has ceased to be stale since the flush under way began: what it
-     * got there may have come too late for it.  NULL if nowhere.  Under
-     * BDRVQuorumState.lock.
+     * Where it has ceased to be stale since its last good flush: [0] after the
+     * last flush began, which may have come too early for what the child got
+     * there, [1] before.  If a flush fails on it, that is undone.  NULL if
+     * nowhere.  Under BDRVQuorumState.lock.
      */
-    HBitmap *cured;
+    HBitmap *cured[2];
 
     /*
      * Flushes and FUA writes that have failed on the child and are not settled
@@ -177,7 +178,7 @@ typedef struct BDRVQuorumState {
     unsigned long *unflushed;
     unsigned long *flushing;
     int unflushed_shift;
-    uint64_t flush_start;       /* flush_epoch when it began; 0: none does */
+    uint64_t flush_start;       /* flush_epoch when the last one began */
 
     /*
      * Grows when a flush begins and when one has failed on a child: a write

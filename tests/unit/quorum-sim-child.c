@@ -201,7 +201,7 @@ static void child_drop(Child *c)
     if (ctpop32(sim.dropped | any_liars()) >= sim.s->threshold) {
         /* Until the guest hears of it, they may outvote the others. */
         for (int i = 0; i < sim.next_req; i++) {
-            sim.s->reqs[i].shaky |= !sim.s->reqs[i].flushed;
+            sim.s->reqs[i].doubtful |= !sim.s->reqs[i].flushed;
         }
     }
 }
@@ -331,7 +331,7 @@ static void op_finish(Op *op)
         break;
     case OP_WRITE:
     case OP_ZERO:
-        if (op->ret < 0 && op->req) {
+        if (op->ret < 0 && op->req && op->req->type != REQ_WRITE) {
             op->req->issued[c->index] &= ~op->cover;    /* try again */
         }
         if (op->ret == -ENOTSUP) {

@@ -247,7 +247,7 @@ bool permitted(int cell, uint8_t value, int start, int end,
 
         if (is_write(w) && acknowledged(w) && touched(w) & BIT_ULL(cell) &&
             w->start > value_end && w->end < start &&
-            (power_cut ? w->flushed : !w->shaky)) {
+            (power_cut ? w->flushed : !w->shaky && !w->doubtful)) {
             return false;
         }
     }
@@ -443,11 +443,19 @@ static void losses_known(Req *r)
 {
     for (int n = 0; n < sim.s->num_children; n++) {
         Child *c = &sim.child[n];
+        uint64_t lacks = 0;
 
+        for (uint64_t m = c->lost; m; m &= m - 1) {
+            int i = ctz64(m);
+
+            if (!permitted(i, c->image[i], sim.now, sim.now, false)) {
+                lacks |= BIT_ULL(i);
+            }
+        }
         if (r->ret < 0) {
             c->lost = 0;
         } else if (!flush_in_flight()) {
-            child_is_stale(c, c->lost);
+            child_is_stale(c, lacks);
             c->lost = 0;
         }
     }
@@ -629,6 +637,13 @@ void guest_ended(Req *r)
                              r->mask : 0);
         trace("%s %d: %s%s", req_name[r->type], r->id,
               r->ret < 0 ? strerror(-r->ret) : "ok", values);
+    }
+    if ((r->type == REQ_FLUSH || r->flags & BDRV_REQ_FUA) && r->ret >= 0 &&
+        !flush_in_flight()) {
+        /* All is well, the guest has been told. */
+        for (int i = 0; i < sim.next_req; i++) {
+            sim.s->reqs[i].doubtful = false;
+        }
     }
     if (is_write(r)) {
         if (r->ret >= 0) {

@@ -87,6 +87,7 @@ typedef struct Req {
     uint64_t sent;              /* cells sent to any child */
     bool flushed;               /* a flush after it was acknowledged */
     bool shaky;                 /* may be lost: a flush has failed */
+    bool doubtful;              /* ... and the guest will hear of it */
 } Req;
 
 /* What is wrong with a child: chances in 1/1000, and how much. */

@@ -68,7 +68,7 @@ static void req_init(Req *r, int id)
     memset(r->issued, 0, sizeof(r->issued));
     memset(r->ok, 0, sizeof(r->ok));
     r->sent = 0;
-    r->flushed = r->shaky = false;
+    r->flushed = r->shaky = r->doubtful = false;
     r->buf = NULL;
 }
 
@@ -383,8 +383,13 @@ static void make_faults(Schedule *s, const Kind *kind, uint64_t *rng)
     int num_bad = max_bad ? 1 + rng_below(rng, max_bad) : 0;
     int units = DIV_ROUND_UP(s->cells, MAX(1, UNIT_BYTES / s->cell_bytes));
     int max_liars = MIN(s->threshold - 1, num_bad);
+    /* One that has lost writes and a liar may outvote the third one. */
+    bool drops = kind->drops && s->threshold > n / 2;
+    bool lies = kind->lies && (!drops || max_bad == 1 || rng_hit(rng, 500));
+    bool rot = kind->rot && lies;
 
-    if (kind->lies || kind->rot) {
+    drops &= !lies || max_bad == 1;
+    if (lies || rot) {
         /* Liars must not win: fewer than threshold at each place. */
         num_bad = MAX(num_bad, MIN(1, max_liars));
     }
@@ -411,16 +416,15 @@ static void make_faults(Schedule *s, const Kind *kind, uint64_t *rng)
                 plan->dead_after = 1 + rng_below(rng, 30);
             }
         }
-        if (kind->drops) {
-            /* Else they could outvote the others before anybody knows. */
-            plan->drops = s->threshold > n / 2 && rng_hit(rng, 800);
+        if (drops) {
+            plan->drops = rng_hit(rng, 800);
         }
-        if (kind->lies) {
+        if (lies) {
             plan->lie = often[rng_below(rng, 5)];
             plan->lose = often[rng_below(rng, 5)];
             plan->skip_flush = often[rng_below(rng, 5)];
         }
-        if (kind->rot) {
+        if (rot) {
             plan->rot = often[rng_below(rng, 4)];
         }
         if (s->cell_bytes < s->align) {
@@ -429,10 +433,10 @@ static void make_faults(Schedule *s, const Kind *kind, uint64_t *rng)
              * whatever is in the buffer.
              */
             plan->read_error = plan->bad_units = plan->dead_after = 0;
-            plan->lie = 0;
+            plan->lie = plan->rot = 0;
         }
     }
-    for (int u = 0; u < units && (kind->lies || kind->rot); u++) {
+    for (int u = 0; u < units && (lies || rot); u++) {
         /* Everywhere the same ones, or not. */
         if (u > 0 && s->seed & 1) {
             s->liars[u] = s->liars[0];
