@@ -299,7 +299,9 @@ static void coroutine_fn GRAPH_RDLOCK quorum_repair(QuorumBallot *b, int i)
                 quorum_whole_granules(s, &start, &stop);
             } else {
                 start = ROUND_UP(start, QUORUM_UNIT);
-                stop = QEMU_ALIGN_DOWN(stop, QUORUM_UNIT);
+                if (stop < req->bs->total_sectors << BDRV_SECTOR_BITS) {
+                    stop = QEMU_ALIGN_DOWN(stop, QUORUM_UNIT);
+                }
             }
             pos = start - req->offset;
             size = stop - start;
@@ -730,6 +732,9 @@ quorum_heal_granule(BlockDriverState *bs, int64_t pos, int64_t offset,
     int64_t size = 1;
 
     quorum_stale_widen(bs->opaque, &start, &size);
+    if (start + size > bs->total_sectors << BDRV_SECTOR_BITS) {
+        return;
+    }
     if ((start < offset || start + size > offset + bytes) &&
         size <= quorum_read_most(bs) && quorum_met_stale(bs, start, size)) {
         quorum_read_locked(bs, start, size, NULL, 0, NULL);

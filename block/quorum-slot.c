@@ -13,8 +13,9 @@
  * does each decision that counts children that are not stale.  That is what
  * keeps this true at any moment: what has been acknowledged is held by at least
  * threshold children that are not stale there, unless children were taken out
- * since.  Two requests that each lose another child in one granule can't
- * both believe in the other's loser.
+ * since, or a flush that failed has taken back what had cured them.  Two
+ * requests that each lose another child in one granule can't both believe in
+ * the other's loser.
  *
  * Staleness ends only where a write or a repair covers a whole granule, with
  * its range held in range_lock: no other write in flight can have made the
@@ -596,10 +597,10 @@ bool quorum_write_settle(BDRVQuorumState *s, QuorumWrite *w, bool fua)
         return false;
     }
     for (int i = 0; i < s->num_slots; i++) {
-        if (!quorum_slot_is_in(&s->slots[i])) {
+        if (!s->slots[i].child) {
             continue;
         }
-        if (w->failed[i]) {
+        if (w->failed[i] || !quorum_slot_is_in(&s->slots[i])) {
             quorum_stale_set(s, i, w->offset, w->bytes);
         } else {
             quorum_stale_clear(s, i, w->offset, w->bytes);
@@ -651,8 +652,8 @@ void quorum_flush_begin(BDRVQuorumState *s)
 }
 
 /*
- * Whether all that is unflushed is held by enough children that have flushed
- * it.  What was cured after the flush began, still counts as stale.  Called
+ * Whether all that was to be flushed is held by enough children that have done
+ * so.  What was cured after the flush began, still counts as stale.  Called
  * with lock held.
  */
 static bool GRAPH_RDLOCK quorum_is_flushed(BDRVQuorumState *s,
@@ -673,7 +674,7 @@ static bool GRAPH_RDLOCK quorum_is_flushed(BDRVQuorumState *s,
             qatomic_set(&s->stale_slots, s->num_slots);
         }
     }
-    held = quorum_is_held(s, s->unflushed, failed);
+    held = quorum_is_held(s, s->flushing, failed);
     for (int i = 0; i < s->num_slots; i++) {
         if (s->slots[i].stale != stale[i]) {
             hbitmap_free(s->slots[i].stale);
@@ -686,7 +687,6 @@ static bool GRAPH_RDLOCK quorum_is_flushed(BDRVQuorumState *s,
 
 bool quorum_flush_settle(BDRVQuorumState *s, bool *failed)
 {
-    g_autofree unsigned long *later = NULL;
     int good = 0;
     bool any_failed = false, any_cured = false;
     int64_t bits;
@@ -707,21 +707,45 @@ bool quorum_flush_settle(BDRVQuorumState *s, bool *failed)
     }
     bits = quorum_unflushed_bits(s->map_bytes, s->unflushed_shift);
 
-    if (!any_failed && !any_cured && !s->stale_slots &&
-        good >= s->opts.threshold) {
-        ok = true;
-    } else {
-        later = g_memdup2(s->unflushed,
-                          BITS_TO_LONGS(bits) * sizeof(unsigned long));
+    ok = good >= s->opts.threshold;
+    if (ok && (any_failed || any_cured || s->stale_slots)) {
+        ok = quorum_is_flushed(s, failed);
+    }
+    if (ok && any_failed) {
+        /* What was written meanwhile need not be flushed, but is lost, too. */
+        ok = quorum_is_held(s, s->unflushed, failed);
+    }
+    if (!ok) {
         bitmap_or(s->unflushed, s->unflushed, s->flushing, bits);
-        ok = quorum_is_flushed(s, failed) && good >= s->opts.threshold;
-        if (ok) {
-            quorum_flush_lost(s, s->unflushed, failed);
-            bitmap_copy(s->unflushed, later, bits);
-        }
+    } else if (any_failed) {
+        quorum_flush_lost(s, s->flushing, failed);
+        quorum_flush_lost(s, s->unflushed, failed);
     }
     bitmap_zero(s->flushing, bits);
     return ok;
+}
+
+/* --- resizes --- */
+
+bool quorum_resize_settle(BDRVQuorumState *s, const bool *failed, int64_t kept)
+{
+    int good = 0;
+
+    QEMU_LOCK_GUARD(&s->lock);
+    for (int i = 0; i < s->num_slots; i++) {
+        good += quorum_slot_is_in(&s->slots[i]) && !failed[i];
+    }
+    if (good < s->opts.threshold ||
+        quorum_count_holders(s, failed, 0, kept) < s->opts.threshold) {
+        return false;
+    }
+    for (int i = 0; i < s->num_slots; i++) {
+        if (quorum_slot_is_in(&s->slots[i]) && failed[i]) {
+            qatomic_set(&s->slots[i].out, true);
+            quorum_stale_set(s, i, 0, s->map_bytes);
+        }
+    }
+    return true;
 }
 
 /* --- statistics --- */

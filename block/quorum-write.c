@@ -213,7 +213,9 @@ int coroutine_fn quorum_co_pdiscard(BlockDriverState *bs, int64_t offset,
 {
     BDRVQuorumState *s = bs->opaque;
     uint32_t alignment = bs->bl.pwrite_zeroes_alignment;
-    int64_t end = QEMU_ALIGN_DOWN(offset + bytes, alignment);
+    /* A discard may go past the end, and must not make anybody longer. */
+    int64_t end = QEMU_ALIGN_DOWN(MIN(offset + bytes, bs->total_sectors <<
+                                      BDRV_SECTOR_BITS), alignment);
     int64_t most = QEMU_ALIGN_DOWN(MIN_NON_ZERO(bs->bl.max_pwrite_zeroes,
                                                 INT64_MAX), alignment);
     int ret = 0;
@@ -296,6 +298,38 @@ static void quorum_tell_error(QuorumRequest *req, int ret, Error **errp)
     error_setg_errno(errp, -ret, "Too few children could be resized");
 }
 
+/*
+ * Enough children were resized, and those that were not are out.  A resize that
+ * need not be exact may leave a child longer than asked for: what they agree on
+ * is the length now.
+ */
+static void coroutine_fn GRAPH_RDLOCK quorum_resize_end(QuorumRequest *req)
+{
+    BDRVQuorumState *s = req->bs->opaque;
+    int64_t length = req->resize.length;
+
+    if (!req->resize.exact) {
+        int64_t voted = quorum_co_getlength(req->bs);
+
+        length = voted < 0 ? req->offset + req->bytes : voted;
+    }
+    quorum_maps_resize(s, length);
+    for (int i = 0; i < req->n; i++) {
+        QuorumAnswer *a = &req->answers[i];
+
+        if (!a->child || a->ret < 0) {
+            continue;
+        }
+        if (bdrv_co_getlength(a->child->bs) != length) {
+            quorum_put_out(s, i);
+        } else if (qatomic_read(&s->slots[i].out)) {
+            /* It has the right length now, but not the data. */
+            quorum_set_stale(s, i, 0, length);
+            qatomic_set(&s->slots[i].out, false);
+        }
+    }
+}
+
 int coroutine_fn quorum_co_truncate(BlockDriverState *bs, int64_t offset,
                                     bool exact, PreallocMode prealloc,
                                     BdrvRequestFlags flags, Error **errp)
@@ -305,7 +339,6 @@ int coroutine_fn quorum_co_truncate(BlockDriverState *bs, int64_t offset,
     int64_t start = MIN(old_length, offset);
     QuorumRequest *req;
     RangeLockRequest range;
-    int good = 0;
     int ret = 0;
 
     req = quorum_request_new(bs, start, MAX(old_length, offset) - start, NULL,
@@ -322,29 +355,14 @@ int coroutine_fn quorum_co_truncate(BlockDriverState *bs, int64_t offset,
     quorum_write_end(s, &req->write);
 
     quorum_report_errors(req, QUORUM_OP_TYPE_WRITE, NULL);
-    for (int i = 0; i < req->n; i++) {
-        good += quorum_slot_is_in(&s->slots[i]) && !req->failed[i];
-    }
-    if (good < s->opts.threshold) {
+    if (!quorum_resize_settle(s, req->failed, start)) {
         ret = quorum_request_errno(req);
         quorum_report_failure(req);
         quorum_tell_error(req, ret, errp);
         quorum_undo_resize(req, old_length);
         quorum_maps_resize(s, old_length);
     } else {
-        quorum_maps_resize(s, offset);
-        for (int i = 0; i < req->n; i++) {
-            if (!req->answers[i].child) {
-                continue;
-            }
-            /* Who was out has the right length now, but not the data. */
-            if (req->answers[i].ret < 0) {
-                quorum_put_out(s, i);
-            } else if (qatomic_read(&s->slots[i].out)) {
-                quorum_set_stale(s, i, 0, offset);
-                qatomic_set(&s->slots[i].out, false);
-            }
-        }
+        quorum_resize_end(req);
     }
     range_lock_co_unlock(&s->range_lock, &range);
     quorum_request_free(req);

@@ -165,6 +165,10 @@ static int GRAPH_RDLOCK quorum_vote_length(BlockDriverState *bs, Error **errp)
             continue;
         }
         if (version[i] == winner) {
+            if (qatomic_read(&slot->out) && quorum_stale_bytes(s, i)) {
+                /* What was written while it was out it does not have. */
+                quorum_set_stale(s, i, 0, lengths[winner]);
+            }
             qatomic_set(&slot->out, false);
             continue;
         }
@@ -513,7 +517,8 @@ static int quorum_reopen_prepare(BDRVReopenState *state,
     int last_missing = -1;
     int ret;
 
-    if (!quorum_opts_normalise(state->options, errp)) {
+    if (!quorum_opts_normalise(state->options, errp) ||
+        !quorum_opts_normalise(state->explicit_options, errp)) {
         return -EINVAL;
     }
 
@@ -532,6 +537,7 @@ static int quorum_reopen_prepare(BDRVReopenState *state,
             }
         } else if (quorum_key_is_vacant(state->options, key)) {
             qdict_del(state->options, key);
+            qdict_del(state->explicit_options, key);
         }
     }
     bdrv_graph_rdunlock_main_loop();

@@ -165,7 +165,10 @@ typedef struct BDRVQuorumState {
     /* Slots that have a stale map.  Written under lock, read without. */
     int stale_slots;
 
-    /* The maps cover [0, map_bytes); a granule is 1 << stale_shift bytes. */
+    /*
+     * The maps cover [0, map_bytes), the node or more if it has tried to grow;
+     * a granule is 1 << stale_shift bytes.
+     */
     int64_t map_bytes;
     int stale_shift;
 
@@ -305,10 +308,19 @@ void quorum_flush_doubt_end(BDRVQuorumState *s, int i);
  * were not asked; set here for those that can't be trusted.  Returns whether it
  * may be acknowledged: all that had been written is held by at least threshold
  * children that did it.  Then those that failed are stale there, and in what
- * was written meanwhile.  If not, nobody becomes stale, and nothing counts as
- * flushed.
+ * was written meanwhile.  If not, nobody becomes stale (but see cured), and
+ * nothing counts as flushed.
  */
 bool GRAPH_RDLOCK quorum_flush_settle(BDRVQuorumState *s, bool *failed);
+
+/*
+ * A resize has ended; @failed[slot] as for a flush, and what is below @kept
+ * stays.  Returns whether it may be acknowledged: at least threshold children
+ * did it, and they hold what stays without the others.  Then those that failed
+ * are out.
+ */
+bool GRAPH_RDLOCK quorum_resize_settle(BDRVQuorumState *s, const bool *failed,
+                                       int64_t kept);
 
 /*
  * What query-blockstats shows of the node.  Owned by the caller.  Any thread,
