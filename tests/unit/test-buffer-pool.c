@@ -13,7 +13,7 @@
 #include "qemu/host-utils.h"
 #include "qemu/main-loop.h"
 #include "qemu/processor.h"
-#include "iothread.h"
+#include "thread-stress.h"
 
 enum {
     KiB4 = BUFFER_POOL_MIN_SIZE,
@@ -422,39 +422,14 @@ enum {
 };
 
 static BufferPool stress_pool;
-static AioContext *stress_ctx[THREADS];
-static int running;
 static size_t in_use;
 static int too_much;                /* more in use than there may be */
 static int shared;                  /* buffers with somebody else's stamp */
 static int strays;                  /* woken in another AioContext */
 static int failed;
 
-static void coroutine_fn stress_pause(GRand *rand)
+static void coroutine_fn stress_entry(int id, GRand *rand)
 {
-    switch (g_rand_int_range(rand, 0, 4)) {
-    case 0:
-        qemu_co_sleep_ns(QEMU_CLOCK_REALTIME,
-                         g_rand_int_range(rand, 1000, 100000));
-        break;
-    case 1:
-        aio_co_reschedule_self(stress_ctx[g_rand_int_range(rand, 0, THREADS)]);
-        break;
-    default:
-        break;
-    }
-}
-
-typedef struct StressTask {
-    int id;
-    uint32_t seed;
-} StressTask;
-
-static void coroutine_fn stress_entry(void *opaque)
-{
-    StressTask *task = opaque;
-    GRand *rand = g_rand_new_with_seed(task->seed);
-
     for (int round = 0; round < ROUNDS; round++) {
         void *bufs[MAX_BUFS];
         int n = g_rand_int_range(rand, 1, MAX_BUFS + 1);
@@ -466,7 +441,7 @@ static void coroutine_fn stress_entry(void *opaque)
         bool foreign = false;
         AioContext *ctx;
 
-        stress_pause(rand);
+        thread_stress_pause(rand);
         ctx = qemu_get_current_aio_context();
         if (!buffer_pool_co_get(&stress_pool, bytes, n, bufs)) {
             qatomic_inc(&failed);
@@ -482,14 +457,14 @@ static void coroutine_fn stress_entry(void *opaque)
         }
         for (int i = 0; i < n; i++) {
             for (size_t k = 0; k + sizeof(int) <= bytes; k += STAMPS) {
-                qatomic_set((int *)((char *)bufs[i] + k), task->id);
+                qatomic_set((int *)((char *)bufs[i] + k), id);
             }
         }
-        stress_pause(rand);
+        thread_stress_pause(rand);
         for (int i = 0; i < n; i++) {
             for (size_t k = 0; k + sizeof(int) <= bytes; k += STAMPS) {
                 foreign |= qatomic_read((int *)((char *)bufs[i] + k))
-                           != task->id;
+                           != id;
             }
         }
         if (foreign) {
@@ -499,35 +474,12 @@ static void coroutine_fn stress_entry(void *opaque)
 
         buffer_pool_put(&stress_pool, bytes, n, bufs);
     }
-
-    g_rand_free(rand);
-    qatomic_dec(&running);
 }
 
 static void test_stress(void)
 {
-    IOThread *threads[THREADS];
-    g_autofree StressTask *tasks = g_new(StressTask, THREADS * COROUTINES);
-    int64_t deadline = g_get_monotonic_time() + 120 * G_USEC_PER_SEC;
-
     buffer_pool_init(&stress_pool, STRESS_CAPACITY, KiB4);
-    running = THREADS * COROUTINES;
-    for (int t = 0; t < THREADS; t++) {
-        threads[t] = iothread_new();
-        stress_ctx[t] = iothread_get_aio_context(threads[t]);
-    }
-    for (int i = 0; i < THREADS * COROUTINES; i++) {
-        tasks[i] = (StressTask) { .id = i + 1, .seed = g_test_rand_int() };
-        aio_co_schedule(stress_ctx[i % THREADS],
-                        qemu_coroutine_create(stress_entry, &tasks[i]));
-    }
-
-    /* A lost wake-up shows as coroutines that never end. */
-    while (qatomic_read(&running) && g_get_monotonic_time() < deadline) {
-        aio_poll(qemu_get_aio_context(), false);
-        g_usleep(1000);
-    }
-    g_assert_cmpint(qatomic_read(&running), ==, 0);
+    thread_stress(THREADS, COROUTINES, stress_entry);
     g_assert_cmpint(failed, ==, 0);
     g_assert_cmpint(strays, ==, 0);
     g_assert_cmpint(too_much, ==, 0);
@@ -535,10 +487,6 @@ static void test_stress(void)
 
     /* The timer was set in other threads. */
     wait_held(&stress_pool, 0);
-
-    for (int t = 0; t < THREADS; t++) {
-        iothread_join(threads[t]);
-    }
     buffer_pool_destroy(&stress_pool);
 }
 
@@ -562,10 +510,8 @@ static void handover_spin(GRand *rand)
     }
 }
 
-static void coroutine_fn handover_entry(void *opaque)
+static void coroutine_fn handover_entry(int id, GRand *rand)
 {
-    uint32_t *seed = opaque;
-    GRand *rand = g_rand_new_with_seed(*seed);
     void *buf;
 
     for (int i = 0; i < HANDOVERS; i++) {
@@ -576,34 +522,13 @@ static void coroutine_fn handover_entry(void *opaque)
             qatomic_inc(&failed);
         }
     }
-
-    g_rand_free(rand);
-    qatomic_dec(&running);
 }
 
 static void test_handover(void)
 {
-    IOThread *threads[2];
-    uint32_t seeds[2];
-    int64_t deadline = g_get_monotonic_time() + 120 * G_USEC_PER_SEC;
-
     buffer_pool_init(&stress_pool, KiB4, 1);
-    running = 2;
-    for (int t = 0; t < 2; t++) {
-        threads[t] = iothread_new();
-        seeds[t] = g_test_rand_int();
-        aio_co_schedule(iothread_get_aio_context(threads[t]),
-                        qemu_coroutine_create(handover_entry, &seeds[t]));
-    }
-    while (qatomic_read(&running) && g_get_monotonic_time() < deadline) {
-        g_usleep(1000);
-    }
-    g_assert_cmpint(qatomic_read(&running), ==, 0);
+    thread_stress(2, 1, handover_entry);
     g_assert_cmpint(failed, ==, 0);
-
-    for (int t = 0; t < 2; t++) {
-        iothread_join(threads[t]);
-    }
     buffer_pool_destroy(&stress_pool);
 }
 

@@ -11,7 +11,7 @@
 #include "block/aio.h"
 #include "block/range-lock.h"
 #include "qemu/main-loop.h"
-#include "iothread.h"
+#include "thread-stress.h"
 
 /* --- one thread: who waits for whom --- */
 
@@ -171,36 +171,11 @@ enum {
 };
 
 static RangeLock stress_lock;
-static AioContext *stress_ctx[THREADS];
 static int cell_owner[CELLS];           /* 0: nobody */
-static int running;
 static int overlaps;
 
-static void coroutine_fn stress_pause(GRand *rand)
+static void coroutine_fn stress_entry(int id, GRand *rand)
 {
-    switch (g_rand_int_range(rand, 0, 4)) {
-    case 0:
-        qemu_co_sleep_ns(QEMU_CLOCK_REALTIME,
-                         g_rand_int_range(rand, 1000, 100000));
-        break;
-    case 1:
-        aio_co_reschedule_self(stress_ctx[g_rand_int_range(rand, 0, THREADS)]);
-        break;
-    default:
-        break;
-    }
-}
-
-typedef struct StressTask {
-    int id;
-    uint32_t seed;
-} StressTask;
-
-static void coroutine_fn stress_entry(void *opaque)
-{
-    StressTask *task = opaque;
-    GRand *rand = g_rand_new_with_seed(task->seed);
-
     for (int round = 0; round < ROUNDS; round++) {
         int start = g_rand_int_range(rand, 0, CELLS);
         /* Now and then a range that overlaps nearly all others. */
@@ -209,54 +184,28 @@ static void coroutine_fn stress_entry(void *opaque)
         RangeLockRequest req;
 
         cells = MIN(cells, CELLS - start);
-        stress_pause(rand);
+        thread_stress_pause(rand);
         range_lock_co_lock(&stress_lock, &req, start, cells);
 
         for (int i = start; i < start + cells; i++) {
-            if (qatomic_cmpxchg(&cell_owner[i], 0, task->id) != 0) {
+            if (qatomic_cmpxchg(&cell_owner[i], 0, id) != 0) {
                 qatomic_inc(&overlaps);
             }
         }
-        stress_pause(rand);
+        thread_stress_pause(rand);
         for (int i = start; i < start + cells; i++) {
-            qatomic_cmpxchg(&cell_owner[i], task->id, 0);
+            qatomic_cmpxchg(&cell_owner[i], id, 0);
         }
 
         range_lock_co_unlock(&stress_lock, &req);
     }
-
-    g_rand_free(rand);
-    qatomic_dec(&running);
 }
 
 static void test_stress(void)
 {
-    IOThread *threads[THREADS];
-    g_autofree StressTask *tasks = g_new(StressTask, THREADS * COROUTINES);
-    int64_t deadline = g_get_monotonic_time() + 120 * G_USEC_PER_SEC;
-
     range_lock_init(&stress_lock);
-    running = THREADS * COROUTINES;
-    for (int t = 0; t < THREADS; t++) {
-        threads[t] = iothread_new();
-        stress_ctx[t] = iothread_get_aio_context(threads[t]);
-    }
-    for (int i = 0; i < THREADS * COROUTINES; i++) {
-        tasks[i] = (StressTask) { .id = i + 1, .seed = g_test_rand_int() };
-        aio_co_schedule(stress_ctx[i % THREADS],
-                        qemu_coroutine_create(stress_entry, &tasks[i]));
-    }
-
-    /* A lost wake-up shows as coroutines that never end. */
-    while (qatomic_read(&running) && g_get_monotonic_time() < deadline) {
-        g_usleep(1000);
-    }
-    g_assert_cmpint(qatomic_read(&running), ==, 0);
+    thread_stress(THREADS, COROUTINES, stress_entry);
     g_assert_cmpint(overlaps, ==, 0);
-
-    for (int t = 0; t < THREADS; t++) {
-        iothread_join(threads[t]);
-    }
     range_lock_destroy(&stress_lock);
 }
 
