@@ -16,8 +16,8 @@ typedef void coroutine_fn ThreadStressFn(int id, GRand *rand);
 
 /*
  * Run @fn in @coroutines coroutines in each of @threads new iothreads, with
- * seeds that follow from that of the test, and wait for all of them.  That takes
- * two minutes at most: a lost wake-up shows as coroutines that never end.
+ * seeds that follow from that of the test, and wait for all of them.  That
+ * takes two minutes at most: a lost wake-up shows as coroutines that never end.
  */
 void thread_stress(int threads, int coroutines, ThreadStressFn *fn);
 
