@@ -221,6 +221,12 @@ int quorum_request_errno(const QuorumRequest *req)
     return quorum_vote_errno(rets, req->n);
 }
 
+int quorum_request_fail(const QuorumRequest *req)
+{
+    quorum_report_failure(req);
+    return quorum_request_errno(req);
+}
+
 void quorum_report_errors(const QuorumRequest *req, QuorumOpType type,
                           const int64_t *errors)
 {

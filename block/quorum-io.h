@@ -114,7 +114,10 @@ void GRAPH_RDLOCK quorum_report_errors(const QuorumRequest *req,
                                        QuorumOpType type,
                                        const int64_t *errors);
 
-/* The request as a whole has failed. */
+/* The request as a whole has failed: report it, and return its error. */
+int GRAPH_RDLOCK quorum_request_fail(const QuorumRequest *req);
+
+/* The same, with an error that the caller knows better. */
 void GRAPH_RDLOCK quorum_report_failure(const QuorumRequest *req);
 
 /* A flush, or what may have been one, has failed: it is to be settled. */

@@ -689,8 +689,7 @@ quorum_read_fifo_run(BlockDriverState *bs, int64_t offset, int64_t bytes,
         quorum_report_errors(req, QUORUM_OP_TYPE_READ, NULL);
     }
     if (!answered) {
-        quorum_report_failure(req);
-        ret = quorum_request_errno(req);
+        ret = quorum_request_fail(req);
     }
     quorum_request_free(req);
     return ret;

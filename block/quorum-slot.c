@@ -95,7 +95,38 @@ void quorum_slot_reset(BDRVQuorumState *s, int i)
     stat64_init(&slot->counters.repaired_bytes, 0);
 }
 
+/*
+ * How many children that are in have not failed; *@any_failed says whether one
+ * has.
+ */
+static int GRAPH_RDLOCK quorum_count_done(BDRVQuorumState *s,
+                                          const bool *failed,
+                                          bool *any_failed)
+{
+    int done = 0;
+
+    *any_failed = false;
+    for (int i = 0; i < s->num_slots; i++) {
+        if (quorum_slot_is_in(&s->slots[i])) {
+            done += !failed[i];
+            *any_failed |= failed[i];
+        }
+    }
+    return done;
+}
+
 /* --- stale maps --- */
+
+/* Add what is in *@from, which may be NULL, to *@to, and forget it there. */
+static void quorum_map_move(HBitmap **to, HBitmap **from)
+{
+    if (*from && *to) {
+        hbitmap_merge(*to, *from, *to);
+        g_clear_pointer(from, hbitmap_free);
+    } else if (*from) {
+        *to = g_steal_pointer(from);
+    }
+}
 
 /* The smallest shift, from @shift up, so that @bytes take @most bits or less */
 static int quorum_map_shift(int64_t bytes, int shift, int64_t most)
@@ -212,11 +243,17 @@ void quorum_set_stale(BDRVQuorumState *s, int i, int64_t offset, int64_t bytes)
     quorum_stale_set(s, i, offset, bytes);
 }
 
+/* Called with lock held. */
+static void quorum_put_out_locked(BDRVQuorumState *s, int i)
+{
+    qatomic_set(&s->slots[i].out, true);
+    quorum_stale_set(s, i, 0, s->map_bytes);
+}
+
 void quorum_put_out(BDRVQuorumState *s, int i)
 {
     QEMU_LOCK_GUARD(&s->lock);
-    qatomic_set(&s->slots[i].out, true);
-    quorum_stale_set(s, i, 0, s->map_bytes);
+    quorum_put_out_locked(s, i);
 }
 
 /* Called with lock held. */
@@ -462,6 +499,7 @@ void quorum_flush_doubt(BDRVQuorumState *s, int i)
 void quorum_flush_doubt_end(BDRVQuorumState *s, int i)
 {
     QuorumSlot *slot = &s->slots[i];
+    bool was_stale;
 
     QEMU_LOCK_GUARD(&s->lock);
     slot->doubts--;
@@ -469,21 +507,14 @@ void quorum_flush_doubt_end(BDRVQuorumState *s, int i)
     slot->doubt_epoch = stat64_get(&s->flush_epoch);
 
     /* What ended its being stale may be what is lost. */
-    for (int age = 0; age < ARRAY_SIZE(slot->cured); age++) {
-        HBitmap *cured = g_steal_pointer(&slot->cured[age]);
-
-        if (!cured) {
-            continue;
-        }
-        if (slot->stale) {
-            hbitmap_merge(slot->stale, cured, slot->stale);
-            hbitmap_free(cured);
-        } else if (!hbitmap_empty(cured)) {
-            slot->stale = cured;
-            qatomic_set(&s->stale_slots, s->stale_slots + 1);
-        } else {
-            hbitmap_free(cured);
-        }
+    was_stale = slot->stale != NULL;
+    quorum_map_move(&slot->stale, &slot->cured[0]);
+    quorum_map_move(&slot->stale, &slot->cured[1]);
+    if (slot->stale && !was_stale) {
+        qatomic_set(&s->stale_slots, s->stale_slots + 1);
+    }
+    if (slot->stale && hbitmap_empty(slot->stale)) {
+        quorum_drop_map(s, i);
     }
 }
 
@@ -554,15 +585,10 @@ static bool GRAPH_RDLOCK quorum_holds(BDRVQuorumState *s, QuorumWrite *w, int i)
 
 bool quorum_write_settle(BDRVQuorumState *s, QuorumWrite *w, bool fua)
 {
-    int took = 0, holders = 0;
-    bool any_failed = false;
+    bool any_failed;
+    int took = quorum_count_done(s, w->failed, &any_failed);
+    int holders = 0;
 
-    for (int i = 0; i < s->num_slots; i++) {
-        bool in = quorum_slot_is_in(&s->slots[i]);
-
-        took += in && !w->failed[i];
-        any_failed |= in && w->failed[i];
-    }
     /*
      * The hot path.  Should a flush begin right now, it comes after what the
      * children have done (see quorum_flush_begin()), and finds the range
@@ -587,10 +613,9 @@ bool quorum_write_settle(BDRVQuorumState *s, QuorumWrite *w, bool fua)
         }
     }
     quorum_write_end_locked(s, w);
-    any_failed = false;
+    quorum_count_done(s, w->failed, &any_failed);
     for (int i = 0; i < s->num_slots; i++) {
         holders += quorum_holds(s, w, i);
-        any_failed |= quorum_slot_is_in(&s->slots[i]) && w->failed[i];
     }
     if (holders < s->opts.threshold ||
         (fua && any_failed && !quorum_fua_failed(s, w->failed))) {
@@ -635,12 +660,7 @@ void quorum_flush_begin(BDRVQuorumState *s)
         for (int i = 0; i < s->num_slots; i++) {
             HBitmap **cured = s->slots[i].cured;
 
-            if (cured[0] && cured[1]) {
-                hbitmap_merge(cured[1], cured[0], cured[1]);
-                g_clear_pointer(&cured[0], hbitmap_free);
-            } else if (cured[0]) {
-                cured[1] = g_steal_pointer(&cured[0]);
-            }
+            quorum_map_move(&cured[1], &cured[0]);
         }
     }
     /*
@@ -687,8 +707,7 @@ static bool GRAPH_RDLOCK quorum_is_flushed(BDRVQuorumState *s,
 
 bool quorum_flush_settle(BDRVQuorumState *s, bool *failed)
 {
-    int good = 0;
-    bool any_failed = false, any_cured = false;
+    bool any_failed, any_cured = false;
     int64_t bits;
     bool ok;
 
@@ -696,10 +715,6 @@ bool quorum_flush_settle(BDRVQuorumState *s, bool *failed)
 
     for (int i = 0; i < s->num_slots; i++) {
         failed[i] |= quorum_flush_is_doubtful(&s->slots[i], s->flush_start);
-        if (quorum_slot_is_in(&s->slots[i])) {
-            good += !failed[i];
-            any_failed |= failed[i];
-        }
         any_cured |= s->slots[i].cured[0] != NULL;
         if (!failed[i]) {
             g_clear_pointer(&s->slots[i].cured[1], hbitmap_free);
@@ -707,7 +722,7 @@ bool quorum_flush_settle(BDRVQuorumState *s, bool *failed)
     }
     bits = quorum_unflushed_bits(s->map_bytes, s->unflushed_shift);
 
-    ok = good >= s->opts.threshold;
+    ok = quorum_count_done(s, failed, &any_failed) >= s->opts.threshold;
     if (ok && (any_failed || any_cured || s->stale_slots)) {
         ok = quorum_is_flushed(s, failed);
     }
@@ -729,20 +744,16 @@ bool quorum_flush_settle(BDRVQuorumState *s, bool *failed)
 
 bool quorum_resize_settle(BDRVQuorumState *s, const bool *failed, int64_t kept)
 {
-    int good = 0;
+    bool any_failed;
 
     QEMU_LOCK_GUARD(&s->lock);
-    for (int i = 0; i < s->num_slots; i++) {
-        good += quorum_slot_is_in(&s->slots[i]) && !failed[i];
-    }
-    if (good < s->opts.threshold ||
+    if (quorum_count_done(s, failed, &any_failed) < s->opts.threshold ||
         quorum_count_holders(s, failed, 0, kept) < s->opts.threshold) {
         return false;
     }
     for (int i = 0; i < s->num_slots; i++) {
         if (quorum_slot_is_in(&s->slots[i]) && failed[i]) {
-            qatomic_set(&s->slots[i].out, true);
-            quorum_stale_set(s, i, 0, s->map_bytes);
+            quorum_put_out_locked(s, i);
         }
     }
     return true;

@@ -116,8 +116,7 @@ quorum_change_end(QuorumRequest *req, RangeLockRequest *range)
         quorum_report_errors(req, QUORUM_OP_TYPE_WRITE, NULL);
     }
     if (!held) {
-        quorum_report_failure(req);
-        ret = quorum_request_errno(req);
+        ret = quorum_request_fail(req);
     }
     quorum_request_free(req);
     return ret;
@@ -356,8 +355,7 @@ int coroutine_fn quorum_co_truncate(BlockDriverState *bs, int64_t offset,
 
     quorum_report_errors(req, QUORUM_OP_TYPE_WRITE, NULL);
     if (!quorum_resize_settle(s, req->failed, start)) {
-        ret = quorum_request_errno(req);
-        quorum_report_failure(req);
+        ret = quorum_request_fail(req);
         quorum_tell_error(req, ret, errp);
         quorum_undo_resize(req, old_length);
         quorum_maps_resize(s, old_length);
@@ -393,6 +391,7 @@ int coroutine_fn quorum_co_flush(BlockDriverState *bs)
     QuorumRequest *req =
         quorum_request_new(bs, 0, bs->total_sectors << BDRV_SECTOR_BITS, NULL,
                            0);
+    bool held;
     int ret = 0;
 
     quorum_flush_begin(s);
@@ -400,13 +399,11 @@ int coroutine_fn quorum_co_flush(BlockDriverState *bs)
     for (int i = 0; i < req->n; i++) {
         req->failed[i] = !req->answers[i].child || req->answers[i].ret < 0;
     }
-    if (!quorum_flush_settle(s, req->failed)) {
-        ret = quorum_request_errno(req);
-    }
+    held = quorum_flush_settle(s, req->failed);
     quorum_doubts_end(req);
     quorum_report_errors(req, QUORUM_OP_TYPE_FLUSH, NULL);
-    if (ret < 0) {
-        quorum_report_failure(req);
+    if (!held) {
+        ret = quorum_request_fail(req);
     }
     quorum_request_free(req);
     return ret;
