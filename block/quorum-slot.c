@@ -37,23 +37,44 @@
 
 /* --- slots --- */
 
+/* Slots that are vacant, so that nothing is known of them. */
+static QuorumSlot *quorum_slots_new(int n)
+{
+    QuorumSlot *slots = g_new0(QuorumSlot, n);
+
+    for (int i = 0; i < n; i++) {
+        stat64_init(&slots[i].counters.read_errors, 0);
+        stat64_init(&slots[i].counters.write_errors, 0);
+        stat64_init(&slots[i].counters.flush_errors, 0);
+        stat64_init(&slots[i].counters.mismatches, 0);
+        stat64_init(&slots[i].counters.repaired_bytes, 0);
+    }
+    return slots;
+}
+
+static void quorum_slot_clear(QuorumSlot *slot)
+{
+    g_clear_pointer(&slot->stale, hbitmap_free);
+    g_clear_pointer(&slot->cured[0], hbitmap_free);
+    g_clear_pointer(&slot->cured[1], hbitmap_free);
+}
+
 void quorum_slots_init(BDRVQuorumState *s, int slots)
 {
+    s->slots = quorum_slots_new(slots);
+    s->num_slots = slots;
     qemu_mutex_init(&s->lock);
     s->stale_shift = ctz32(QUORUM_UNIT);
     s->unflushed_shift = QUORUM_UNFLUSHED_SHIFT_MIN;
     s->unflushed = bitmap_new(1);
     s->flushing = bitmap_new(1);
     stat64_init(&s->flush_epoch, 0);
-    while (s->num_slots < slots) {
-        quorum_slots_append(s);
-    }
 }
 
 void quorum_slots_destroy(BDRVQuorumState *s)
 {
     for (int i = 0; i < s->num_slots; i++) {
-        quorum_slot_reset(s, i);
+        quorum_slot_clear(&s->slots[i]);
     }
     g_free(s->slots);
     g_free(s->unflushed);
@@ -71,28 +92,73 @@ static void quorum_drop_map(BDRVQuorumState *s, int i)
     }
 }
 
-void quorum_slots_append(BDRVQuorumState *s)
+struct QuorumSlotsChange {
+    QuorumSlot *slots;          /* the old ones */
+    int num_slots;
+    int *from;                  /* [slot]: which one it was, or -1 */
+};
+
+/* Called with lock held. */
+static void quorum_slots_install(BDRVQuorumState *s, QuorumSlot *slots, int n)
 {
-    s->slots = g_renew(QuorumSlot, s->slots, s->num_slots + 1);
-    s->slots[s->num_slots] = (QuorumSlot) { .child = NULL };
-    quorum_slot_reset(s, s->num_slots++);
+    int stale_slots = 0;
+
+    for (int i = 0; i < n; i++) {
+        stale_slots += slots[i].stale != NULL;
+    }
+    s->slots = slots;
+    s->num_slots = n;
+    qatomic_set(&s->stale_slots, stale_slots);
 }
 
-void quorum_slot_reset(BDRVQuorumState *s, int i)
+QuorumSlotsChange *quorum_slots_change_begin(BDRVQuorumState *s,
+                                             const int *from, int n)
 {
-    QuorumSlot *slot = &s->slots[i];
+    QuorumSlotsChange *change = g_new(QuorumSlotsChange, 1);
+    QuorumSlot *slots = quorum_slots_new(n);
 
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
-        quorum_drop_map(s, i);
-        g_clear_pointer(&slot->cured[0], hbitmap_free);
-        g_clear_pointer(&slot->cured[1], hbitmap_free);
+    QEMU_LOCK_GUARD(&s->lock);
+    *change = (QuorumSlotsChange) {
+        .slots = s->slots,
+        .num_slots = s->num_slots,
+        .from = g_memdup2(from, n * sizeof(*from)),
+    };
+    for (int i = 0; i < n; i++) {
+        if (from[i] >= 0) {
+            slots[i] = s->slots[from[i]];
+        }
     }
-    *slot = (QuorumSlot) { .child = NULL };
-    stat64_init(&slot->counters.read_errors, 0);
-    stat64_init(&slot->counters.write_errors, 0);
-    stat64_init(&slot->counters.flush_errors, 0);
-    stat64_init(&slot->counters.mismatches, 0);
-    stat64_init(&slot->counters.repaired_bytes, 0);
+    quorum_slots_install(s, slots, n);
+    return change;
+}
+
+void quorum_slots_change_end(BDRVQuorumState *s, QuorumSlotsChange *change,
+                             bool commit)
+{
+    QuorumSlot *slots = s->slots;
+    int n = s->num_slots;
+
+    QEMU_LOCK_GUARD(&s->lock);
+    for (int i = 0; i < n; i++) {
+        if (change->from[i] >= 0) {
+            /* Both arrays know it; it goes with the one that stays. */
+            QuorumSlot *other = commit ? &change->slots[change->from[i]]
+                                       : &slots[i];
+
+            other->stale = other->cured[0] = other->cured[1] = NULL;
+        }
+    }
+    if (!commit) {
+        quorum_slots_install(s, change->slots, change->num_slots);
+        change->slots = slots;
+        change->num_slots = n;
+    }
+    for (int i = 0; i < change->num_slots; i++) {
+        quorum_slot_clear(&change->slots[i]);
+    }
+    g_free(change->slots);
+    g_free(change->from);
+    g_free(change);
 }
 
 /*

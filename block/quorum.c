@@ -29,11 +29,9 @@
 #include "quorum-vote.h"
 
 #define QUORUM_OPT_VOTE_THRESHOLD    "vote-threshold"
-#define QUORUM_OPT_BLKVERIFY         "blkverify"
 #define QUORUM_OPT_REWRITE_CORRUPTED "rewrite-corrupted"
 #define QUORUM_OPT_READ_PATTERN      "read-pattern"
 #define QUORUM_OPT_OPEN_DEGRADED     "open-degraded"
-#define QUORUM_OPT_CHILDREN          "children."
 
 static QemuOptsList quorum_runtime_opts = {
     .name = "quorum",
@@ -78,43 +76,21 @@ static const char *const quorum_strong_runtime_opts[] = {
     NULL
 };
 
+static const char *const quorum_mutable_opts[] = {
+    QUORUM_OPT_VOTE_THRESHOLD,
+    QUORUM_OPT_REWRITE_CORRUPTED,
+    QUORUM_OPT_READ_PATTERN,
+    QUORUM_OPT_OPEN_DEGRADED,
+    NULL
+};
+
 /* --- slots --- */
 
-static int GRAPH_RDLOCK quorum_find_slot(BDRVQuorumState *s, BdrvChild *child)
+char *quorum_child_name(int i)
 {
-    for (int i = 0; i < s->num_slots; i++) {
-        if (s->slots[i].child == child) {
-            return i;
-        }
-    }
-    g_assert_not_reached();
+    return g_strdup_printf(QUORUM_OPT_CHILDREN "%d", i);
 }
 
-/*
- * A child that lacks an efficient write-zeroes gets ordinary zeroes written, so
- * NO_FALLBACK can be promised only if all have it; FUA and MAY_UNMAP the core
- * emulates or drops for each child.
- */
-static void GRAPH_RDLOCK quorum_refresh_flags(BlockDriverState *bs)
-{
-    BDRVQuorumState *s = bs->opaque;
-    BdrvRequestFlags zero_flags = BDRV_REQ_FUA | BDRV_REQ_MAY_UNMAP |
-                                  BDRV_REQ_WRITE_UNCHANGED |
-                                  BDRV_REQ_NO_FALLBACK;
-    BdrvRequestFlags truncate_flags = BDRV_REQ_ZERO_WRITE;
-
-    for (int i = 0; i < s->num_slots; i++) {
-        BdrvChild *child = s->slots[i].child;
-
-        if (quorum_slot_is_in(&s->slots[i])) {
-            zero_flags &= ~BDRV_REQ_NO_FALLBACK |
-                          child->bs->supported_zero_flags;
-            truncate_flags &= child->bs->supported_truncate_flags;
-        }
-    }
-    bs->supported_zero_flags = zero_flags;
-    bs->supported_truncate_flags = truncate_flags;
-}
 
 /*
  * Find the length that the children agree on and count those out that have
@@ -249,7 +225,7 @@ static void quorum_parse_filename(const char *filename, QDict *options,
         }
     }
     for (int i = 0; i < name->total; i++) {
-        g_autofree char *key = g_strdup_printf(QUORUM_OPT_CHILDREN "%d", i);
+        g_autofree char *key = quorum_child_name(i);
         g_autofree char *file_key = g_strdup_printf("%s.file.", key);
         g_autoptr(QDict) file = quorum_file_options(name->names[i], errp);
         g_autofree char *driver_key = g_strdup_printf("%s.driver", key);
@@ -269,9 +245,8 @@ static void quorum_parse_filename(const char *filename, QDict *options,
     qdict_put_int(options, QUORUM_OPT_VOTE_THRESHOLD, name->threshold);
 }
 
-/* Read all @options but the children, of whom there are @occupied, into @o. */
-static int quorum_read_options(QuorumOptions *o, QDict *options, int slots,
-                               int occupied, Error **errp)
+int quorum_read_options(QuorumOptions *o, QDict *options, int slots,
+                        int occupied, Error **errp)
 {
     ERRP_GUARD();
     QemuOpts *opts = qemu_opts_create(&quorum_runtime_opts, NULL, 0,
@@ -342,7 +317,7 @@ out:
     return ret;
 }
 
-static bool quorum_key_is_vacant(QDict *options, const char *key)
+bool quorum_key_is_vacant(QDict *options, const char *key)
 {
     QObject *value = qdict_get(options, key);
     QString *string = qobject_to(QString, value);
@@ -398,7 +373,7 @@ static void quorum_forget_options(QDict *options, const char *key)
 /* The child in slot @i could not be opened because of @err. */
 static void quorum_report_vacant(int i, Error *err)
 {
-    g_autofree char *name = g_strdup_printf(QUORUM_OPT_CHILDREN "%d", i);
+    g_autofree char *name = quorum_child_name(i);
 
     warn_report("quorum: %s is left vacant: %s", name, error_get_pretty(err));
     qapi_event_send_quorum_report_bad(QUORUM_OP_TYPE_READ,
@@ -438,7 +413,7 @@ static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
     }
 
     for (int i = 0; i < slots; i++) {
-        g_autofree char *key = g_strdup_printf(QUORUM_OPT_CHILDREN "%d", i);
+        g_autofree char *key = quorum_child_name(i);
 
         occupied += !quorum_key_is_vacant(options, key);
     }
@@ -451,7 +426,7 @@ static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
     range_lock_init(&s->range_lock);
     quorum_slots_init(s, slots);
     for (int i = 0; i < slots; i++) {
-        g_autofree char *key = g_strdup_printf(QUORUM_OPT_CHILDREN "%d", i);
+        g_autofree char *key = quorum_child_name(i);
 
         if (quorum_key_is_vacant(options, key)) {
             qdict_del(options, key);
@@ -490,94 +465,6 @@ static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
 fail:
     quorum_close(bs);
     return ret;
-}
-
-/* --- reopening --- */
-
-static const char *const quorum_mutable_opts[] = {
-    QUORUM_OPT_VOTE_THRESHOLD,
-    QUORUM_OPT_REWRITE_CORRUPTED,
-    QUORUM_OPT_READ_PATTERN,
-    QUORUM_OPT_OPEN_DEGRADED,
-    NULL
-};
-
-/*
- * Everything may change but blkverify and the children, which the core compares
- * with those that are there.  All requests are drained.
- */
-static int quorum_reopen_prepare(BDRVReopenState *state,
-                                 BlockReopenQueue *queue, Error **errp)
-{
-    ERRP_GUARD();
-    BDRVQuorumState *s = state->bs->opaque;
-    QuorumOptions opts;
-    int occupied = 0;
-    int named = 0;
-    int last_missing = -1;
-    int ret;
-
-    if (!quorum_opts_normalise(state->options, errp) ||
-        !quorum_opts_normalise(state->explicit_options, errp)) {
-        return -EINVAL;
-    }
-
-    bdrv_graph_rdlock_main_loop();
-    for (int i = 0; i < s->num_slots; i++) {
-        g_autofree char *key = g_strdup_printf(QUORUM_OPT_CHILDREN "%d", i);
-        BdrvChild *child = s->slots[i].child;
-
-        if (child) {
-            occupied++;
-            if (qdict_haskey(state->options, key)) {
-                named++;
-            } else if (child->bs->inherits_from != state->bs) {
-                /* Not one whose own options the core has taken out already. */
-                last_missing = i;
-            }
-        } else if (quorum_key_is_vacant(state->options, key)) {
-            qdict_del(state->options, key);
-            qdict_del(state->explicit_options, key);
-        }
-    }
-    bdrv_graph_rdunlock_main_loop();
-
-    if (named && last_missing >= 0) {
-        error_setg(errp, "Cannot take away '" QUORUM_OPT_CHILDREN "%d' by "
-                   "reopening", last_missing);
-        error_append_hint(errp, "x-blockdev-change can.\n");
-        return -EINVAL;
-    }
-    ret = quorum_read_options(&opts, state->options, s->num_slots, occupied,
-                              errp);
-    if (ret < 0) {
-        return ret;
-    }
-    if (opts.blkverify != s->opts.blkverify) {
-        error_setg(errp, "Cannot change the option '" QUORUM_OPT_BLKVERIFY "'");
-        return -EINVAL;
-    }
-
-    /* From here on permissions are asked for as rewrite-corrupted wants it. */
-    state->opaque = g_memdup2(&s->opts, sizeof(s->opts));
-    s->opts = opts;
-    return 0;
-}
-
-static void quorum_reopen_commit(BDRVReopenState *state)
-{
-    g_free(state->opaque);
-    state->opaque = NULL;
-}
-
-static void quorum_reopen_abort(BDRVReopenState *state)
-{
-    BDRVQuorumState *s = state->bs->opaque;
-    QuorumOptions *old = state->opaque;
-
-    s->opts = *old;
-    g_free(old);
-    state->opaque = NULL;
 }
 
 /* --- creating --- */
@@ -738,159 +625,6 @@ static int GRAPH_RDLOCK quorum_has_zero_init(BlockDriverState *bs)
     return 1;
 }
 
-/* --- the graph --- */
-
-static void GRAPH_RDLOCK
-quorum_child_perm(BlockDriverState *bs, BdrvChild *c, BdrvChildRole role,
-                  BlockReopenQueue *reopen_queue, uint64_t perm,
-                  uint64_t shared, uint64_t *nperm, uint64_t *nshared)
-{
-    BDRVQuorumState *s = bs->opaque;
-    bool inactive = bs->open_flags & BDRV_O_INACTIVE;
-
-    *nperm = perm & DEFAULT_PERM_PASSTHROUGH;
-    /*
-     * A repair writes to the children even if nobody writes to us; a child that
-     * was opened read-only just is not repaired.
-     */
-    if (s->opts.rewrite_corrupted && !inactive && c &&
-        !bdrv_is_read_only(c->bs)) {
-        *nperm |= BLK_PERM_WRITE;
-    }
-
-    /*
-     * What is written or cut off behind our back is indistinguishable from
-     * corruption.  The exception is an inactive image: then it belongs to
-     * the destination of a migration.
-     */
-    *nshared = (shared | DEFAULT_PERM_UNCHANGED) &
-               ~(BLK_PERM_WRITE | BLK_PERM_RESIZE);
-    if (inactive) {
-        *nshared |= BLK_PERM_WRITE | BLK_PERM_RESIZE;
-    }
-}
-
-/* Whether nobody but @bs uses @child's node, and so sees what is on it. */
-static bool GRAPH_RDLOCK quorum_is_only_parent(BlockDriverState *bs,
-                                               BdrvChild *child)
-{
-    BdrvChild *edge;
-
-    QLIST_FOREACH(edge, &child->bs->parents, next_parent) {
-        if (edge != child) {
-            return false;
-        }
-    }
-    return true;
-}
-
-/*
- * A child that nobody else looks at may be replaced by a node with our data: if
- * it had other data, the others have outvoted it.  But a place that is out
- * stays so, whatever node is there: remove the child and add the new one.
- */
-static bool GRAPH_RDLOCK
-quorum_recurse_can_replace(BlockDriverState *bs, BlockDriverState *to_replace)
-{
-    BDRVQuorumState *s = bs->opaque;
-
-    for (int i = 0; i < s->num_slots; i++) {
-        BdrvChild *child = s->slots[i].child;
-
-        if (quorum_slot_is_in(&s->slots[i]) &&
-            quorum_is_only_parent(bs, child) &&
-            bdrv_recurse_can_replace(child->bs, to_replace)) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static bool GRAPH_RDLOCK quorum_recurse_can_snapshot(BlockDriverState *bs)
-{
-    /* One overlay over us, or one over each child?  A node name says which. */
-    return false;
-}
-
-static void GRAPH_WRLOCK
-quorum_add_child(BlockDriverState *bs, BlockDriverState *child_bs, Error **errp)
-{
-    BDRVQuorumState *s = bs->opaque;
-    g_autofree char *name = NULL;
-    BdrvChild *child;
-    int i = 0;
-
-    if (s->opts.blkverify) {
-        error_setg(errp, "Cannot add a child to a quorum in blkverify mode");
-        return;
-    }
-    if (child_bs->total_sectors != bs->total_sectors) {
-        error_setg(errp, "Cannot add node '%s' to quorum '%s': its length is "
-                   "%" PRId64 " bytes instead of %" PRId64,
-                   bdrv_get_node_name(child_bs), bdrv_get_node_name(bs),
-                   child_bs->total_sectors << BDRV_SECTOR_BITS,
-                   bs->total_sectors << BDRV_SECTOR_BITS);
-        return;
-    }
-
-    while (i < s->num_slots && s->slots[i].child) {
-        i++;
-    }
-    if (i == QUORUM_CHILDREN_MAX) {
-        error_setg(errp, "Cannot add node '%s' to quorum '%s': it has %d "
-                   "children already, and can't have more",
-                   bdrv_get_node_name(child_bs), bdrv_get_node_name(bs), i);
-        return;
-    }
-    name = g_strdup_printf(QUORUM_OPT_CHILDREN "%d", i);
-
-    /* bdrv_attach_child() takes over the reference, even if it fails. */
-    bdrv_ref(child_bs);
-    child = bdrv_attach_child(bs, child_bs, name, &child_of_bds,
-                              BDRV_CHILD_DATA, errp);
-    if (!child) {
-        return;
-    }
-
-    if (i == s->num_slots) {
-        quorum_slots_append(s);
-    }
-    s->slots[i].child = child;
-    quorum_refresh_flags(bs);
-    bdrv_refresh_limits(bs, NULL, NULL);
-}
-
-/* What was on the node before we got it has no vote. */
-static void GRAPH_WRLOCK
-quorum_child_out_of_sync(BlockDriverState *bs, BdrvChild *child)
-{
-    BDRVQuorumState *s = bs->opaque;
-
-    quorum_set_stale(s, quorum_find_slot(s, child), 0, INT64_MAX);
-}
-
-static void GRAPH_WRLOCK
-quorum_del_child(BlockDriverState *bs, BdrvChild *child, Error **errp)
-{
-    BDRVQuorumState *s = bs->opaque;
-    int slot = quorum_find_slot(s, child);
-    int others = 0;
-
-    for (int i = 0; i < s->num_slots; i++) {
-        others += i != slot && quorum_slot_is_in(&s->slots[i]);
-    }
-    if (others < s->opts.threshold) {
-        error_setg(errp, "The number of children cannot be lower than "
-                   "the vote threshold %d", s->opts.threshold);
-        return;
-    }
-
-    quorum_slot_reset(s, slot);
-    bdrv_unref_child(bs, child);
-    quorum_refresh_flags(bs);
-    bdrv_refresh_limits(bs, NULL, NULL);
-}
-
 static BlockDriver bdrv_quorum = {
     .format_name                = "quorum",
     .protocol_name              = "quorum",
@@ -908,6 +642,8 @@ static BlockDriver bdrv_quorum = {
     .bdrv_reopen_prepare        = quorum_reopen_prepare,
     .bdrv_reopen_commit         = quorum_reopen_commit,
     .bdrv_reopen_abort          = quorum_reopen_abort,
+    .bdrv_reopen_parse_children = quorum_reopen_parse_children,
+    .bdrv_reopen_change_children = quorum_reopen_change_children,
     .bdrv_gather_child_options  = quorum_gather_child_options,
     .bdrv_dirname               = quorum_dirname,
     .bdrv_get_specific_stats    = quorum_get_stats,
@@ -917,7 +653,6 @@ static BlockDriver bdrv_quorum = {
     .bdrv_recurse_can_replace   = quorum_recurse_can_replace,
     .bdrv_recurse_can_snapshot  = quorum_recurse_can_snapshot,
     .bdrv_add_child             = quorum_add_child,
-    .bdrv_child_out_of_sync     = quorum_child_out_of_sync,
     .bdrv_del_child             = quorum_del_child,
 
     .bdrv_co_invalidate_cache   = quorum_co_invalidate_cache,

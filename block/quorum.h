@@ -208,11 +208,18 @@ static inline bool GRAPH_RDLOCK quorum_slot_is_in(const QuorumSlot *slot)
 void quorum_slots_init(BDRVQuorumState *s, int slots);
 void quorum_slots_destroy(BDRVQuorumState *s);
 
-/* Append a vacant slot.  The graph write lock is held. */
-void quorum_slots_append(BDRVQuorumState *s);
-
-/* Forget all that is known of the child that was in slot @i: it is vacant. */
-void quorum_slot_reset(BDRVQuorumState *s, int i);
+/*
+ * From now on there are @n slots: slot i is what slot @from[i] was, or if that
+ * is negative, vacant.  All requests are drained, and the graph write lock is
+ * held, until the caller ends the change, which the function returns, with
+ * quorum_slots_change_end(): either for good (@commit), and what is known of
+ * the slots that are not among @from is forgotten, or going back to what was.
+ */
+typedef struct QuorumSlotsChange QuorumSlotsChange;
+QuorumSlotsChange *quorum_slots_change_begin(BDRVQuorumState *s,
+                                             const int *from, int n);
+void quorum_slots_change_end(BDRVQuorumState *s, QuorumSlotsChange *change,
+                             bool commit);
 
 /*
  * The node has @bytes from now on.  What was known of a range that is cut off
@@ -327,6 +334,70 @@ bool GRAPH_RDLOCK quorum_resize_settle(BDRVQuorumState *s, const bool *failed,
  * the graph lock held; exact only while no request is in flight.
  */
 BlockStatsSpecific *GRAPH_RDLOCK quorum_get_stats(BlockDriverState *bs);
+
+/* --- global state: in the main loop, under the BQL --- */
+
+/* quorum.c */
+
+#define QUORUM_OPT_BLKVERIFY         "blkverify"
+#define QUORUM_OPT_CHILDREN          "children."
+
+/* "children.@i", the name of the child in slot @i.  Owned by the caller. */
+char *quorum_child_name(int i);
+
+/* Whether the value of @key in @options stands for a vacant slot. */
+bool quorum_key_is_vacant(QDict *options, const char *key);
+
+/*
+ * Read all @options but the children into @o, and delete them.  There are
+ * @slots children, and @occupied of them are given.  Returns 0, or -EINVAL with
+ * @errp set.
+ */
+int quorum_read_options(QuorumOptions *o, QDict *options, int slots,
+                        int occupied, Error **errp);
+
+/* quorum-graph.c: the callbacks of BlockDriver, and what they share */
+
+/* The children have changed: set the supported flags of @bs. */
+void GRAPH_RDLOCK quorum_refresh_flags(BlockDriverState *bs);
+
+/*
+ * The options are @opts from now on, and the children the @n @nodes, in their
+ * slots, NULL standing for nobody.  What is known of a node moves with it; one
+ * that was not a child is stale throughout, unless @in_sync.  See
+ * BlockDriver.bdrv_add_child for the other arguments.  Returns 0, or -errno
+ * with @errp set and changes in @tran to be undone.
+ */
+int GRAPH_WRLOCK
+quorum_change_children(BlockDriverState *bs, const QuorumOptions *opts,
+                       BlockDriverState **nodes, int n, bool in_sync,
+                       Transaction *tran, GSList **detached, Error **errp);
+
+void GRAPH_RDLOCK
+quorum_child_perm(BlockDriverState *bs, BdrvChild *c, BdrvChildRole role,
+                  BlockReopenQueue *reopen_queue, uint64_t perm,
+                  uint64_t shared, uint64_t *nperm, uint64_t *nshared);
+bool GRAPH_RDLOCK quorum_recurse_can_replace(BlockDriverState *bs,
+                                             BlockDriverState *to_replace);
+bool GRAPH_RDLOCK quorum_recurse_can_snapshot(BlockDriverState *bs);
+
+int GRAPH_WRLOCK
+quorum_add_child(BlockDriverState *bs, const char *name, BlockDriverState *node,
+                 bool in_sync, Transaction *tran, GSList **detached,
+                 Error **errp);
+int GRAPH_WRLOCK
+quorum_del_child(BlockDriverState *bs, BdrvChild *child, Transaction *tran,
+                 GSList **detached, Error **errp);
+
+void GRAPH_RDLOCK quorum_reopen_parse_children(BlockDriverState *bs,
+                                               QDict *options);
+int GRAPH_UNLOCKED quorum_reopen_prepare(BDRVReopenState *state,
+                                         BlockReopenQueue *queue, Error **errp);
+int GRAPH_WRLOCK
+quorum_reopen_change_children(BDRVReopenState *state, Transaction *tran,
+                              GSList **detached, Error **errp);
+void GRAPH_UNLOCKED quorum_reopen_commit(BDRVReopenState *state);
+void GRAPH_UNLOCKED quorum_reopen_abort(BDRVReopenState *state);
 
 /* --- requests; offsets and lengths in bytes, 0 or -errno --- */
 
