@@ -61,7 +61,7 @@ void quorum_child_perm(BlockDriverState *bs, BdrvChild *c, BdrvChildRole role,
      * A repair writes to the children even if nobody writes to us; a child that
      * is read-only, or is being reopened so, just is not repaired.
      */
-    if (s->opts.rewrite_corrupted && !inactive && c &&
+    if ((s->opts.rewrite_corrupted || s->scrub_repairs) && !inactive && c &&
         bdrv_is_writable_after_reopen(c->bs, reopen_queue)) {
         *nperm |= BLK_PERM_WRITE;
     }
@@ -158,8 +158,9 @@ static TransactionActionDrv quorum_change_drv = {
 };
 
 /*
- * Set @from[i] to the slot in which @nodes[i] is now, or to -1.  A node may be
- * there more than once, if nobody writes to it.
+ * Set @from[i] to the slot in which @nodes[i] is now, or to -1; a slot that
+ * stays vacant stays what it is.  A node may be there more than once, if nobody
+ * writes to it.
  */
 static void GRAPH_RDLOCK quorum_find_nodes(BDRVQuorumState *s,
                                            BlockDriverState **nodes, int n,
@@ -168,8 +169,8 @@ static void GRAPH_RDLOCK quorum_find_nodes(BDRVQuorumState *s,
     g_autofree bool *taken = g_new0(bool, s->num_slots);
 
     for (int i = 0; i < n; i++) {
-        bool stays = nodes[i] && i < s->num_slots && s->slots[i].child &&
-                     s->slots[i].child->bs == nodes[i];
+        bool stays = i < s->num_slots &&
+                     child_bs(s->slots[i].child) == nodes[i];
 
         from[i] = stays ? i : -1;
         if (stays) {
@@ -178,8 +179,7 @@ static void GRAPH_RDLOCK quorum_find_nodes(BDRVQuorumState *s,
     }
     for (int i = 0; i < n; i++) {
         for (int j = 0; j < s->num_slots && nodes[i] && from[i] < 0; j++) {
-            if (!taken[j] && s->slots[j].child &&
-                s->slots[j].child->bs == nodes[i]) {
+            if (!taken[j] && child_bs(s->slots[j].child) == nodes[i]) {
                 from[i] = j;
                 taken[j] = true;
             }
@@ -187,10 +187,10 @@ static void GRAPH_RDLOCK quorum_find_nodes(BDRVQuorumState *s,
     }
 }
 
-/* Whether the child in @slot counts when it is asked who may be missed. */
+/* Whether the child in @slot has a vote wherever it is not stale. */
 static bool GRAPH_RDLOCK quorum_slot_counts(const QuorumSlot *slot)
 {
-    return quorum_slot_is_in(slot);
+    return quorum_slot_is_in(slot) && !qatomic_read(&slot->rebuilding);
 }
 
 /*
@@ -296,7 +296,7 @@ int quorum_change_children(BlockDriverState *bs, const QuorumOptions *opts,
         s->slots[i].child = children[i];
         if (nodes[i] && from[i] < 0 && !in_sync) {
             /* What was on the node before we got it has no vote. */
-            quorum_set_stale(s, i, 0, INT64_MAX);
+            quorum_set_rebuilding(s, i);
         }
     }
     quorum_refresh_flags(bs);
@@ -580,6 +580,13 @@ int quorum_reopen_prepare(BDRVReopenState *state, BlockReopenQueue *queue,
     int ret = -EINVAL;
 
     state->opaque = r;
+    if (s->scrub_repairs && !(state->flags & BDRV_O_RDWR)) {
+        error_setg(errp, "Cannot make node '%s' read-only while a scrub "
+                   "repairs it; cancel the scrub first",
+                   bdrv_get_node_name(bs));
+        ret = -EBUSY;
+        goto fail;
+    }
     if (!quorum_opts_normalise(state->options, errp) ||
         !quorum_opts_normalise(state->explicit_options, errp)) {
         goto fail;

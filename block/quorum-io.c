@@ -181,14 +181,28 @@ static Stat64 *quorum_error_counter(QuorumSlot *slot, QuorumOpType type)
     }
 }
 
+void quorum_request_report_bad(const QuorumRequest *req, int i,
+                               QuorumOpType type, const char *error)
+{
+    BDRVQuorumState *s = req->bs->opaque;
+    QuorumSlot *slot = &s->slots[i];
+
+    if (req->scrub) {
+        if (slot->scrub_reported & BIT(type)) {
+            return;
+        }
+        slot->scrub_reported |= BIT(type);
+    }
+    quorum_report_bad(type, req->offset, req->bytes, slot->child, error);
+}
+
 void quorum_child_failed(const QuorumRequest *req, int i, QuorumOpType type,
                          int ret)
 {
     BDRVQuorumState *s = req->bs->opaque;
 
     stat64_add(quorum_error_counter(&s->slots[i], type), 1);
-    quorum_report_bad(type, req->offset, req->bytes, s->slots[i].child,
-                      strerror(-ret));
+    quorum_request_report_bad(req, i, type, strerror(-ret));
 }
 
 int quorum_count_asked(const QuorumRequest *req)

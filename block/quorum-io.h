@@ -54,6 +54,7 @@ struct QuorumRequest {
 
     void **bufs;                /* from the pool, room for n + 1 of them */
     int n_bufs;
+    QuorumScrub *scrub;         /* on whose behalf it is, or NULL */
     QuorumWrite write;          /* a request that changes the children */
     bool *failed;               /* by slot, all false: memory for write */
 
@@ -101,6 +102,14 @@ static inline void quorum_note_repair(QuorumSlot *slot, bool failed)
         qatomic_set(&slot->repair_failed, failed);
     }
 }
+
+/*
+ * Report the child in slot @i, as quorum_report_bad().  A scrub does that once
+ * for each kind of operation.
+ */
+void GRAPH_RDLOCK quorum_request_report_bad(const QuorumRequest *req, int i,
+                                            QuorumOpType type,
+                                            const char *error);
 
 /* The child in slot @i has failed with @ret: count and report it. */
 void GRAPH_RDLOCK quorum_child_failed(const QuorumRequest *req, int i,

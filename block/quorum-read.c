@@ -20,9 +20,16 @@
 #include "qemu/osdep.h"
 #include "block/block-io.h"
 #include "qemu/bitmap.h"
+#include "qemu/cutils.h"
 #include "qemu/lockable.h"
 #include "quorum-io.h"
 #include "quorum-vote.h"
+
+/*
+ * Repairs look for zeroes in aligned blocks of this size: cut into smaller
+ * pieces than the clusters of most images, they would not make it any thinner.
+ */
+#define QUORUM_ZEROES (64 * KiB)
 
 /* --- asking --- */
 
@@ -64,7 +71,7 @@ static bool coroutine_fn GRAPH_RDLOCK quorum_request_alloc(QuorumRequest *req)
 }
 
 /* How much can be read at once: buffers for each child and the result fit. */
-static int64_t quorum_read_most(BlockDriverState *bs)
+int64_t quorum_read_most(BlockDriverState *bs)
 {
     BDRVQuorumState *s = bs->opaque;
 
@@ -122,7 +129,9 @@ typedef struct QuorumBallot {
     int units;
     unsigned long *stale;   /* [slot * units + unit]: has no vote there */
     unsigned long *wrong;   /* the same: lost the vote there */
-    unsigned long *mend;    /* the same: not the winner, and may be repaired */
+    unsigned long *mend;    /* the same: not the winner, and to be repaired */
+    unsigned long *missing; /* [unit]: a child has no answer */
+    unsigned long *weak;    /* [unit]: wrong, and nothing to repair it from */
     const uint8_t **data;   /* [slot]: the unit at hand, NULL without answer */
     int *version;           /* [slot]: the unit at hand */
     uint8_t *result;        /* the winners; private */
@@ -202,6 +211,7 @@ static int coroutine_fn GRAPH_RDLOCK quorum_vote_unit(QuorumBallot *b, int u)
         winner = quorum_winner(b->version, req->n, s->opts.threshold, &members);
     }
     if (winner < 0) {
+        set_bit(u, b->weak);
         return answers < s->opts.threshold ? quorum_request_errno(req) : -EIO;
     }
 
@@ -212,10 +222,14 @@ static int coroutine_fn GRAPH_RDLOCK quorum_vote_unit(QuorumBallot *b, int u)
         }
         if (b->version[i] != QUORUM_NO_VERSION) {
             set_bit((long)i * b->units + u, b->wrong);
+        } else {
+            set_bit(u, b->missing);
         }
         /* Promise 6: the winner must outnumber all others together. */
         if (members > voters - members) {
             set_bit((long)i * b->units + u, b->mend);
+        } else {
+            set_bit(u, b->weak);
         }
     }
     return 0;
@@ -230,19 +244,74 @@ static bool GRAPH_RDLOCK quorum_may_repair(BlockDriverState *bs, int i)
     BDRVQuorumState *s = bs->opaque;
     QuorumSlot *slot = &s->slots[i];
 
-    return s->opts.rewrite_corrupted && quorum_slot_is_in(slot) &&
-           (slot->child->perm & BLK_PERM_WRITE) &&
+    return quorum_slot_is_in(slot) && (slot->child->perm & BLK_PERM_WRITE) &&
            !(bs->open_flags & BDRV_O_INACTIVE);
 }
 
-/* Write the winners over [@pos, @pos + @size) of what slot @i holds. */
+/*
+ * The winners from @pos on, up to @end at most, in a block of QUORUM_ZEROES:
+ * *@past is where it ends.  Returns whether they are zeroes.
+ */
+static bool quorum_next_piece(QuorumBallot *b, int64_t pos, int64_t end,
+                              int64_t *past)
+{
+    int64_t offset = b->req->offset;
+
+    *past = MIN(ROUND_UP(offset + pos + 1, QUORUM_ZEROES) - offset, end);
+    return buffer_is_zero(b->result + pos, *past - pos);
+}
+
+/* Whether it is known that the range of @child has nothing but zeroes. */
+static bool coroutine_fn GRAPH_RDLOCK
+quorum_child_has_zeroes(BdrvChild *child, int64_t offset, int64_t bytes)
+{
+    int64_t pnum = 0;
+    int ret = bdrv_co_block_status_above(child->bs, NULL, offset, bytes, &pnum,
+                                         NULL, NULL);
+
+    return ret >= 0 && (ret & BDRV_BLOCK_ZERO) && pnum == bytes;
+}
+
+/*
+ * Write the winners over [@pos, @end) of @child.  Zeroes are written as such,
+ * and not where a stale child has them anyway, so that it stays thin.
+ */
 static int coroutine_fn GRAPH_RDLOCK
-quorum_repair_run(QuorumBallot *b, int i, int64_t pos, int64_t size)
+quorum_repair_write(QuorumBallot *b, BdrvChild *child, int64_t pos, int64_t end,
+                    bool stale)
+{
+    int ret = 0;
+
+    while (pos < end && ret >= 0) {
+        int64_t offset = b->req->offset + pos;
+        int64_t past, next;
+        bool zeroes = quorum_next_piece(b, pos, end, &past);
+
+        while (past < end && quorum_next_piece(b, past, end, &next) == zeroes) {
+            past = next;
+        }
+        if (!zeroes) {
+            QEMUIOVector qiov = QEMU_IOVEC_INIT_BUF(qiov, b->result + pos,
+                                                    past - pos);
+
+            ret = bdrv_co_pwritev(child, offset, past - pos, &qiov, 0);
+        } else if (!stale ||
+                   !quorum_child_has_zeroes(child, offset, past - pos)) {
+            ret = bdrv_co_pwrite_zeroes(child, offset, past - pos,
+                                        BDRV_REQ_MAY_UNMAP);
+        }
+        pos = past;
+    }
+    return ret;
+}
+
+/* Repair [@pos, @pos + @size) of slot @i, which is all stale there or not. */
+static int coroutine_fn GRAPH_RDLOCK
+quorum_repair_run(QuorumBallot *b, int i, int64_t pos, int64_t size, bool stale)
 {
     QuorumRequest *req = b->req;
     BDRVQuorumState *s = req->bs->opaque;
     QuorumSlot *slot = &s->slots[i];
-    QEMUIOVector qiov = QEMU_IOVEC_INIT_BUF(qiov, b->result + pos, size);
     int64_t offset = req->offset + pos;
     int ret;
 
@@ -251,7 +320,7 @@ quorum_repair_run(QuorumBallot *b, int i, int64_t pos, int64_t size)
         !quorum_child_reaches(slot->child, offset + size)) {
         return -EPERM;
     }
-    ret = bdrv_co_pwritev(slot->child, offset, size, &qiov, 0);
+    ret = quorum_repair_write(b, slot->child, pos, pos + size, stale);
     quorum_note_repair(slot, ret < 0);
     if (ret < 0) {
         quorum_child_failed(req, i, QUORUM_OP_TYPE_WRITE, ret);
@@ -264,9 +333,10 @@ quorum_repair_run(QuorumBallot *b, int i, int64_t pos, int64_t size)
 
 /*
  * Write the winners over what the child in slot @i holds.  The range is held,
- * and the data are private (promise 6).
+ * and the data are private (promise 6).  What is left to be mended stays in
+ * @b->mend.
  */
-static void coroutine_fn GRAPH_RDLOCK quorum_repair(QuorumBallot *b, int i)
+static int coroutine_fn GRAPH_RDLOCK quorum_repair(QuorumBallot *b, int i)
 {
     QuorumRequest *req = b->req;
     BDRVQuorumState *s = req->bs->opaque;
@@ -277,6 +347,7 @@ static void coroutine_fn GRAPH_RDLOCK quorum_repair(QuorumBallot *b, int i)
     for (; (first = find_next_bit(b->mend, end, first)) < end; first = past) {
         bool stale = test_bit(first, b->stale);
         int64_t pos, last_pos, size;
+        int ret;
 
         /* A run of units that are all stale, or all not. */
         past = find_next_zero_bit(b->mend, end, first);
@@ -306,11 +377,73 @@ static void coroutine_fn GRAPH_RDLOCK quorum_repair(QuorumBallot *b, int i)
             pos = start - req->offset;
             size = stop - start;
         }
-        if (size > 0 && quorum_repair_run(b, i, pos, size) < 0) {
-            /* It will not take more; what is left of it stays as it is. */
-            return;
+        if (size <= 0) {
+            continue;
         }
+        ret = quorum_repair_run(b, i, pos, size, stale);
+        if (ret < 0) {
+            /* It will not take more; what is left of it stays as it is. */
+            return ret;
+        }
+        pos += req->offset % QUORUM_UNIT;
+        bitmap_clear(b->mend, base + pos / QUORUM_UNIT,
+                     DIV_ROUND_UP(pos + size, QUORUM_UNIT) - pos / QUORUM_UNIT);
     }
+    return 0;
+}
+
+/* Repair all children; returns the error of the first one that failed. */
+static int coroutine_fn GRAPH_RDLOCK quorum_repair_all(QuorumBallot *b)
+{
+    QuorumRequest *req = b->req;
+    BDRVQuorumState *s = req->bs->opaque;
+    long bits = (long)req->n * b->units;
+    int ret = 0;
+
+    if (find_first_bit(b->mend, bits) == bits) {
+        return 0;
+    }
+    quorum_write_begin(s, &req->write, req->offset, req->bytes, req->failed);
+    for (int i = 0; i < req->n; i++) {
+        int child_ret = quorum_repair(b, i);
+
+        ret = ret < 0 ? ret : child_ret;
+    }
+    quorum_write_end(s, &req->write);
+    return ret;
+}
+
+/*
+ * Tell req->scrub what has been found.  Returns false if there is something
+ * that should have been repaired, and is not.
+ */
+static bool quorum_count_units(QuorumBallot *b)
+{
+    QuorumRequest *req = b->req;
+    QuorumScrub *scrub = req->scrub;
+
+    for (int u = 0; u < b->units; u++) {
+        bool missing = test_bit(u, b->missing);
+        bool left = test_bit(u, b->weak);
+        bool wrong = false;
+        QuorumFigures *figures;
+        int64_t pos;
+        size_t size = quorum_unit(req, u, &pos);
+
+        for (int i = 0; i < req->n; i++) {
+            wrong |= quorum_bit(b, b->wrong, i, u);
+            left |= scrub->repair && quorum_bit(b, b->mend, i, u);
+        }
+        if (!missing && !wrong && !left) {
+            continue;
+        }
+        figures = scrub->repair && !left ? &scrub->mended : &scrub->left;
+        figures->mismatched += wrong ? size : 0;
+        figures->missing += missing ? size : 0;
+        figures->repaired += scrub->repair && !left ? size : 0;
+        figures->unrepairable += left ? size : 0;
+    }
+    return !scrub->repair || !scrub->left.unrepairable;
 }
 
 /*
@@ -321,6 +454,9 @@ static bool GRAPH_RDLOCK quorum_wants_repair(const QuorumRequest *req)
 {
     BDRVQuorumState *s = req->bs->opaque;
 
+    if (!s->opts.rewrite_corrupted) {
+        return false;
+    }
     for (int i = 0; i < req->n; i++) {
         const QuorumAnswer *a = &req->answers[i];
 
@@ -411,24 +547,45 @@ static void GRAPH_RDLOCK quorum_ballot_voters(QuorumBallot *b)
     }
 }
 
+/* Report and count those that were outvoted, and not reported in @errors. */
+static void GRAPH_RDLOCK quorum_report_wrong(QuorumBallot *b,
+                                             const int64_t *errors)
+{
+    QuorumRequest *req = b->req;
+    BDRVQuorumState *s = req->bs->opaque;
+
+    for (int i = 0; i < req->n; i++) {
+        QuorumAnswer *a = &req->answers[i];
+        unsigned long base = (unsigned long)i * b->units;
+        unsigned long end = base + b->units;
+
+        if (a->child && a->ret >= 0 && !(errors && errors[i] < 0) &&
+            find_next_bit(b->wrong, end, base) < end) {
+            stat64_add(&s->slots[i].counters.mismatches, 1);
+            quorum_request_report_bad(req, i, QUORUM_OP_TYPE_READ, NULL);
+        }
+    }
+}
+
 /*
  * Vote with the range held; @errors[slot] is what children have failed with in
  * this request before, or NULL.  Reports dissenters and failures, repairs if
  * asked to, and fills @qiov with the winners; if it is NULL, the guest has its
- * answer, and a unit without a winner is no failure.
+ * answer, and a unit without a winner is a failure only to a scrub.
  */
 static int coroutine_fn GRAPH_RDLOCK
-quorum_read_locked(BlockDriverState *bs, int64_t offset, int64_t bytes,
-                   QEMUIOVector *qiov, BdrvRequestFlags flags,
+quorum_vote_locked(QuorumRequest *req, QEMUIOVector *qiov,
                    const int64_t *errors)
 {
-    BDRVQuorumState *s = bs->opaque;
-    QuorumRequest *req = quorum_request_new(bs, offset, bytes, NULL, flags);
-    int units = (QEMU_ALIGN_UP(offset + bytes, QUORUM_UNIT) -
-                 QEMU_ALIGN_DOWN(offset, QUORUM_UNIT)) / QUORUM_UNIT;
+    BDRVQuorumState *s = req->bs->opaque;
+    QuorumScrub *scrub = req->scrub;
+    int units = (QEMU_ALIGN_UP(req->offset + req->bytes, QUORUM_UNIT) -
+                 QEMU_ALIGN_DOWN(req->offset, QUORUM_UNIT)) / QUORUM_UNIT;
     g_autofree unsigned long *stale = bitmap_new((long)req->n * units);
     g_autofree unsigned long *wrong = bitmap_new((long)req->n * units);
     g_autofree unsigned long *mend = bitmap_new((long)req->n * units);
+    g_autofree unsigned long *missing = bitmap_new(units);
+    g_autofree unsigned long *weak = bitmap_new(units);
     g_autofree const uint8_t **data = g_new(const uint8_t *, req->n);
     g_autofree int *version = g_new(int, req->n);
     QuorumBallot ballot = {
@@ -437,21 +594,26 @@ quorum_read_locked(BlockDriverState *bs, int64_t offset, int64_t bytes,
         .stale = stale,
         .wrong = wrong,
         .mend = mend,
+        .missing = missing,
+        .weak = weak,
         .data = data,
         .version = version,
     };
     RangeLockRequest range;
+    int repair_ret = 0;
     int ret = 0;
 
     if (!quorum_request_alloc(req)) {
         quorum_report_errors(req, QUORUM_OP_TYPE_READ, errors);
-        quorum_request_free(req);
+        if (scrub) {
+            scrub->left.unrepairable = req->bytes;
+        }
         return -ENOMEM;
     }
 
     ballot.result = req->bufs[0];
 
-    range_lock_co_lock(&s->range_lock, &range, offset, bytes);
+    range_lock_co_lock(&s->range_lock, &range, req->offset, req->bytes);
 
     quorum_ballot_voters(&ballot);
     quorum_ask_all(req, quorum_ask_read);
@@ -461,40 +623,65 @@ quorum_read_locked(BlockDriverState *bs, int64_t offset, int64_t bytes,
     for (int u = 0; u < units; u++) {
         int unit_ret = quorum_vote_unit(&ballot, u);
 
-        if (unit_ret < 0 && qiov) {
-            ret = unit_ret;
-            break;
+        if (unit_ret < 0 && (qiov || scrub)) {
+            ret = ret ?: unit_ret;
+            if (qiov) {
+                break;
+            }
         }
     }
 
     quorum_report_errors(req, QUORUM_OP_TYPE_READ, errors);
-    for (int i = 0; i < req->n && ret == 0; i++) {
-        QuorumAnswer *a = &req->answers[i];
-        unsigned long base = (unsigned long)i * units;
-
-        if (a->child && a->ret >= 0 && !(errors && errors[i] < 0) &&
-            find_next_bit(wrong, base + units, base) < base + units) {
-            stat64_add(&s->slots[i].counters.mismatches, 1);
-            quorum_report_bad(QUORUM_OP_TYPE_READ, offset, bytes, a->child,
-                              NULL);
+    if (ret == 0 || scrub) {
+        quorum_report_wrong(&ballot, errors);
+        if (scrub ? scrub->repair : s->opts.rewrite_corrupted) {
+            repair_ret = quorum_repair_all(&ballot);
         }
-    }
-    if (ret == 0 && s->opts.rewrite_corrupted &&
-        find_first_bit(mend, (long)req->n * units) < (long)req->n * units) {
-        quorum_write_begin(s, &req->write, offset, bytes, req->failed);
-        for (int i = 0; i < req->n; i++) {
-            quorum_repair(&ballot, i);
-        }
-        quorum_write_end(s, &req->write);
     }
 
     range_lock_co_unlock(&s->range_lock, &range);
 
-    if (qiov && ret < 0) {
+    if (ret < 0 && !(scrub && scrub->failure_reported)) {
         quorum_report_failure(req);
-    } else if (qiov) {
-        qemu_iovec_from_buf(qiov, 0, ballot.result, bytes);
     }
+    if (ret == 0 && qiov) {
+        qemu_iovec_from_buf(qiov, 0, ballot.result, req->bytes);
+    }
+    if (scrub) {
+        scrub->failure_reported |= ret < 0;
+        scrub->write_failed = repair_ret < 0;
+        ret = repair_ret ?: ret;
+        if (!quorum_count_units(&ballot)) {
+            ret = ret ?: -EIO;
+        }
+    }
+    return ret;
+}
+
+/* The same for a request of the guest. */
+static int coroutine_fn GRAPH_RDLOCK
+quorum_read_locked(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                   QEMUIOVector *qiov, BdrvRequestFlags flags,
+                   const int64_t *errors)
+{
+    QuorumRequest *req = quorum_request_new(bs, offset, bytes, NULL, flags);
+    int ret = quorum_vote_locked(req, qiov, errors);
+
+    quorum_request_free(req);
+    return ret;
+}
+
+int coroutine_fn quorum_co_scrub(BlockDriverState *bs, int64_t offset,
+                                 int64_t bytes, QuorumScrub *scrub)
+{
+    QuorumRequest *req = quorum_request_new(bs, offset, bytes, NULL, 0);
+    int ret;
+
+    scrub->mended = (QuorumFigures) { 0 };
+    scrub->left = (QuorumFigures) { 0 };
+    scrub->write_failed = false;
+    req->scrub = scrub;
+    ret = quorum_vote_locked(req, NULL, NULL);
     quorum_request_free(req);
     return ret;
 }

@@ -57,6 +57,7 @@ static void quorum_slot_clear(QuorumSlot *slot)
     g_clear_pointer(&slot->stale, hbitmap_free);
     g_clear_pointer(&slot->cured[0], hbitmap_free);
     g_clear_pointer(&slot->cured[1], hbitmap_free);
+    g_clear_pointer(&slot->error, g_free);
 }
 
 void quorum_slots_init(BDRVQuorumState *s, int slots)
@@ -146,6 +147,7 @@ void quorum_slots_change_end(BDRVQuorumState *s, QuorumSlotsChange *change,
                                        : &slots[i];
 
             other->stale = other->cured[0] = other->cured[1] = NULL;
+            other->error = NULL;
         }
     }
     if (!commit) {
@@ -309,6 +311,14 @@ void quorum_set_stale(BDRVQuorumState *s, int i, int64_t offset, int64_t bytes)
     quorum_stale_set(s, i, offset, bytes);
 }
 
+void quorum_set_rebuilding(BDRVQuorumState *s, int i)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    quorum_stale_set(s, i, 0, INT64_MAX);
+    /* An empty disk has nothing to lack. */
+    qatomic_set(&s->slots[i].rebuilding, s->slots[i].stale != NULL);
+}
+
 /* Called with lock held. */
 static void quorum_put_out_locked(BDRVQuorumState *s, int i)
 {
@@ -423,9 +433,9 @@ void quorum_stale_widen(BDRVQuorumState *s, int64_t *offset, int64_t *bytes)
     *bytes = MIN(end, s->map_bytes) - *offset;
 }
 
-int64_t quorum_stale_bytes(BDRVQuorumState *s, int i)
+/* Called with lock held. */
+static int64_t quorum_stale_bytes_locked(BDRVQuorumState *s, int i)
 {
-    QEMU_LOCK_GUARD(&s->lock);
     HBitmap *stale = s->slots[i].stale;
     int64_t granule = INT64_C(1) << s->stale_shift;
     int64_t bytes;
@@ -438,6 +448,79 @@ int64_t quorum_stale_bytes(BDRVQuorumState *s, int i)
         bytes -= ROUND_UP(s->map_bytes, granule) - s->map_bytes;
     }
     return bytes;
+}
+
+int64_t quorum_stale_bytes(BDRVQuorumState *s, int i)
+{
+    QEMU_LOCK_GUARD(&s->lock);
+    return quorum_stale_bytes_locked(s, i);
+}
+
+int64_t quorum_stale_sum(BDRVQuorumState *s, int64_t offset, int64_t bytes)
+{
+    int64_t sum = 0;
+
+    QEMU_LOCK_GUARD(&s->lock);
+    bytes = MIN(bytes, s->map_bytes - offset);
+    for (int i = 0; i < s->num_slots; i++) {
+        HBitmap *stale = s->slots[i].stale;
+        int64_t pos = offset;
+        int64_t count;
+
+        if (!stale || !quorum_slot_is_in(&s->slots[i])) {
+            continue;
+        }
+        if (bytes == s->map_bytes) {
+            sum += quorum_stale_bytes_locked(s, i);
+            continue;
+        }
+        while (hbitmap_next_dirty_area(stale, pos, offset + bytes, INT64_MAX,
+                                       &pos, &count)) {
+            sum += count;
+            pos += count;
+        }
+    }
+    return sum;
+}
+
+bool quorum_next_stale(BDRVQuorumState *s, int64_t offset, int64_t end,
+                       int64_t *start, int64_t *bytes)
+{
+    int64_t first = end;
+    int64_t past;
+    bool more;
+
+    QEMU_LOCK_GUARD(&s->lock);
+    end = MIN(end, s->map_bytes);
+    for (int i = 0; i < s->num_slots; i++) {
+        HBitmap *stale = s->slots[i].stale;
+        int64_t next = stale && offset < end &&
+                       quorum_slot_is_in(&s->slots[i]) ?
+                       hbitmap_next_dirty(stale, offset, end - offset) : -1;
+
+        if (next >= 0) {
+            first = MIN(first, next);
+        }
+    }
+    past = first;
+    do {
+        more = false;
+        for (int i = 0; i < s->num_slots && past < end; i++) {
+            HBitmap *stale = s->slots[i].stale;
+
+            if (stale && quorum_slot_is_in(&s->slots[i]) &&
+                hbitmap_get(stale, past)) {
+                int64_t edge = hbitmap_next_zero(stale, past, end - past);
+
+                past = edge < 0 ? end : edge;
+                more = true;
+            }
+        }
+    } while (more);
+
+    *start = first;
+    *bytes = past - first;
+    return past > first;
 }
 
 /* --- writes --- */
@@ -771,6 +854,17 @@ static bool GRAPH_RDLOCK quorum_is_flushed(BDRVQuorumState *s,
     return held;
 }
 
+/*
+ * The child has flushed all that was cured before the flush began.  Called with
+ * lock held.
+ */
+static void quorum_note_in_sync(QuorumSlot *slot)
+{
+    if (!slot->stale && !slot->cured[0]) {
+        qatomic_set(&slot->rebuilding, false);
+    }
+}
+
 bool quorum_flush_settle(BDRVQuorumState *s, bool *failed)
 {
     bool any_failed, any_cured = false;
@@ -784,6 +878,7 @@ bool quorum_flush_settle(BDRVQuorumState *s, bool *failed)
         any_cured |= s->slots[i].cured[0] != NULL;
         if (!failed[i]) {
             g_clear_pointer(&s->slots[i].cured[1], hbitmap_free);
+            quorum_note_in_sync(&s->slots[i]);
         }
     }
     bits = quorum_unflushed_bits(s->map_bytes, s->unflushed_shift);
@@ -851,4 +946,49 @@ BlockStatsSpecific *quorum_get_stats(BlockDriverState *bs)
         QAPI_LIST_APPEND(tail, info);
     }
     return stats;
+}
+
+/* --- health --- */
+
+static QuorumChildState GRAPH_RDLOCK
+quorum_child_state(const QuorumSlot *slot, int64_t stale_bytes)
+{
+    if (!slot->child) {
+        return QUORUM_CHILD_STATE_VACANT;
+    }
+    if (qatomic_read(&slot->out)) {
+        return QUORUM_CHILD_STATE_OUT;
+    }
+    if (qatomic_read(&slot->rebuilding)) {
+        return QUORUM_CHILD_STATE_REBUILDING;
+    }
+    return stale_bytes ? QUORUM_CHILD_STATE_STALE : QUORUM_CHILD_STATE_OK;
+}
+
+ImageInfoSpecific *quorum_get_specific_info(BlockDriverState *bs, Error **errp)
+{
+    BDRVQuorumState *s = bs->opaque;
+    ImageInfoSpecific *spec = g_new0(ImageInfoSpecific, 1);
+    ImageInfoSpecificQuorum *quorum = g_new0(ImageInfoSpecificQuorum, 1);
+    QuorumChildInfoList **tail = &quorum->children;
+
+    spec->type = IMAGE_INFO_SPECIFIC_KIND_QUORUM;
+    spec->u.quorum.data = quorum;
+    quorum->vote_threshold = s->opts.threshold;
+    quorum->read_pattern = s->opts.read_pattern;
+    for (int i = 0; i < s->num_slots; i++) {
+        QuorumSlot *slot = &s->slots[i];
+        QuorumChildInfo *info = g_new0(QuorumChildInfo, 1);
+
+        info->child = g_strdup_printf("children.%d", i);
+        if (slot->child) {
+            info->node_name = g_strdup(bdrv_get_node_name(slot->child->bs));
+        } else {
+            info->error = g_strdup(slot->error);
+        }
+        info->stale_bytes = quorum_stale_bytes(s, i);
+        info->state = quorum_child_state(slot, info->stale_bytes);
+        QAPI_LIST_APPEND(tail, info);
+    }
+    return spec;
 }

@@ -446,6 +446,7 @@ static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
             goto fail;
         }
         quorum_report_vacant(i, local_err);
+        s->slots[i].error = g_strdup(error_get_pretty(local_err));
         error_free(local_err);
         local_err = NULL;
         quorum_forget_options(bs->options, key);
@@ -581,7 +582,8 @@ static void GRAPH_RDLOCK quorum_refresh_limits(BlockDriverState *bs,
 /*
  * As the list that the options take, so that what is printed opens again:
  * index-exact, and with the threshold even if it was the default, which depends
- * on the number of slots.
+ * on the number of slots.  A child that is not in sync is left out, so that
+ * whoever opens what is printed does not believe it.
  */
 static void GRAPH_RDLOCK
 quorum_gather_child_options(BlockDriverState *bs, QDict *target,
@@ -592,9 +594,11 @@ quorum_gather_child_options(BlockDriverState *bs, QDict *target,
 
     for (int i = 0; i < s->num_slots; i++) {
         BdrvChild *child = s->slots[i].child;
+        /* A node that has lost its driver has none, unless asked before. */
+        QDict *options = child ? child->bs->full_open_options : NULL;
 
-        if (child) {
-            qlist_append(children, qobject_ref(child->bs->full_open_options));
+        if (options && !qatomic_read(&s->slots[i].rebuilding)) {
+            qlist_append(children, qobject_ref(options));
         } else {
             qlist_append_null(children);
         }
@@ -647,6 +651,7 @@ static BlockDriver bdrv_quorum = {
     .bdrv_gather_child_options  = quorum_gather_child_options,
     .bdrv_dirname               = quorum_dirname,
     .bdrv_get_specific_stats    = quorum_get_stats,
+    .bdrv_get_specific_info     = quorum_get_specific_info,
 
     .bdrv_refresh_limits        = quorum_refresh_limits,
     .bdrv_child_perm            = quorum_child_perm,

@@ -80,6 +80,14 @@ typedef struct QuorumSlot {
     bool out;
 
     /*
+     * The child is not in sync: it was added with other contents, and since
+     * then there has always been something of it that was stale, or not flushed
+     * since it was cured.  See quorum_set_rebuilding().  Written under
+     * BDRVQuorumState.lock, read without.
+     */
+    bool rebuilding;
+
+    /*
      * A repair of the child has failed, and no write has succeeded since: it is
      * dead, full or read-only, and not each read need try again.  Atomic.
      */
@@ -109,7 +117,16 @@ typedef struct QuorumSlot {
     uint64_t doubt_epoch;
     uint64_t lost_epoch;
 
+    /*
+     * The kinds of operation (bits of QuorumOpType) for which the scrub at work
+     * has reported the child.  Only the scrub uses it.
+     */
+    unsigned scrub_reported;
+
     QuorumCounters counters;
+
+    /* Why the slot is vacant, if its child could not be opened.  Set once. */
+    char *error;
 } QuorumSlot;
 
 /*
@@ -145,6 +162,13 @@ typedef struct BDRVQuorumState {
      */
     QuorumSlot *slots;
     int num_slots;
+
+    /*
+     * There is a scrub of the node, and it repairs: it is a user of the
+     * children's write permission.  In the main thread only.
+     */
+    bool scrub;
+    bool scrub_repairs;
 
     /* What reads compare (promise 8). */
     BufferPool pool;
@@ -191,6 +215,28 @@ typedef struct BDRVQuorumState {
     Stat64 flush_epoch;
 } BDRVQuorumState;
 
+/* What is wrong with units, in bytes: each unit counts once in each of them. */
+typedef struct QuorumFigures {
+    int64_t mismatched;         /* a child has other data than the winner */
+    int64_t missing;            /* a child is stale there, or can't read */
+    int64_t repaired;           /* nothing is wrong with it any more */
+    int64_t unrepairable;       /* no winner, too weak a one, or can't write */
+} QuorumFigures;
+
+/* A scrub, as its requests see it.  They come one after the other. */
+typedef struct QuorumScrub {
+    bool repair;                /* if not, it only counts */
+    bool failure_reported;      /* QUORUM_FAILURE has been sent */
+
+    /*
+     * What quorum_co_scrub() has found in its range: in units that have been
+     * repaired, and in the others, where it would find the same again.
+     */
+    QuorumFigures mended;
+    QuorumFigures left;
+    bool write_failed;          /* what it returns is the error of a write */
+} QuorumScrub;
+
 /* Whether @slot takes part in I/O. */
 static inline bool GRAPH_RDLOCK quorum_slot_is_in(const QuorumSlot *slot)
 {
@@ -234,6 +280,21 @@ void quorum_maps_resize(BDRVQuorumState *s, int64_t bytes);
 void quorum_set_stale(BDRVQuorumState *s, int i, int64_t offset,
                       int64_t bytes);
 
+/*
+ * The child in slot @i is a newcomer with other contents: it is stale from end
+ * to end, and not in sync until nothing of it is stale any more and what cured
+ * it has been flushed.
+ *
+ * What is stale is forgotten when the node is closed.  For a child that was in
+ * sync once that is no danger if vote-threshold is a majority: any threshold of
+ * answers include one of a child that has acknowledged the newest data.  But
+ * a newcomer has acknowledged nothing of what is older than itself: blank
+ * beside another child that is behind, it would outvote the truth.  So it must
+ * not be opened as a voter again before all that it was lacking is on its
+ * medium, where a crash can't take it back.
+ */
+void quorum_set_rebuilding(BDRVQuorumState *s, int i);
+
 /* The child in slot @i has another length than the node: it is out. */
 void quorum_put_out(BDRVQuorumState *s, int i);
 
@@ -253,6 +314,18 @@ bool quorum_is_all_stale(BDRVQuorumState *s, int i, int64_t offset,
  * Called with lock held.
  */
 int64_t quorum_stale_run(BDRVQuorumState *s, int64_t offset, int64_t bytes);
+
+/* How many bytes of all children that are in are stale in the range. */
+int64_t GRAPH_RDLOCK quorum_stale_sum(BDRVQuorumState *s, int64_t offset,
+                                      int64_t bytes);
+
+/*
+ * Find the first range in [@offset, @end) in which, throughout, some child that
+ * is in is stale: [*@start, *@start + *@bytes).  False if there is none.
+ */
+bool GRAPH_RDLOCK quorum_next_stale(BDRVQuorumState *s, int64_t offset,
+                                    int64_t end, int64_t *start,
+                                    int64_t *bytes);
 
 /*
  * Cut [*@start, *@end) down to the granules that are whole in it.  The last one
@@ -331,9 +404,18 @@ bool GRAPH_RDLOCK quorum_resize_settle(BDRVQuorumState *s, const bool *failed,
 
 /*
  * What query-blockstats shows of the node.  Owned by the caller.  Any thread,
- * the graph lock held; exact only while no request is in flight.
+ * the graph lock held.  No event is lost or counted twice; but the figures are
+ * read one after the other, so with requests in flight they may be of
+ * different moments.
  */
 BlockStatsSpecific *GRAPH_RDLOCK quorum_get_stats(BlockDriverState *bs);
+
+/*
+ * The format-specific information: how each child is.  Owned by the caller.
+ * Any thread, the graph lock held.  Does not fail.
+ */
+ImageInfoSpecific *GRAPH_RDLOCK
+quorum_get_specific_info(BlockDriverState *bs, Error **errp);
 
 /* --- global state: in the main loop, under the BQL --- */
 
@@ -406,6 +488,24 @@ void GRAPH_UNLOCKED quorum_reopen_abort(BDRVReopenState *state);
 int coroutine_fn GRAPH_RDLOCK
 quorum_co_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
                  QEMUIOVector *qiov, BdrvRequestFlags flags);
+
+/* The largest range that quorum_co_scrub() takes. */
+int64_t quorum_read_most(BlockDriverState *bs);
+
+/*
+ * Read the range from all children whatever the read pattern is, vote with the
+ * range held, and, if @scrub wants that, write the winners over all that is not
+ * alike, as far as promise 6 allows it.  [@offset, @offset + @bytes) is aligned
+ * to QUORUM_UNIT or ends where the node does; only what covers a whole granule
+ * of a stale map ends being stale.  @scrub tells what has been found.
+ *
+ * Returns 0, or the error of the first thing that went wrong: -errno of a write
+ * (scrub->write_failed is set), of reads that leave a unit without a winner, or
+ * -EIO.  Without scrub->repair, all is well as long as each unit has a winner.
+ */
+int coroutine_fn GRAPH_RDLOCK
+quorum_co_scrub(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                QuorumScrub *scrub);
 
 /* quorum-write.c */
 int coroutine_fn GRAPH_RDLOCK

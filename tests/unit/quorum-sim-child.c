@@ -425,7 +425,8 @@ static void op_init(Op *op, BlockDriverState *bs, OpType type,
         Req *r = &sim.s->reqs[i];
 
         if (r->end == NEVER && (r->mask & op->mask) == op->mask &&
-            (r->type == REQ_READ) == (type == OP_READ)) {
+            (r->type >= REQ_CHECK ||
+             (r->type == REQ_READ) == (type == OP_READ))) {
             op->dice_req = r;
             break;
         }
@@ -527,7 +528,8 @@ sim_co_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
     op_init(&op, bs, OP_READ, offset, bytes, flags);
     if (g_str_equal(sim.s->read_pattern, "fifo") &&
         !sim.s->rewrite_corrupted && sim.s->cell_bytes >= sim.s->align &&
-        is_stale(op.child, op.mask)) {
+        is_stale(op.child, op.mask) && !is_scrubbed(REQ_SCRUB, op.mask) &&
+        !is_scrubbed(REQ_CHECK, op.mask)) {
         violation(CHECK_SILENT, "op %d: a stale child is read", op.id);
     }
     op_run(&op);

@@ -14,7 +14,8 @@
 Sim sim;
 
 const char *const req_name[] = {
-    "read", "write", "zero", "discard", "flush", "block-status",
+    "read", "write", "zero", "discard", "flush", "block-status", "check",
+    "scrub",
 };
 
 const CheckName check_name[CHECK__MAX] = {
@@ -40,6 +41,9 @@ const CheckName check_name[CHECK__MAX] = {
     [CHECK_REPAIR] = { "repair",
         "promise 6: a repair overlaps no write and stores nothing but what "
         "outnumbers all other children" },
+    [CHECK_SCRUB] = { "scrub",
+        "a scrub that succeeds leaves children alike, with what a read may "
+        "return" },
     [CHECK_ONE_BAD] = { "one-bad",
         "promise 7: while enough children are well no request fails, and "
         "nobody reports these" },
@@ -155,6 +159,18 @@ bool is_stale(const Child *c, uint64_t mask)
 {
     for (int u = 0; u < num_units(); u++) {
         if (c->stale_since[u] && mask & unit_mask(u)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool is_scrubbed(ReqType type, uint64_t mask)
+{
+    for (int i = 0; i < sim.next_req; i++) {
+        Req *r = &sim.s->reqs[i];
+
+        if (r->type == type && r->end == NEVER && r->mask & mask) {
             return true;
         }
     }
@@ -299,7 +315,7 @@ static void repair_votes(Op *op, int unit, int *winners, int *others)
     for (int i = 0; i < sim.next_req; i++) {
         Req *r = &sim.s->reqs[i];
 
-        if (r->type == REQ_READ && r->end == NEVER &&
+        if ((r->type == REQ_READ || r->type == REQ_SCRUB) && r->end == NEVER &&
             r->mask & unit_mask(unit)) {
             start = MIN(start, r->start);
         }
@@ -349,7 +365,8 @@ void op_check(Op *op)
     for (uint64_t m = op->mask; m; m &= m - 1) {
         changes |= op->val[ctz64(m)] != c->image[ctz64(m)];
     }
-    if (changes && !sim.s->rewrite_corrupted) {
+    if (changes && !sim.s->rewrite_corrupted &&
+        !is_scrubbed(REQ_SCRUB, op->mask)) {
         violation(CHECK_REPAIR, "op %d: a repair that nobody has asked for",
                   op->id);
     }
@@ -614,10 +631,61 @@ static void check_read(Req *r)
     }
 }
 
+/*
+ * When a chunk of a scrub that repairs has succeeded, with nothing else in
+ * flight, then children that do not lie have the same there.
+ */
+static void check_cured(Req *r)
+{
+    for (uint64_t m = r->mask; m; m &= m - 1) {
+        int i = ctz64(m);
+        Child *model = NULL;
+
+        for (int n = 0; n < sim.s->num_children; n++) {
+            Child *c = &sim.child[n];
+
+            if (sim.s->liars[cell_unit(i)] & (1 << n)) {
+                continue;
+            }
+            model = model ?: c;
+            if (c->image[i] != model->image[i]) {
+                violation(CHECK_SCRUB, "after scrub %d cell %d has %s on child "
+                          "%d, and %s on child %d", r->id, i,
+                          value_text(model->image[i]), model->index,
+                          value_text(c->image[i]), n);
+            }
+            if (!permitted(i, c->image[i], r->start, sim.now, false)) {
+                violation(CHECK_SCRUB, "after scrub %d cell %d has %s on child "
+                          "%d", r->id, i, value_text(c->image[i]), n);
+            }
+        }
+    }
+}
+
+void check_scrub(Req *r, int64_t wrong, int64_t unrepairable)
+{
+    if (sim.faults == 0 && (wrong || unrepairable)) {
+        violation(CHECK_ALARM, "scrub %d finds something wrong without a fault",
+                  r->id);
+    }
+    if (r->type == REQ_SCRUB && (r->ret < 0) != (unrepairable > 0)) {
+        violation(CHECK_SCRUB, "scrub %d returns %d and leaves %" PRId64
+                  " bytes", r->id, r->ret, unrepairable);
+    }
+    r->end = ++sim.now;
+    if (r->type == REQ_SCRUB && r->ret == 0 && was_alone(r)) {
+        check_cured(r);
+    }
+    r->end = NEVER;
+}
+
 static bool may_fail(Req *r)
 {
     int all = (1 << sim.s->num_children) - 1;
 
+    if (r->type == REQ_SCRUB && sim.faults) {
+        return true;
+    }
     return r->type == REQ_ZERO && r->flags & BDRV_REQ_NO_FALLBACK &&
            r->ret == -ENOTSUP &&
            (sim.s->zeroes & sim.s->native_zeroes & all) != all;

@@ -41,6 +41,7 @@ typedef enum Check {
     CHECK_ORDER,
     CHECK_ALARM,
     CHECK_REPAIR,
+    CHECK_SCRUB,
     CHECK_ONE_BAD,
     CHECK_STATUS,
     CHECK_STUCK,
@@ -64,6 +65,8 @@ typedef enum ReqType {
     REQ_DISCARD,
     REQ_FLUSH,
     REQ_STATUS,
+    REQ_CHECK,                  /* a chunk of a scrub that repairs nothing */
+    REQ_SCRUB,                  /* ... that repairs; perhaps what is stale */
 } ReqType;
 
 /* A guest request: first what the schedule says, then what becomes of it. */
@@ -73,6 +76,7 @@ typedef struct Req {
     BdrvRequestFlags flags;
     bool alone;                 /* starts when nothing else is in flight */
     int split;                  /* cells in the first piece of the vector */
+    bool stale;                 /* scrub what is stale from there on */
 
     int key;                    /* stays when other requests are dropped */
     int calm;                   /* mask: children whose dice are all 0 */
@@ -284,6 +288,9 @@ int any_liars(void);
 bool is_liar(const Child *c, int cell);
 bool is_stale(const Child *c, uint64_t mask);
 
+/* Whether a request in flight of @type, REQ_SCRUB or REQ_CHECK, is for @mask */
+bool is_scrubbed(ReqType type, uint64_t mask);
+
 /* Whether @value is what a request for zeroes left */
 bool is_zeroes(uint8_t value);
 
@@ -299,6 +306,9 @@ void op_check(Op *op);
 
 /* Look at a request that has come back. */
 void guest_ended(Req *r);
+
+/* Look at what a chunk of a scrub has found, and r->ret, in bytes. */
+void check_scrub(Req *r, int64_t wrong, int64_t unrepairable);
 
 /* Look at zeroes that block status has told of. */
 void check_zeroes(Req *r, int num);

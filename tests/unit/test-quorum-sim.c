@@ -31,6 +31,7 @@
 #include "qapi/qapi-types-block-core.h"
 #include "qemu/main-loop.h"
 #include "qobject/qdict.h"
+#include "block/quorum.h"
 #include "quorum-sim.h"
 
 /* What a test wants of its schedules */
@@ -44,6 +45,7 @@ typedef struct Kind {
     bool any_size;
     bool ties;                  /* writes that half of the children have */
     int flush_weight;
+    int scrub_weight;
 } Kind;
 
 static int rng_below(uint64_t *state, int bound)
@@ -85,6 +87,34 @@ static int coroutine_fn guest_status(Req *r)
     }
     check_zeroes(r, pnum / size);
     return 0;
+}
+
+/* One chunk, of whole units, as the job does it */
+static int coroutine_fn guest_scrub(Req *r)
+{
+    BlockDriverState *bs = blk_bs(sim.blk);
+    QuorumScrub scrub = { .repair = r->type == REQ_SCRUB };
+    int64_t size = sim.s->cell_bytes;
+    int64_t start = r->cell * size, bytes = r->num * size;
+    int ret = 0;
+
+    bdrv_inc_in_flight(bs);
+    WITH_GRAPH_RDLOCK_GUARD() {
+        if (r->stale) {
+            quorum_next_stale(bs->opaque, start, start + bytes, &start, &bytes);
+            r->mask = bytes ? cells_mask(start / size, bytes / size) : 0;
+            trace("  stale cells: %016" PRIx64, r->mask);
+        }
+        if (bytes) {
+            ret = quorum_co_scrub(bs, start, bytes, &scrub);
+        }
+    }
+    bdrv_dec_in_flight(bs);
+    r->ret = ret;
+    check_scrub(r, scrub.mended.mismatched + scrub.mended.missing +
+                scrub.left.mismatched + scrub.left.missing,
+                scrub.left.unrepairable);
+    return ret;
 }
 
 static void coroutine_fn guest_entry(void *opaque)
@@ -133,6 +163,10 @@ static void coroutine_fn guest_entry(void *opaque)
         break;
     case REQ_STATUS:
         ret = guest_status(r);
+        break;
+    case REQ_CHECK:
+    case REQ_SCRUB:
+        ret = guest_scrub(r);
         break;
     default:
         g_assert_not_reached();
@@ -328,13 +362,15 @@ static void make_requests(Schedule *s, const Kind *kind, uint64_t *rng)
     s->num_reqs = MIN(s->num_reqs, MAX_REQS);
     for (int i = 0; i < s->num_reqs; i++) {
         Req *r = &s->reqs[i];
-        int dice = rng_below(rng, 100 + kind->flush_weight);
+        int flushes = 100 + kind->flush_weight;
+        int dice = rng_below(rng, flushes + kind->scrub_weight);
 
         memset(r, 0, sizeof(*r));
         r->key = i;
         r->type = dice < 40 ? REQ_READ : dice < 80 ? REQ_WRITE :
                   dice < 90 ? REQ_ZERO : dice < 95 ? REQ_DISCARD :
-                  dice < 97 ? REQ_STATUS : REQ_FLUSH;
+                  dice < 97 ? REQ_STATUS : dice < flushes ? REQ_FLUSH :
+                  rng_hit(rng, 200) ? REQ_CHECK : REQ_SCRUB;
         r->alone = rng_hit(rng, 200);
         if (r->type == REQ_FLUSH) {
             continue;
@@ -356,6 +392,11 @@ static void make_requests(Schedule *s, const Kind *kind, uint64_t *rng)
             r->cell = MIN(hot + rng_below(rng, unit), s->cells - 1);
             r->num = 1 + rng_below(rng, 4);
             break;
+        }
+        if (r->type == REQ_CHECK || r->type == REQ_SCRUB) {
+            r->num = ROUND_UP(r->num + r->cell % unit, unit);
+            r->cell -= r->cell % unit;
+            r->stale = r->type == REQ_SCRUB && rng_hit(rng, 400);
         }
         r->num = MIN(r->num, s->cells - r->cell);
         if (s->cell_bytes < s->align &&
@@ -843,6 +884,31 @@ static const Kind kinds[] = {
         .any_size = true,
         .rewrite = -1,
         .flush_weight = 10,
+    }, {
+        .name = "scrub-no-faults",
+        .count = 1000,
+        .rewrite = -1,
+        .scrub_weight = 40,
+    }, {
+        .name = "scrub",
+        .count = 3000,
+        .max_bad = -1,
+        .errors = true,
+        .dead = true,
+        .lies = true,
+        .rot = true,
+        .any_size = true,
+        .rewrite = -1,
+        .scrub_weight = 60,
+    }, {
+        .name = "scrub-flush",
+        .count = 3000,
+        .max_bad = -1,
+        .errors = true,
+        .drops = true,
+        .rewrite = -1,
+        .flush_weight = 30,
+        .scrub_weight = 60,
     },
 };
 

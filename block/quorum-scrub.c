@@ -1,0 +1,411 @@
+/*
+ * Quorum block driver: the job that reads everything, votes and repairs
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Copyright (c) 2026 The quorum project authors
+ *
+ * A scrub goes once from the start of the node to its end, chunk by chunk, and
+ * each chunk is one locked read (see quorum_co_scrub()).  Between two chunks it
+ * holds nothing at all: the guest may be waiting for a range, whoever drains
+ * the node waits for us, and the graph may change.  So nothing that was learned
+ * of the node in one chunk is believed in the next one.
+ *
+ * Reads of the guest end once a winner is found, so only a scrub finds out what
+ * a second failure would cost.
+ */
+
+#include "qemu/osdep.h"
+#include "block/block-global-state.h"
+#include "block/block-io.h"
+#include "block/blockjob_int.h"
+#include "qapi/error.h"
+#include "qapi/qapi-commands-block-core.h"
+#include "qapi/qapi-events-block-core.h"
+#include "qemu/stats64.h"
+#include "qemu/units.h"
+#include "quorum.h"
+
+/*
+ * How much is read at once: enough for disks to be busy, little enough for a
+ * guest that waits for the range.
+ */
+#define QUORUM_SCRUB_CHUNK (1 * MiB)
+
+typedef struct QuorumScrubJob {
+    BlockJob common;
+
+    /* Set once.  The job keeps the node. */
+    BlockDriverState *bs;
+    QuorumScrubSync sync;
+    BlockdevOnError on_error;
+
+    /* Used by the job's coroutine only. */
+    QuorumScrub scrub;
+    int64_t offset;             /* all before it is done */
+    int64_t left_stale;         /* of what is stale, what is before it */
+
+    /* Atomic: the job's coroutine writes, and anybody asks. */
+    Stat64 checked;
+    Stat64 mismatched;
+    Stat64 missing;
+    Stat64 repaired;
+    Stat64 unrepairable;
+} QuorumScrubJob;
+
+static void quorum_scrub_count(QuorumScrubJob *sj, const QuorumFigures *figures)
+{
+    stat64_add(&sj->mismatched, figures->mismatched);
+    stat64_add(&sj->missing, figures->missing);
+    stat64_add(&sj->repaired, figures->repaired);
+    stat64_add(&sj->unrepairable, figures->unrepairable);
+}
+
+/* What is still to be done, as far as one can tell */
+static int64_t GRAPH_RDLOCK quorum_scrub_remaining(QuorumScrubJob *sj,
+                                                   int64_t length)
+{
+    int64_t ahead = MAX(length - sj->offset, 0);
+    int64_t stale;
+
+    if (sj->sync == QUORUM_SCRUB_SYNC_FULL) {
+        return ahead;
+    }
+    /* What is stale on several children is done at once, but is it? */
+    stale = quorum_stale_sum(sj->bs->opaque, 0, INT64_MAX) - sj->left_stale;
+    return MIN(MAX(stale, 0), ahead);
+}
+
+/*
+ * Choose what to read next, [*start, *start + *bytes): it ends at a multiple of
+ * the chunk's size, so that granules of stale maps, larger ones included, are
+ * whole in it.  Returns false at the end.
+ */
+static bool GRAPH_RDLOCK quorum_scrub_next(QuorumScrubJob *sj, int64_t length,
+                                           int64_t *start, int64_t *bytes)
+{
+    BDRVQuorumState *s = sj->bs->opaque;
+    int64_t granule_start = 0, granule = 1;
+    int64_t chunk;
+
+    *start = sj->offset;
+    *bytes = length - sj->offset;
+    if (*bytes <= 0 ||
+        (sj->sync == QUORUM_SCRUB_SYNC_STALE &&
+         !quorum_next_stale(s, sj->offset, length, start, bytes))) {
+        return false;
+    }
+    quorum_stale_widen(s, &granule_start, &granule);
+    chunk = MIN(MAX(QUORUM_SCRUB_CHUNK, pow2ceil(granule)),
+                quorum_read_most(sj->bs));
+    *bytes = MIN(*bytes, QEMU_ALIGN_DOWN(*start + chunk, chunk) - *start);
+    return true;
+}
+
+/*
+ * Do one chunk.  Returns its error, and in *@bytes how far it went; sj->offset
+ * is where it began.  At the end, that is 0 bytes.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+quorum_scrub_chunk(QuorumScrubJob *sj, int64_t *bytes)
+{
+    BlockDriverState *bs = sj->bs;
+    int64_t length = bs->total_sectors << BDRV_SECTOR_BITS;
+    int64_t start;
+    int ret;
+
+    job_progress_set_remaining(&sj->common.job,
+                               quorum_scrub_remaining(sj, length));
+    if (!quorum_scrub_next(sj, length, &start, bytes)) {
+        job_progress_set_remaining(&sj->common.job, 0);
+        *bytes = 0;
+        return 0;
+    }
+    sj->offset = start;
+    ret = quorum_co_scrub(bs, start, *bytes, &sj->scrub);
+    quorum_scrub_count(sj, &sj->scrub.mended);
+    return ret;
+}
+
+/* The chunk from sj->offset on has been done, well or not. */
+static void coroutine_fn GRAPH_UNLOCKED
+quorum_scrub_advance(QuorumScrubJob *sj, int64_t bytes)
+{
+    quorum_scrub_count(sj, &sj->scrub.left);
+    stat64_add(&sj->checked, bytes);
+    if (sj->sync == QUORUM_SCRUB_SYNC_STALE) {
+        GRAPH_RDLOCK_GUARD();
+        sj->left_stale += quorum_stale_sum(sj->bs->opaque, sj->offset, bytes);
+    }
+    sj->offset += bytes;
+    job_progress_update(&sj->common.job, bytes);
+}
+
+/*
+ * What has been repaired shall stay so.  A flush of the node may well succeed
+ * with a child that fails it; then that is stale again, and not repaired.
+ */
+static int coroutine_fn GRAPH_UNLOCKED quorum_scrub_flush(QuorumScrubJob *sj)
+{
+    BlockDriverState *bs = sj->bs;
+    int64_t stale;
+    int ret;
+
+    GRAPH_RDLOCK_GUARD();
+    if (bs->open_flags & BDRV_O_INACTIVE) {
+        return -EPERM;
+    }
+    stale = quorum_stale_sum(bs->opaque, 0, INT64_MAX);
+    ret = bdrv_co_flush(bs);
+    if (ret == 0 && quorum_stale_sum(bs->opaque, 0, INT64_MAX) > stale) {
+        ret = -EIO;
+    }
+    return ret;
+}
+
+/* What is to be done about the error @ret of a chunk */
+static BlockErrorAction quorum_scrub_action(QuorumScrubJob *sj, int ret,
+                                            bool first)
+{
+    if (sj->on_error == BLOCKDEV_ON_ERROR_IGNORE && !first) {
+        /* That there are errors has been told. */
+        return BLOCK_ERROR_ACTION_IGNORE;
+    }
+    return block_job_error_action(&sj->common, sj->on_error,
+                                  !sj->scrub.write_failed, -ret);
+}
+
+static int coroutine_fn quorum_scrub_run(Job *job, Error **errp)
+{
+    QuorumScrubJob *sj = container_of(job, QuorumScrubJob, common.job);
+    BlockDriverState *bs = sj->bs;
+    int error = 0;
+    int ret;
+
+    while (true) {
+        BlockErrorAction action = BLOCK_ERROR_ACTION_IGNORE;
+        int64_t bytes = 0;
+        bool inactive;
+
+        block_job_ratelimit_sleep(&sj->common);
+        if (job_is_cancelled(job)) {
+            return 0;
+        }
+
+        ret = 0;
+        bdrv_inc_in_flight(bs);
+        WITH_GRAPH_RDLOCK_GUARD() {
+            inactive = bs->open_flags & BDRV_O_INACTIVE;
+            if (!inactive) {
+                ret = quorum_scrub_chunk(sj, &bytes);
+            }
+        }
+        bdrv_dec_in_flight(bs);
+
+        if (inactive) {
+            error_setg(errp, "Node '%s' has become inactive",
+                       bdrv_get_node_name(bs));
+            return -EPERM;
+        }
+        if (ret < 0) {
+            action = quorum_scrub_action(sj, ret, error == 0);
+            if (action == BLOCK_ERROR_ACTION_STOP) {
+                continue;
+            }
+            error = error ?: ret;
+        }
+        if (bytes == 0) {
+            break;
+        }
+        quorum_scrub_advance(sj, bytes);
+        if (action == BLOCK_ERROR_ACTION_REPORT) {
+            break;
+        }
+        block_job_ratelimit_processed_bytes(&sj->common, bytes);
+    }
+
+    if (sj->scrub.repair) {
+        ret = quorum_scrub_flush(sj);
+        error = error ?: ret;
+    }
+    return error;
+}
+
+/*
+ * A scrub of @bs, which may be any node, is about to start; with @repair the
+ * children get the permission to be written to as soon as permissions are
+ * refreshed.  Returns false, with @errp set, if that can't be.
+ */
+static bool quorum_scrub_begin(BlockDriverState *bs, bool repair, Error **errp)
+{
+    const char *name = bdrv_get_node_name(bs);
+    BDRVQuorumState *s;
+
+    if (g_strcmp0(bdrv_get_format_name(bs), "quorum") != 0) {
+        error_setg(errp, "Cannot scrub node '%s': it is no quorum, but of the "
+                   "driver '%s'", name, bdrv_get_format_name(bs) ?: "none");
+        return false;
+    }
+    s = bs->opaque;
+    if (s->scrub) {
+        error_setg(errp, "Cannot scrub node '%s': there is a scrub of it "
+                   "already", name);
+        return false;
+    }
+    if (s->opts.blkverify) {
+        error_setg(errp, "Cannot scrub node '%s': with blkverify=on, QEMU ends "
+                   "at the first difference; open it without", name);
+        return false;
+    }
+    if (bs->open_flags & BDRV_O_INACTIVE) {
+        error_setg(errp, "Cannot scrub node '%s': it is inactive; activate it "
+                   "first", name);
+        return false;
+    }
+    if (repair && bdrv_is_read_only(bs)) {
+        error_setg(errp, "Cannot repair node '%s': it is read-only; use "
+                   "repair=false, or reopen it with read-only=off", name);
+        return false;
+    }
+    bdrv_graph_rdlock_main_loop();
+    for (int i = 0; i < s->num_slots; i++) {
+        s->slots[i].scrub_reported = 0;
+    }
+    bdrv_graph_rdunlock_main_loop();
+    s->scrub = true;
+    s->scrub_repairs = repair;
+    return true;
+}
+
+/* The scrub of @bs has ended, or has not started after all. */
+static void quorum_scrub_end(BlockDriverState *bs)
+{
+    BDRVQuorumState *s = bs->opaque;
+
+    s->scrub = false;
+    s->scrub_repairs = false;
+    bdrv_graph_rdlock_main_loop();
+    for (int i = 0; i < s->num_slots; i++) {
+        if (s->slots[i].child) {
+            /* It only gives up what it had. */
+            bdrv_child_refresh_perms(bs, s->slots[i].child, NULL);
+        }
+    }
+    bdrv_graph_rdunlock_main_loop();
+}
+
+/* Owned by the caller: what @info points to. */
+static void quorum_scrub_describe(QuorumScrubJob *sj,
+                                  BlockJobInfoQuorumScrub *info)
+{
+    *info = (BlockJobInfoQuorumScrub) {
+        .node_name = g_strdup(bdrv_get_node_name(sj->bs)),
+        .repair = sj->scrub.repair,
+        .sync = sj->sync,
+        .checked_bytes = stat64_get(&sj->checked),
+        .mismatched_bytes = stat64_get(&sj->mismatched),
+        .missing_bytes = stat64_get(&sj->missing),
+        .repaired_bytes = stat64_get(&sj->repaired),
+        .unrepairable_bytes = stat64_get(&sj->unrepairable),
+    };
+}
+
+static void quorum_scrub_query(BlockJob *job, BlockJobInfo *info)
+{
+    quorum_scrub_describe(container_of(job, QuorumScrubJob, common),
+                          &info->u.quorum_scrub);
+}
+
+static void quorum_scrub_clean(Job *job)
+{
+    QuorumScrubJob *sj = container_of(job, QuorumScrubJob, common.job);
+    QuorumScrubCompleted info = { 0 };
+
+    quorum_scrub_end(sj->bs);
+
+    quorum_scrub_describe(sj, qapi_QuorumScrubCompleted_base(&info));
+    info.id = job->id;
+    WITH_JOB_LOCK_GUARD() {
+        info.error = job->ret ? g_strdup(error_get_pretty(job->err)) : NULL;
+    }
+    qapi_event_send_quorum_scrub_completed(&info);
+    g_free(info.error);
+    g_free(info.node_name);
+}
+
+static const BlockJobDriver quorum_scrub_job_driver = {
+    .job_driver = {
+        .instance_size = sizeof(QuorumScrubJob),
+        .job_type      = JOB_TYPE_QUORUM_SCRUB,
+        .free          = block_job_free,
+        .user_resume   = block_job_user_resume,
+        .run           = quorum_scrub_run,
+        .clean         = quorum_scrub_clean,
+    },
+    .query = quorum_scrub_query,
+};
+
+void qmp_quorum_scrub(const char *job_id, const char *node,
+                      bool has_repair, bool repair,
+                      bool has_sync, QuorumScrubSync sync,
+                      bool has_speed, int64_t speed,
+                      bool has_on_error, BlockdevOnError on_error,
+                      bool has_auto_finalize, bool auto_finalize,
+                      bool has_auto_dismiss, bool auto_dismiss, Error **errp)
+{
+    BlockDriverState *bs;
+    QuorumScrubJob *sj;
+    int flags = JOB_DEFAULT;
+    bool named;
+
+    GLOBAL_STATE_CODE();
+
+    if (!has_repair) {
+        repair = true;
+    }
+    if (has_auto_finalize && !auto_finalize) {
+        flags |= JOB_MANUAL_FINALIZE;
+    }
+    if (has_auto_dismiss && !auto_dismiss) {
+        flags |= JOB_MANUAL_DISMISS;
+    }
+
+    bs = bdrv_lookup_bs(node, node, errp);
+    if (!bs) {
+        return;
+    }
+    bdrv_graph_rdlock_main_loop();
+    named = job_id || *bdrv_get_device_name(bs);
+    bdrv_graph_rdunlock_main_loop();
+    if (!named) {
+        error_setg(errp, "Parameter 'job-id' is missing: node '%s' is not of "
+                   "a device, whose name the job could take",
+                   bdrv_get_node_name(bs));
+        return;
+    }
+
+    /* The children's permissions are refreshed by what comes next. */
+    if (!quorum_scrub_begin(bs, repair, errp)) {
+        return;
+    }
+    sj = block_job_create(job_id, &quorum_scrub_job_driver, NULL, bs,
+                          BLK_PERM_CONSISTENT_READ, BLK_PERM_ALL,
+                          has_speed ? speed : 0, flags, NULL, NULL, errp);
+    if (!sj) {
+        quorum_scrub_end(bs);
+        return;
+    }
+    /* Whatever else is done to the node, a scrub bears it. */
+    bdrv_op_unblock_all(bs, sj->common.blocker);
+
+    sj->bs = bs;
+    sj->sync = has_sync ? sync : QUORUM_SCRUB_SYNC_FULL;
+    sj->on_error = has_on_error ? on_error : BLOCKDEV_ON_ERROR_REPORT;
+    sj->scrub.repair = repair;
+    stat64_init(&sj->checked, 0);
+    stat64_init(&sj->mismatched, 0);
+    stat64_init(&sj->missing, 0);
+    stat64_init(&sj->repaired, 0);
+    stat64_init(&sj->unrepairable, 0);
+    job_start(&sj->common.job);
+}
