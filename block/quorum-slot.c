@@ -956,6 +956,9 @@ quorum_child_state(const QuorumSlot *slot, int64_t stale_bytes)
     if (!slot->child) {
         return QUORUM_CHILD_STATE_VACANT;
     }
+    if (!slot->child->bs->drv) {
+        return QUORUM_CHILD_STATE_CORRUPT;
+    }
     if (qatomic_read(&slot->out)) {
         return QUORUM_CHILD_STATE_OUT;
     }
