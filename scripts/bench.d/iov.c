@@ -30,6 +30,6 @@ int main(void)
     for (int i = 0; i < ROUNDS; i++) {
         g_assert_cmpint(qemu_iovec_compare(&qa, &qb), ==, SIZE - 1);
     }
-    printf("%f\n", (g_get_monotonic_time() - start) / 1e6 / ROUNDS);
+    printf("completed in %f seconds\n", (g_get_monotonic_time() - start) / 1e6);
     return 0;
 }
