@@ -26,27 +26,25 @@ QuorumRequest *quorum_request_new(BlockDriverState *bs, int64_t offset,
 {
     BDRVQuorumState *s = bs->opaque;
     int n = s->num_slots;
-    QuorumRequest *req = g_malloc(sizeof(*req) + n * sizeof(req->answers[0]) +
-                                  (n + 1) * sizeof(void *) + n * sizeof(bool));
+    size_t size = sizeof(QuorumRequest) + n * sizeof(QuorumAnswer) +
+                  (n + 1) * sizeof(void *) + n * sizeof(bool);
+    QuorumRequest *req = g_malloc(size);
 
-    *req = (QuorumRequest) {
-        .bs = bs,
-        .offset = offset,
-        .bytes = bytes,
-        .qiov = qiov,
-        .flags = flags,
-        .bufs = (void **)&req->answers[n],
-        .n = n,
-    };
+    /* glibc's calloc() takes four times as long. */
+    memset(req, 0, size);
+    req->bs = bs;
+    req->offset = offset;
+    req->bytes = bytes;
+    req->qiov = qiov;
+    req->flags = flags;
+    req->bufs = (void **)&req->answers[n];
     req->failed = (bool *)&req->bufs[n + 1];
+    req->n = n;
     for (int i = 0; i < n; i++) {
         QuorumSlot *slot = &s->slots[i];
 
-        req->answers[i] = (QuorumAnswer) {
-            .req = req,
-            .child = quorum_slot_is_in(slot) ? slot->child : NULL,
-        };
-        req->failed[i] = false;
+        req->answers[i].req = req;
+        req->answers[i].child = quorum_slot_is_in(slot) ? slot->child : NULL;
     }
     return req;
 }
@@ -72,11 +70,6 @@ void coroutine_fn quorum_request_free(QuorumRequest *req)
 
     if (req->n_bufs) {
         buffer_pool_put(&s->pool, req->bytes, req->n_bufs, req->bufs);
-    }
-    for (int i = 0; i < req->n; i++) {
-        if (req->answers[i].err) {
-            error_free(req->answers[i].err);
-        }
     }
     g_free(req);
 }

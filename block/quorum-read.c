@@ -100,17 +100,27 @@ quorum_ask_read(QuorumRequest *req, QuorumAnswer *a)
                           quorum_answer_qiov(a), flags);
 }
 
-/* Whether all children that have answered say the same. */
-static bool quorum_answers_agree(QuorumRequest *req)
+/*
+ * Whether all children that have answered say the same.  Tells how many have,
+ * if so, and whether some have failed.
+ */
+static bool quorum_answers_agree(QuorumRequest *req, int *good, bool *failed)
 {
     QuorumAnswer *first = NULL;
 
+    *good = 0;
+    *failed = false;
     for (int i = 0; i < req->n; i++) {
         QuorumAnswer *a = &req->answers[i];
 
-        if (!a->child || a->ret < 0) {
+        if (!a->child) {
             continue;
         }
+        if (a->ret < 0) {
+            *failed = true;
+            continue;
+        }
+        (*good)++;
         if (!first) {
             first = a;
         } else if (!qemu_iovec_equals(quorum_answer_qiov(first),
@@ -738,9 +748,6 @@ static bool GRAPH_RDLOCK quorum_choose_voters(QuorumRequest *req)
     BDRVQuorumState *s = req->bs->opaque;
     bool clear = true;
 
-    if (!qatomic_read(&s->stale_slots)) {
-        return true;
-    }
     QEMU_LOCK_GUARD(&s->lock);
     for (int i = 0; i < req->n; i++) {
         if (quorum_is_stale(s, i, req->offset, req->bytes)) {
@@ -801,8 +808,11 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
     BDRVQuorumState *s = bs->opaque;
     QuorumRequest *req = quorum_request_new(bs, offset, bytes, qiov, flags);
     g_autofree int64_t *errors = NULL;
+    int good;
+    bool failed;
 
-    if (!quorum_choose_voters(req) || quorum_met_stale(bs, offset, bytes)) {
+    if (qatomic_read(&s->stale_slots) &&
+        (!quorum_choose_voters(req) || quorum_met_stale(bs, offset, bytes))) {
         quorum_request_free(req);
         return quorum_read_locked(bs, offset, bytes, qiov, flags, NULL);
     }
@@ -825,10 +835,12 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
         quorum_ask_spares(req);
     }
 
-    if (quorum_count_good(req) >= s->opts.threshold &&
-        quorum_answers_agree(req) &&
-        !(quorum_good_outnumber(req) && quorum_wants_repair(req))) {
-        quorum_report_errors(req, QUORUM_OP_TYPE_READ, NULL);
+    if (quorum_answers_agree(req, &good, &failed) &&
+        good >= s->opts.threshold &&
+        !(failed && quorum_good_outnumber(req) && quorum_wants_repair(req))) {
+        if (failed) {
+            quorum_report_errors(req, QUORUM_OP_TYPE_READ, NULL);
+        }
         quorum_deliver(req);
         quorum_request_free(req);
         return 0;

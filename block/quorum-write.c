@@ -363,6 +363,9 @@ int coroutine_fn quorum_co_truncate(BlockDriverState *bs, int64_t offset,
         quorum_resize_end(req);
     }
     range_lock_co_unlock(&s->range_lock, &range);
+    for (int i = 0; i < req->n; i++) {
+        error_free(req->answers[i].err);
+    }
     quorum_request_free(req);
     return ret;
 }
