@@ -165,10 +165,14 @@ class Bench:
 
     def load(self, key: str, options: str, size: int, count: int, depth: int,
              *more: str) -> Run:
-        """Run a load of "qemu-img bench" in one of the builds."""
+        """
+        Run a load of "qemu-img bench" in one of the builds.  What it writes is
+        what the images hold already.
+        """
         return self.run(self.program(key, 'qemu-img'), 'bench',
                         '-s', str(size), '-c', str(count), '-d', str(depth),
-                        '-t', 'writeback', *more, '--image-opts', options)
+                        '-t', 'writeback', '--pattern', str(PATTERN), *more,
+                        '--image-opts', options)
 
     # --- what the loads run on ---
 
@@ -209,9 +213,9 @@ class Bench:
               end: int = IMAGE_BYTES) -> str:
         """
         A copy of an image in which some blocks of @size begin with another
-        byte; chosen anew, but always the same ones.
+        byte, always the same ones.  They are spoilt again if the copy is there.
         """
-        name = f'{self.work}/spoilt.raw'
+        name = f'{self.work}/spoilt-{size}.raw'
         if not os.path.exists(name):
             shutil.copyfile(self.image(i), name)
         rand = random.Random(1)

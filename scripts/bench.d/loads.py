@@ -38,11 +38,15 @@ def load_row(bench: Bench, size: int, count: int, depth: int,
     flags = ['-w'] if write else []
     files = bench.files()
     quorum = bench.quorum(files)
+    cpu: Dict[str, List[float]] = {key: [] for key in bench.tops}
+
+    def seconds(key: str) -> float:
+        run = bench.load(key, quorum, size, count, depth, *flags)
+        cpu[key].append(run.cpu)
+        return run.seconds
+
     times = bench.contest({
-        'ours': lambda: bench.load('ours', quorum, size, count, depth,
-                                   *flags).seconds,
-        'pristine': lambda: bench.load('pristine', quorum, size, count, depth,
-                                       *flags).seconds,
+        **{key: functools.partial(seconds, key) for key in bench.tops},
         'floor': lambda: sum(
             bench.load('ours', child, size, count, depth, *flags).seconds
             for child in files),
@@ -53,6 +57,8 @@ def load_row(bench: Bench, size: int, count: int, depth: int,
     else:
         bench.figure('times the time of pristine',
                      ratios(times, 'ours', 'pristine'), at_most=SAME_TIME)
+    bench.figure('processor time : that of pristine',
+                 ratios(cpu, 'ours', 'pristine'))
     bench.figure('times the floor (3 x raw child)',
                  ratios(times, 'ours', 'floor'), at_most=floor)
 
@@ -292,8 +298,12 @@ def mismatch_units(bench: Bench) -> None:
                  [calls['qcrypto_hash_bytes'] / count], at_most=9)
 
 
-def repair_row(bench: Bench, size: int, count: int) -> None:
-    """Each block is read once, and one in twenty is repaired then."""
+def repair_row(bench: Bench, size: int, count: int,
+               faster: Optional[float] = None) -> None:
+    """
+    Each block is read once, and one in twenty is repaired then.  Where clean
+    reads take as long as with pristine, the other nineteen leave little to win.
+    """
     files = bench.files()
 
     def seconds(key: str) -> float:
@@ -304,12 +314,12 @@ def repair_row(bench: Bench, size: int, count: int) -> None:
     times = bench.contest({key: functools.partial(seconds, key)
                            for key in bench.tops})
     bench.figure('times as fast as pristine',
-                 ratios(times, 'pristine', 'ours'), at_least=3)
+                 ratios(times, 'pristine', 'ours'), at_least=faster)
 
 
 row('repair-4k')(lambda bench: repair_row(bench, 4 * KIB, 20000))
 row('repair-64k')(lambda bench: repair_row(bench, 64 * KIB, 4096))
-row('repair-1M')(lambda bench: repair_row(bench, MIB, 256))
+row('repair-1M')(lambda bench: repair_row(bench, MIB, 256, 3))
 
 
 # --- memory ---
