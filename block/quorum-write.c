@@ -244,8 +244,16 @@ int coroutine_fn quorum_co_pdiscard(BlockDriverState *bs, int64_t offset,
 static int64_t coroutine_fn GRAPH_RDLOCK
 quorum_ask_truncate(QuorumRequest *req, QuorumAnswer *a)
 {
+    /*
+     * What comes into sight is to be the same on all children (promise 4),
+     * whatever their formats: a qcow2 image still has what was cut off from the
+     * last of its clusters.
+     */
+    BdrvRequestFlags zero = a->child->bs->supported_truncate_flags &
+                            BDRV_REQ_ZERO_WRITE;
+
     return bdrv_co_truncate(a->child, req->resize.length, req->resize.exact,
-                            req->resize.prealloc, req->flags, &a->err);
+                            req->resize.prealloc, req->flags | zero, &a->err);
 }
 
 /*
