@@ -5,7 +5,7 @@
 # have committed in build/qemu and not written back with "make patches".
 
 prefix ?= /usr/local
-export BASE MIRROR
+export BASE MIRROR HOURS SECONDS_EACH
 
 all: packages           ## build QEMU with our driver into build/bin
 	@scripts/build ours
@@ -15,6 +15,9 @@ demo: all               ## boot a guest from a quorum that has a liar in it
 
 check: packages         ## build, then run all tests
 	@scripts/check
+
+soak: packages          ## the random tests, for long: until one fails
+	@scripts/soak $(SOAK)
 
 hazards: base all       ## what pristine QEMU's driver does wrong, and ours doesn't
 	@scripts/hazards
@@ -57,5 +60,5 @@ packages:
 help:                   ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' Makefile | expand -t 16
 
-.PHONY: all demo check hazards bench base patches series check-series
+.PHONY: all demo check soak hazards bench base patches series check-series
 .PHONY: check-mutants check-san check-tsa install update packages help

@@ -446,11 +446,14 @@ class LabTestCase(iotests.QMPTestCase):
         self.guests: List[Guest] = []
         self.addCleanup(iotests.try_remove, self.socket)
 
-    def start(self, options: Dict[str, Any]) -> None:
-        """Start QEMU and export a quorum."""
+    def start(self, options: Dict[str, Any],
+              nodes: Sequence[Dict[str, Any]] = ()) -> None:
+        """Start QEMU with some nodes, and export a quorum."""
         self.vm = iotests.VM()
         self.addCleanup(self.vm.shutdown, hard=True)
         self.vm.launch()
+        for node in nodes:
+            self.vm.cmd('blockdev-add', node)
         self.vm.cmd('blockdev-add', {'driver': 'quorum', 'node-name': 'q',
                                      **options})
         self.export()
@@ -549,11 +552,11 @@ class LabTestCase(iotests.QMPTestCase):
         have found its way back to a server yet: its NBD client tries to with
         each request, and lets that fail meanwhile.
         """
-        for _ in range(50):
+        for _ in range(10):
             found = self.scrub(**options)
             if 'error' not in found and found['unrepairable-bytes'] == 0:
                 return
-            time.sleep(0.1)
+            time.sleep(0.3)
         self.fail(f'not healed: {found}')
 
     def check_image(self, path: str) -> None:
