@@ -58,7 +58,7 @@ def load_row(bench: Bench, size: int, count: int, depth: int,
         bench.figure('times the time of pristine',
                      ratios(times, 'ours', 'pristine'), at_most=SAME_TIME)
     bench.figure('processor time : that of pristine',
-                 ratios(cpu, 'ours', 'pristine'))
+                 ratios(cpu, 'ours', 'pristine')[1:])
     bench.figure('times the floor (3 x raw child)',
                  ratios(times, 'ours', 'floor'), at_most=floor)
 
