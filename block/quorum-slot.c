@@ -640,9 +640,15 @@ static bool GRAPH_RDLOCK quorum_is_held(BDRVQuorumState *s,
 
 void quorum_flush_doubt(BDRVQuorumState *s, int i)
 {
+    /*
+     * What is in flight counts as failed even if the flush, as it turns out,
+     * makes nobody stale because too many have failed it: the guest may hear of
+     * a write after it has heard of that flush, and rely on it (promise 1).
+     */
     QEMU_LOCK_GUARD(&s->lock);
     s->slots[i].doubts++;
     stat64_add(&s->flush_epoch, 1);
+    s->slots[i].lost_epoch = stat64_get(&s->flush_epoch);
 }
 
 void quorum_flush_doubt_end(BDRVQuorumState *s, int i)
@@ -674,8 +680,8 @@ static bool quorum_flush_is_doubtful(const QuorumSlot *slot, uint64_t epoch)
 }
 
 /*
- * They may have lost all that is in @map, and what is in flight.  Others hold
- * it.  Called with lock held.
+ * They may have lost all that is in @map.  Others hold it.  Called with lock
+ * held.
  */
 static void GRAPH_RDLOCK quorum_flush_lost(BDRVQuorumState *s,
                                            const unsigned long *map,
@@ -687,8 +693,6 @@ static void GRAPH_RDLOCK quorum_flush_lost(BDRVQuorumState *s,
         if (!quorum_slot_is_in(&s->slots[i]) || !failed[i]) {
             continue;
         }
-        stat64_add(&s->flush_epoch, 1);
-        s->slots[i].lost_epoch = stat64_get(&s->flush_epoch);
         for (start = 0; quorum_next_unflushed(s, map, &start, &bytes);
              start += bytes) {
             quorum_stale_set(s, i, start, bytes);

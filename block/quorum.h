@@ -110,8 +110,8 @@ typedef struct QuorumSlot {
     /*
      * Flushes and FUA writes that have failed on the child and are not settled
      * yet, and BDRVQuorumState.flush_epoch when there last was one: others
-     * beside them prove nothing.  And when that last made the child stale: what
-     * was in flight may be lost on it.  Under BDRVQuorumState.lock.
+     * beside them prove nothing.  And when one was last seen to fail: what was
+     * in flight then may be lost on it.  Under BDRVQuorumState.lock.
      */
     int doubts;
     uint64_t doubt_epoch;

@@ -490,7 +490,10 @@ static void flush_ended(Req *r)
         if (!is_write(w) || w->flushed) {
             continue;
         }
-        if (r->ret < 0) {
+        if (r->ret < 0 && w->end == NEVER) {
+            /* The guest has yet to hear of it, and may believe that then. */
+            w->doubtful &= flush_in_flight();
+        } else if (r->ret < 0) {
             w->shaky |= any_drops();
         } else if (acknowledged(w) && w->end < r->start && !w->shaky) {
             w->flushed = true;
