@@ -15,6 +15,10 @@
  * agree on something else, then a write beside the read has put it there, and
  * the guest can't tell which of them came first.  A difference is where a read
  * learns that there may be such a write; it waits for it under the lock.
+ *
+ * With or without it, a flush that fails may take back what a child had when
+ * the read began.  So who is stale is looked at once more when all have
+ * answered (promise 3).
  */
 
 #include "qemu/osdep.h"
@@ -165,6 +169,39 @@ static bool quorum_bit(QuorumBallot *b, unsigned long *bits, int i, int u)
 }
 
 /*
+ * Choose who takes part in the vote, unit by unit; who is stale throughout is
+ * not even asked.  The range is held, so nobody's staleness ends meanwhile; but
+ * it may begin, so this is done again when they have answered.
+ */
+static void GRAPH_RDLOCK quorum_ballot_voters(QuorumBallot *b)
+{
+    QuorumRequest *req = b->req;
+    BDRVQuorumState *s = req->bs->opaque;
+
+    quorum_request_recheck(req);
+    if (!qatomic_read(&s->stale_slots)) {
+        return;
+    }
+    QEMU_LOCK_GUARD(&s->lock);
+    for (int i = 0; i < req->n; i++) {
+        if (!quorum_is_stale(s, i, req->offset, req->bytes)) {
+            continue;
+        }
+        for (int u = 0; u < b->units; u++) {
+            int64_t pos;
+            size_t size = quorum_unit(req, u, &pos);
+
+            if (quorum_is_stale(s, i, req->offset + pos, size)) {
+                set_bit((long)i * b->units + u, b->stale);
+            }
+        }
+        if (quorum_is_all_stale(s, i, req->offset, req->bytes)) {
+            req->answers[i].child = NULL;
+        }
+    }
+}
+
+/*
  * A child that could not read the whole request may well be able to read most
  * of its units: ask those that may vote on unit @u for that alone.  Returns how
  * many more have answered.
@@ -189,6 +226,12 @@ quorum_reread_unit(QuorumBallot *b, int u)
                 b->data[i] = a->buf + pos;
                 answers++;
             }
+        }
+    }
+    quorum_ballot_voters(b);
+    for (int i = 0; i < req->n; i++) {
+        if (quorum_bit(b, b->stale, i, u)) {
+            b->data[i] = NULL;
         }
     }
     return answers;
@@ -525,38 +568,6 @@ static void quorum_blkverify(QuorumRequest *req)
     }
 }
 
-/*
- * Choose who takes part in the vote, unit by unit; who is stale throughout is
- * not even asked.  The range is held, so nobody's staleness ends meanwhile.
- */
-static void GRAPH_RDLOCK quorum_ballot_voters(QuorumBallot *b)
-{
-    QuorumRequest *req = b->req;
-    BDRVQuorumState *s = req->bs->opaque;
-
-    quorum_request_recheck(req);
-    if (!qatomic_read(&s->stale_slots)) {
-        return;
-    }
-    QEMU_LOCK_GUARD(&s->lock);
-    for (int i = 0; i < req->n; i++) {
-        if (!quorum_is_stale(s, i, req->offset, req->bytes)) {
-            continue;
-        }
-        for (int u = 0; u < b->units; u++) {
-            int64_t pos;
-            size_t size = quorum_unit(req, u, &pos);
-
-            if (quorum_is_stale(s, i, req->offset + pos, size)) {
-                set_bit((long)i * b->units + u, b->stale);
-            }
-        }
-        if (quorum_is_all_stale(s, i, req->offset, req->bytes)) {
-            req->answers[i].child = NULL;
-        }
-    }
-}
-
 /* Report and count those that were outvoted, and not reported in @errors. */
 static void GRAPH_RDLOCK quorum_report_wrong(QuorumBallot *b,
                                              const int64_t *errors)
@@ -627,6 +638,7 @@ quorum_vote_locked(QuorumRequest *req, QEMUIOVector *qiov,
 
     quorum_ballot_voters(&ballot);
     quorum_ask_all(req, quorum_ask_read);
+    quorum_ballot_voters(&ballot);
     if (s->opts.blkverify) {
         quorum_blkverify(req);
     }
@@ -835,7 +847,8 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
         quorum_ask_spares(req);
     }
 
-    if (quorum_answers_agree(req, &good, &failed) &&
+    if ((!qatomic_read(&s->stale_slots) || quorum_choose_voters(req)) &&
+        quorum_answers_agree(req, &good, &failed) &&
         good >= s->opts.threshold &&
         !(failed && quorum_good_outnumber(req) && quorum_wants_repair(req))) {
         if (failed) {
@@ -873,7 +886,7 @@ quorum_read_fifo_run(BlockDriverState *bs, int64_t offset, int64_t bytes,
         }
         if (a->child) {
             a->ret = quorum_ask_read(req, a);
-            answered = a->ret >= 0;
+            answered = a->ret >= 0 && !quorum_stale_by_now(req, i);
         }
     }
 

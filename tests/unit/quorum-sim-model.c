@@ -514,9 +514,13 @@ static void check_voted(Req *r, int cell, uint8_t value)
 
     for (int i = sim.num_answers - 1; i >= 0; i--) {
         Answer *a = &sim.answers[i];
+        int since = sim.child[a->child].stale_since[unit];
 
         if (a->time < r->start) {
             break;
+        }
+        if (since && since < a->time) {
+            continue;           /* it has become stale during the read */
         }
         if (a->ret == 0 && a->mask & BIT_ULL(cell) && a->val[cell] == value) {
             said |= 1 << a->child;
