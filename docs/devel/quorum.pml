@@ -332,6 +332,7 @@ inline vote_locked(p, revote) {
 /* quorum_read_vote() */
 proctype Reader(byte p, n) {
     byte i, left, voters, good, answer[N], w, floor, spare;
+    bool again;
 
     do
     :: n == 0 -> break
@@ -358,14 +359,19 @@ proctype Reader(byte p, n) {
             spare = 0
         };
         ask_read();
+        atomic {
+            good = good & ~stale;       /* may have become so meanwhile [3] */
+            if
+            :: agree(0) || agree(1) || agree(2) ->
+                w = (agree(0) -> 0 : (agree(1) -> 1 : 2));
+                deliver(); finish()
+            :: !(agree(0) || agree(1) || agree(2)) -> again = true
+            :: good != voters || stale != 0 -> again = true     /* to repair */
+            fi
+        };
         if
-        :: atomic {             /* all that have answered say the same */
-            agree(0) || agree(1) || agree(2) ->
-            w = (agree(0) -> 0 : (agree(1) -> 1 : 2));
-            deliver(); finish()
-           }
-        :: (good != voters || stale != 0 ||
-            !(agree(0) || agree(1) || agree(2))) -> vote_locked(p, REVOTE)
+        :: again -> again = false; vote_locked(p, REVOTE)
+        :: else
         fi
     od
 }
