@@ -352,6 +352,7 @@ bool coroutine_fn quorum_co_is_inserted(BlockDriverState *bs)
     /*
      * A vote on it would be the wrong place to find out that too few children
      * have a medium: to the core, flushing what is not inserted is a success.
+     * And one child without a medium is no disk without one (promise 7).
      */
     return true;
 }
@@ -368,7 +369,7 @@ quorum_ask_block_status(QuorumRequest *req, QuorumAnswer *a)
 
 /*
  * Zero only if enough voters say so and none says otherwise: who takes zeroes
- * for granted does not read, and so would not vote.
+ * for granted does not read, and so would not vote (promise 2).
  */
 int coroutine_fn quorum_co_block_status(BlockDriverState *bs, bool want_zero,
                                         int64_t offset, int64_t bytes,

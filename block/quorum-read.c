@@ -38,8 +38,8 @@
 /* --- asking --- */
 
 /*
- * Get all the memory that @req needs from the pool at once, with no range held:
- * who waits for memory holds nothing that others wait for.
+ * Get all the memory that @req needs from the pool at once (promise 8), with no
+ * range held: who waits for memory holds nothing that others wait for.
  *
  * A request with a vector of the caller's lets the first child read into that;
  * one without gets one buffer more, for the result, as the first one.  Returns
@@ -203,8 +203,8 @@ static void GRAPH_RDLOCK quorum_ballot_voters(QuorumBallot *b)
 
 /*
  * A child that could not read the whole request may well be able to read most
- * of its units: ask those that may vote on unit @u for that alone.  Returns how
- * many more have answered.
+ * of its units (promise 7): ask those that may vote on unit @u for that alone.
+ * Returns how many more have answered.
  */
 static int coroutine_fn GRAPH_RDLOCK
 quorum_reread_unit(QuorumBallot *b, int u)
@@ -752,8 +752,9 @@ static bool quorum_stale_by_now(const QuorumRequest *req, int i)
 }
 
 /*
- * Leave out the children that are stale in the range.  Returns false if one of
- * them is so in a part of it only, which the locked read can tell apart.
+ * Leave out the children that are stale in the range (promise 3).  Returns
+ * false if one of them is so in a part of it only, which the locked read can
+ * tell apart.
  */
 static bool GRAPH_RDLOCK quorum_choose_voters(QuorumRequest *req)
 {

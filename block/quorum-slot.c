@@ -11,11 +11,11 @@
  *
  * All that makes a child stale, or ends that, happens under one mutex, and so
  * does each decision that counts children that are not stale.  That is what
- * keeps this true at any moment: what has been acknowledged is held by at least
- * threshold children that are not stale there, unless children were taken out
- * since, or a flush that failed has taken back what had cured them.  Two
- * requests that each lose another child in one granule can't both believe in
- * the other's loser.
+ * keeps this true at any moment (promise 1): what has been acknowledged is held
+ * by at least threshold children that are not stale there, unless children were
+ * taken out since, or a flush that failed has taken back what had cured them.
+ * Two requests that each lose another child in one granule can't both believe
+ * in the other's loser.
  *
  * Staleness ends only where a write or a repair covers a whole granule, with
  * its range held in range_lock: no other write in flight can have made the

@@ -205,7 +205,8 @@ static bool GRAPH_RDLOCK quorum_child_may_unmap(BdrvChild *child)
 /*
  * A discarded range may read as anything, and on each child as something else.
  * So it becomes zeroes, where all children can get them by unmapping, or is
- * dropped for all of them.  What is not aligned for each child is dropped, too.
+ * dropped for all of them (promise 4).  What is not aligned for each child is
+ * dropped, too.
  */
 int coroutine_fn quorum_co_pdiscard(BlockDriverState *bs, int64_t offset,
                                     int64_t bytes)
@@ -385,7 +386,7 @@ quorum_ask_flush(QuorumRequest *req, QuorumAnswer *a)
 {
     int ret;
 
-    /* To the core, flushing what is not there is a success. */
+    /* To the core, flushing what is not there is a success (promise 1). */
     if (!bdrv_co_is_inserted(a->child->bs)) {
         return -ENOMEDIUM;
     }

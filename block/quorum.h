@@ -8,7 +8,8 @@
  * A quorum node keeps N replicas of one disk on N children and believes none of
  * them alone: it writes to all, reads and votes.
  *
- * What it promises; code and tests cite these numbers.
+ * What it promises; code and tests cite these numbers, and why it keeps them is
+ * in docs/devel/quorum.rst.
  *
  * 1. Acknowledged means held.  A write is acknowledged only if at least
  *    threshold children took it and are not stale there; those that failed it
