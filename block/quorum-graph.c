@@ -398,7 +398,8 @@ typedef struct QuorumReopen {
     int n;
 } QuorumReopen;
 
-static void GRAPH_UNLOCKED quorum_reopen_free(BDRVReopenState *state)
+/* What has been changed, the transaction changes back. */
+void quorum_reopen_abort(BDRVReopenState *state)
 {
     QuorumReopen *r = state->opaque;
 
@@ -612,7 +613,7 @@ int quorum_reopen_prepare(BDRVReopenState *state, BlockReopenQueue *queue,
     return 0;
 
 fail:
-    quorum_reopen_free(state);
+    quorum_reopen_abort(state);
     return ret;
 }
 
@@ -635,10 +636,5 @@ void quorum_reopen_commit(BDRVReopenState *state)
     qdict_extract_subqdict(state->options, &options, QUORUM_OPT_CHILDREN);
     qdict_extract_subqdict(state->explicit_options, &explicit_options,
                            QUORUM_OPT_CHILDREN);
-    quorum_reopen_free(state);
-}
-
-void quorum_reopen_abort(BDRVReopenState *state)
-{
-    quorum_reopen_free(state);
+    quorum_reopen_abort(state);
 }

@@ -6,8 +6,9 @@
  * Copyright (c) 2026 The quorum project authors
  *
  * A request asks its children in parallel (but see fifo) and decides when all
- * of them have answered.  Reads are in quorum-read.c, what changes the children
- * in quorum-write.c, and what asks them about themselves is here.
+ * of them have answered.  Reads are in quorum-read.c and quorum-ballot.c, what
+ * changes the children in quorum-write.c, and what asks them about themselves
+ * is here.
  */
 
 #include "qemu/osdep.h"

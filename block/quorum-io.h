@@ -135,6 +135,39 @@ void quorum_doubt(QuorumAnswer *a);
 /* The request is settled. */
 void quorum_doubts_end(QuorumRequest *req);
 
+/* --- reads: quorum-read.c, and with the range held quorum-ballot.c --- */
+
+/*
+ * Get all the memory that @req needs from the pool at once (promise 8), with no
+ * range held: who waits for memory holds nothing that others wait for.
+ *
+ * A request with a vector of the caller's lets the first child read into that;
+ * one without gets one buffer more, for the result, as the first one.  Returns
+ * false if there is no memory.
+ */
+bool coroutine_fn GRAPH_RDLOCK quorum_request_alloc(QuorumRequest *req);
+
+/* A QuorumAskFn: read the whole request into the answer's buffer. */
+int64_t coroutine_fn GRAPH_RDLOCK quorum_ask_read(QuorumRequest *req,
+                                                  QuorumAnswer *a);
+
+/*
+ * Whether the child in slot @i may be written to for a repair.  Not without the
+ * permission: the image is inactive, or the child read-only.
+ */
+bool GRAPH_RDLOCK quorum_may_repair(BlockDriverState *bs, int i);
+
+/*
+ * Read with the range held and vote; @errors[slot] is what children have failed
+ * with in this request before, or NULL.  Reports dissenters and failures,
+ * repairs if the options ask for it, and fills @qiov with the winners; if it is
+ * NULL, the guest has its answer, and a unit without a winner is no failure.
+ */
+int coroutine_fn GRAPH_RDLOCK
+quorum_read_locked(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                   QEMUIOVector *qiov, BdrvRequestFlags flags,
+                   const int64_t *errors);
+
 /*
  * Whether @child has all bytes before @end.  One that has become shorter than
  * the others (it missed a growing write, or got an overlay that is) would say

@@ -91,7 +91,6 @@ char *quorum_child_name(int i)
     return g_strdup_printf(QUORUM_OPT_CHILDREN "%d", i);
 }
 
-
 /*
  * Find the length that the children agree on and count those out that have
  * another one (promise 7).

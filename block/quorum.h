@@ -403,6 +403,8 @@ bool GRAPH_RDLOCK quorum_flush_settle(BDRVQuorumState *s, bool *failed);
 bool GRAPH_RDLOCK quorum_resize_settle(BDRVQuorumState *s, const bool *failed,
                                        int64_t kept);
 
+/* --- quorum-info.c: what management is told --- */
+
 /*
  * What query-blockstats shows of the node.  Owned by the caller.  Any thread,
  * the graph lock held.  No event is lost or counted twice; but the figures are
@@ -492,6 +494,8 @@ quorum_co_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
 
 /* The largest range that quorum_co_scrub() takes. */
 int64_t quorum_read_most(BlockDriverState *bs);
+
+/* quorum-ballot.c */
 
 /*
  * Read the range from all children whatever the read pattern is, vote with the

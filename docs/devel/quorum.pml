@@ -204,7 +204,7 @@ proctype Writer(byte p, n, part) {
     od
 }
 
-/* --- quorum-read.c --- */
+/* --- quorum-read.c, quorum-ballot.c --- */
 
 /* Ask those that are @left: @good have answered with @answer[]. */
 inline ask_read() {
