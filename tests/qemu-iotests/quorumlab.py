@@ -525,10 +525,13 @@ class LabTestCase(iotests.QMPTestCase):
             guest.nbd.close()
         self.content()
 
-    def children(self) -> List[Dict[str, Any]]:
-        node = next(node for node in self.vm.cmd('query-named-block-nodes')
+    def node(self) -> Dict[str, Any]:
+        return next(node for node in self.vm.cmd('query-named-block-nodes')
                     if node['node-name'] == 'q')
-        return list(node['image']['format-specific']['data']['children'])
+
+    def children(self) -> List[Dict[str, Any]]:
+        image = self.node()['image']
+        return list(image['format-specific']['data']['children'])
 
     def states(self) -> List[str]:
         return [child['state'] for child in self.children()]

@@ -119,6 +119,12 @@ class QuorumTestCase(iotests.QMPTestCase):
     def check_io(self, *commands: str) -> None:
         self.assertEqual(self.io(*commands), [])
 
+    def node(self, name: str = 'q') -> Dict[str, Any]:
+        for node in self.vm.cmd('query-named-block-nodes', {'flat': True}):
+            if node['node-name'] == name:
+                return dict(node)
+        raise AssertionError(f'no node {name}')
+
     def stats(self) -> List[Dict[str, Any]]:
         for node in self.vm.cmd('query-blockstats', {'query-nodes': True}):
             if node.get('node-name') == 'q':
