@@ -251,21 +251,6 @@ void quorum_report_errors(const QuorumRequest *req, QuorumOpType type,
     }
 }
 
-void quorum_doubt(QuorumAnswer *a)
-{
-    a->doubt = true;
-    quorum_flush_doubt(a->req->bs->opaque, a - a->req->answers);
-}
-
-void quorum_doubts_end(QuorumRequest *req)
-{
-    for (int i = 0; i < req->n; i++) {
-        if (req->answers[i].doubt) {
-            quorum_flush_doubt_end(req->bs->opaque, i);
-        }
-    }
-}
-
 /* --- what the children say about themselves --- */
 
 static int64_t coroutine_fn GRAPH_RDLOCK

@@ -26,7 +26,6 @@ struct QuorumAnswer {
     int64_t ret;                /* a number, or -errno */
     uint8_t *buf;               /* one of req->bufs, or NULL */
     QEMUIOVector qiov;          /* of buf */
-    bool doubt;                 /* a flush has failed; to be settled */
     int64_t pnum;               /* block status: bytes it is good for */
     Error *err;                 /* resize: what the child says */
 };
@@ -128,12 +127,6 @@ int GRAPH_RDLOCK quorum_request_fail(const QuorumRequest *req);
 
 /* The same, with an error that the caller knows better. */
 void GRAPH_RDLOCK quorum_report_failure(const QuorumRequest *req);
-
-/* A flush, or what may have been one, has failed: it is to be settled. */
-void quorum_doubt(QuorumAnswer *a);
-
-/* The request is settled. */
-void quorum_doubts_end(QuorumRequest *req);
 
 /* --- reads: quorum-read.c, and with the range held quorum-ballot.c --- */
 

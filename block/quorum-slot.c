@@ -637,28 +637,19 @@ static bool GRAPH_RDLOCK quorum_is_held(BDRVQuorumState *s,
     return true;
 }
 
-void quorum_flush_doubt(BDRVQuorumState *s, int i)
+void quorum_note_loss(BDRVQuorumState *s, int i)
 {
+    QuorumSlot *slot = &s->slots[i];
+    bool was_stale;
+
     /*
      * What is in flight counts as failed even if the flush, as it turns out,
      * makes nobody stale because too many have failed it: the guest may hear of
      * a write after it has heard of that flush, and rely on it (promise 1).
      */
     QEMU_LOCK_GUARD(&s->lock);
-    s->slots[i].doubts++;
     stat64_add(&s->flush_epoch, 1);
-    s->slots[i].lost_epoch = stat64_get(&s->flush_epoch);
-}
-
-void quorum_flush_doubt_end(BDRVQuorumState *s, int i)
-{
-    QuorumSlot *slot = &s->slots[i];
-    bool was_stale;
-
-    QEMU_LOCK_GUARD(&s->lock);
-    slot->doubts--;
-    stat64_add(&s->flush_epoch, 1);
-    slot->doubt_epoch = stat64_get(&s->flush_epoch);
+    slot->lost_epoch = stat64_get(&s->flush_epoch);
 
     /* What ended its being stale may be what is lost. */
     was_stale = slot->stale != NULL;
@@ -670,12 +661,6 @@ void quorum_flush_doubt_end(BDRVQuorumState *s, int i)
     if (slot->stale && hbitmap_empty(slot->stale)) {
         quorum_drop_map(s, i);
     }
-}
-
-/* Whether a flush that began at @epoch and ends now proves nothing. */
-static bool quorum_flush_is_doubtful(const QuorumSlot *slot, uint64_t epoch)
-{
-    return slot->doubts || slot->doubt_epoch > epoch;
 }
 
 /*
@@ -754,16 +739,6 @@ bool quorum_write_settle(BDRVQuorumState *s, QuorumWrite *w, bool fua)
     }
 
     QEMU_LOCK_GUARD(&s->lock);
-    for (int i = 0; i < s->num_slots; i++) {
-        /*
-         * A flush that failed meanwhile may have lost it.  If it was not to be
-         * flushed yet, that matters only to a child that it would cure.
-         */
-        if (quorum_flush_is_doubtful(&s->slots[i], w->epoch) &&
-            (fua || quorum_is_stale(s, i, w->offset, w->bytes))) {
-            w->failed[i] = true;
-        }
-    }
     quorum_write_end_locked(s, w);
     quorum_count_done(s, w->failed, &any_failed);
     for (int i = 0; i < s->num_slots; i++) {
@@ -790,10 +765,8 @@ void quorum_repair_settle(BDRVQuorumState *s, QuorumWrite *w, int i,
                           int64_t offset, int64_t bytes)
 {
     QEMU_LOCK_GUARD(&s->lock);
-    bool doubtful = quorum_flush_is_doubtful(&s->slots[i], w->epoch);
-
     quorum_write_end_locked(s, w);
-    if (quorum_slot_is_in(&s->slots[i]) && !w->failed[i] && !doubtful) {
+    if (quorum_slot_is_in(&s->slots[i]) && !w->failed[i]) {
         quorum_stale_clear(s, i, offset, bytes);
     }
 }
@@ -808,7 +781,6 @@ void quorum_flush_begin(BDRVQuorumState *s)
         s->flushing = s->unflushed;
         s->unflushed = empty;
         stat64_add(&s->flush_epoch, 1);
-        s->flush_start = stat64_get(&s->flush_epoch);
         for (int i = 0; i < s->num_slots; i++) {
             HBitmap **cured = s->slots[i].cured;
 
@@ -868,7 +840,7 @@ static void quorum_note_in_sync(QuorumSlot *slot)
     }
 }
 
-bool quorum_flush_settle(BDRVQuorumState *s, bool *failed)
+bool quorum_flush_settle(BDRVQuorumState *s, const bool *failed)
 {
     bool any_failed, any_cured = false;
     int64_t bits;
@@ -877,7 +849,6 @@ bool quorum_flush_settle(BDRVQuorumState *s, bool *failed)
     QEMU_LOCK_GUARD(&s->lock);
 
     for (int i = 0; i < s->num_slots; i++) {
-        failed[i] |= quorum_flush_is_doubtful(&s->slots[i], s->flush_start);
         any_cured |= s->slots[i].cured[0] != NULL;
         if (!failed[i]) {
             g_clear_pointer(&s->slots[i].cured[1], hbitmap_free);

@@ -31,13 +31,19 @@ static bool quorum_is_refusal(int64_t ret)
     return ret == -ENOTSUP || ret == -EINVAL;
 }
 
+/* A flush, or what may have been one, has failed. */
+static void quorum_sync_failed(QuorumAnswer *a)
+{
+    quorum_note_loss(a->req->bs->opaque, a - a->req->answers);
+}
+
 /* @ret is what the child has answered to a write. */
 static int64_t quorum_note_fua(QuorumAnswer *a, int64_t ret)
 {
     QuorumRequest *req = a->req;
 
     if (ret < 0 && (req->flags & BDRV_REQ_FUA) && !quorum_is_refusal(ret)) {
-        quorum_doubt(a);
+        quorum_sync_failed(a);
     }
     return ret;
 }
@@ -63,6 +69,30 @@ quorum_ask_write_zeroes(QuorumRequest *req, QuorumAnswer *a)
                                                     req->bytes, req->flags));
 }
 
+/* Wait for the range. */
+static void coroutine_fn quorum_change_lock(const QuorumRequest *req,
+                                            RangeLockRequest *range,
+                                            int64_t bytes)
+{
+    BDRVQuorumState *s = req->bs->opaque;
+
+    range_lock_co_lock(&s->range_lock, range, req->offset, bytes);
+    if (req->flags & BDRV_REQ_FUA) {
+        qemu_co_rwlock_rdlock(&s->sync_lock);
+    }
+}
+
+static void coroutine_fn quorum_change_unlock(const QuorumRequest *req,
+                                              RangeLockRequest *range)
+{
+    BDRVQuorumState *s = req->bs->opaque;
+
+    if (req->flags & BDRV_REQ_FUA) {
+        qemu_co_rwlock_unlock(&s->sync_lock);
+    }
+    range_lock_co_unlock(&s->range_lock, range);
+}
+
 /* Begin to change the children: wait for the range, and choose them. */
 static void coroutine_fn GRAPH_RDLOCK
 quorum_change_begin(QuorumRequest *req, RangeLockRequest *range,
@@ -70,7 +100,7 @@ quorum_change_begin(QuorumRequest *req, RangeLockRequest *range,
 {
     BDRVQuorumState *s = req->bs->opaque;
 
-    range_lock_co_lock(&s->range_lock, range, req->offset, locked_bytes);
+    quorum_change_lock(req, range, locked_bytes);
     quorum_request_recheck(req);
     quorum_write_begin(s, &req->write, req->offset, req->bytes, req->failed);
 }
@@ -110,9 +140,8 @@ quorum_change_end(QuorumRequest *req, RangeLockRequest *range)
                                     req->flags & BDRV_REQ_FUA);
     int ret = 0;
 
-    range_lock_co_unlock(&s->range_lock, range);
+    quorum_change_unlock(req, range);
     if (errors) {
-        quorum_doubts_end(req);
         quorum_report_errors(req, QUORUM_OP_TYPE_WRITE, NULL);
     }
     if (!held) {
@@ -168,7 +197,7 @@ int coroutine_fn quorum_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
         QEMU_IS_ALIGNED(offset, bs->bl.pwrite_zeroes_alignment) &&
         QEMU_IS_ALIGNED(bytes, bs->bl.pwrite_zeroes_alignment)) {
         quorum_write_end(s, &req->write);
-        range_lock_co_unlock(&s->range_lock, &range);
+        quorum_change_unlock(req, &range);
         quorum_request_free(req);
         return -ENOTSUP;
     }
@@ -371,7 +400,7 @@ int coroutine_fn quorum_co_truncate(BlockDriverState *bs, int64_t offset,
     } else {
         quorum_resize_end(req);
     }
-    range_lock_co_unlock(&s->range_lock, &range);
+    quorum_change_unlock(req, &range);
     for (int i = 0; i < req->n; i++) {
         error_free(req->answers[i].err);
     }
@@ -392,7 +421,7 @@ quorum_ask_flush(QuorumRequest *req, QuorumAnswer *a)
     }
     ret = bdrv_co_flush(a->child->bs);
     if (ret < 0) {
-        quorum_doubt(a);
+        quorum_sync_failed(a);
     }
     return ret;
 }
@@ -400,19 +429,20 @@ quorum_ask_flush(QuorumRequest *req, QuorumAnswer *a)
 int coroutine_fn quorum_co_flush(BlockDriverState *bs)
 {
     BDRVQuorumState *s = bs->opaque;
-    QuorumRequest *req =
-        quorum_request_new(bs, 0, bs->total_sectors << BDRV_SECTOR_BITS, NULL,
-                           0);
+    QuorumRequest *req;
     bool held;
     int ret = 0;
 
+    qemu_co_rwlock_wrlock(&s->sync_lock);
+    req = quorum_request_new(bs, 0, bs->total_sectors << BDRV_SECTOR_BITS, NULL,
+                             0);
     quorum_flush_begin(s);
     quorum_ask_all(req, quorum_ask_flush);
     for (int i = 0; i < req->n; i++) {
         req->failed[i] = !req->answers[i].child || req->answers[i].ret < 0;
     }
     held = quorum_flush_settle(s, req->failed);
-    quorum_doubts_end(req);
+    qemu_co_rwlock_unlock(&s->sync_lock);
     quorum_report_errors(req, QUORUM_OP_TYPE_FLUSH, NULL);
     if (!held) {
         ret = quorum_request_fail(req);

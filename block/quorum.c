@@ -423,6 +423,7 @@ static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
 
     buffer_pool_init(&s->pool, QUORUM_POOL_BYTES, qemu_real_host_page_size());
     range_lock_init(&s->range_lock);
+    qemu_co_rwlock_init(&s->sync_lock);
     quorum_slots_init(s, slots);
     for (int i = 0; i < slots; i++) {
         g_autofree char *key = quorum_child_name(i);

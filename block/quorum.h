@@ -109,13 +109,10 @@ typedef struct QuorumSlot {
     HBitmap *cured[2];
 
     /*
-     * Flushes and FUA writes that have failed on the child and are not settled
-     * yet, and BDRVQuorumState.flush_epoch when there last was one: others
-     * beside them prove nothing.  And when one was last seen to fail: what was
-     * in flight then may be lost on it.  Under BDRVQuorumState.lock.
+     * BDRVQuorumState.flush_epoch when a flush or a FUA write was last seen to
+     * fail on the child: what was in flight then may be lost on it.  Under
+     * BDRVQuorumState.lock.
      */
-    int doubts;
-    uint64_t doubt_epoch;
     uint64_t lost_epoch;
 
     /*
@@ -151,7 +148,7 @@ typedef struct QuorumOptions {
 
 /*
  * Order of taking things: graph read lock, all the memory that is needed from
- * the pool, range_lock, lock.
+ * the pool, range_lock, sync_lock, lock.
  */
 typedef struct BDRVQuorumState {
     /* Set when the node is opened or, with all requests drained, reopened. */
@@ -184,6 +181,15 @@ typedef struct BDRVQuorumState {
      */
     RangeLock range_lock;
 
+    /*
+     * A flush holds it alone, FUA writes share it.  A FUA write that fails on a
+     * child may have lost what was written before, and that may become known
+     * only after a flush of the child, later but answered sooner, has succeeded
+     * and seemed to prove that nothing was lost.  So a flush of all children
+     * has no FUA write beside it.
+     */
+    CoRwlock sync_lock;
+
     /* Protects the maps and what is below.  Nothing yields under it. */
     QemuMutex lock;
 
@@ -206,7 +212,6 @@ typedef struct BDRVQuorumState {
     unsigned long *unflushed;
     unsigned long *flushing;
     int unflushed_shift;
-    uint64_t flush_start;       /* flush_epoch when the last one began */
 
     /*
      * Grows when a flush begins and when one has failed on a child: a write
@@ -350,7 +355,8 @@ void quorum_write_begin(BDRVQuorumState *s, QuorumWrite *w, int64_t offset,
 
 /*
  * The write @w has ended, with @w->failed[] set for those that did not do it,
- * or were not asked.  Its range is still held.  Returns whether it may be
+ * or were not asked.  Its range is still held, and if @fua, sync_lock, too, as
+ * it was when the children were asked.  Returns whether it may be
  * acknowledged: at least threshold children hold it (promise 1).  Then those
  * that failed are stale in the range, and those that did not are not, in its
  * whole granules.  With @fua, which failed children may owe to a flush, they
@@ -373,26 +379,25 @@ void GRAPH_RDLOCK quorum_repair_settle(BDRVQuorumState *s, QuorumWrite *w,
  */
 void GRAPH_RDLOCK quorum_write_end(BDRVQuorumState *s, QuorumWrite *w);
 
-/* A flush is about to be sent. */
+/*
+ * The child in slot @i has just failed a flush, or a FUA write, which may have
+ * been a flush.  What is in flight may be lost on it, and what had cured it
+ * since its last good flush.  Called with sync_lock held.
+ */
+void quorum_note_loss(BDRVQuorumState *s, int i);
+
+/* A flush is about to be sent.  sync_lock is held until it is settled. */
 void quorum_flush_begin(BDRVQuorumState *s);
 
 /*
- * The child in slot @i has just failed a flush, or a FUA write, which may have
- * been a flush.  From here on until quorum_flush_doubt_end(), after it has been
- * settled, other flushes prove nothing about the child.
- */
-void quorum_flush_doubt(BDRVQuorumState *s, int i);
-void quorum_flush_doubt_end(BDRVQuorumState *s, int i);
-
-/*
  * The flush has ended; @failed[slot] says which children have not done it, or
- * were not asked; set here for those that can't be trusted.  Returns whether it
- * may be acknowledged: all that had been written is held by at least threshold
- * children that did it.  Then those that failed are stale there, and in what
- * was written meanwhile.  If not, nobody becomes stale (but see cured), and
- * nothing counts as flushed.
+ * were not asked.  Returns whether it may be acknowledged: all that had been
+ * written is held by at least threshold children that did it.  Then those that
+ * failed are stale there, and in what was written meanwhile.  If not, nobody
+ * becomes stale (but see cured), and nothing counts as flushed.
  */
-bool GRAPH_RDLOCK quorum_flush_settle(BDRVQuorumState *s, bool *failed);
+bool GRAPH_RDLOCK quorum_flush_settle(BDRVQuorumState *s,
+                                      const bool *failed);
 
 /*
  * A resize has ended; @failed[slot] as for a flush, and what is below @kept

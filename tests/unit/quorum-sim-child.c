@@ -206,6 +206,12 @@ static void child_drop(Child *c)
     }
 }
 
+/* Whether @op flushes, or may be a write and a flush. */
+static bool op_syncs(const Op *op)
+{
+    return op->type == OP_FLUSH || op->flags & BDRV_REQ_FUA;
+}
+
 static bool op_fails(Op *op, Plan *plan)
 {
     Child *c = op->child;
@@ -321,7 +327,7 @@ static void op_finish(Op *op)
     c->ops++;
     if (op->type == OP_ZERO && !(sim.s->native_zeroes & (1 << c->index))) {
         op->ret = -ENOTSUP;
-    } else if (op_fails(op, plan)) {
+    } else if (op->failed || op_fails(op, plan)) {
         fault(c);
         op->ret = op->type == OP_WRITE && choose(2) ? -ENOSPC : -EIO;
     }
@@ -341,7 +347,7 @@ static void op_finish(Op *op)
         if (op->ret < 0) {
             maybe_stale(c, op->req && op->req->flags & BDRV_REQ_FUA ?
                            UINT64_MAX : op->mask);
-            if (op->flags & BDRV_REQ_FUA && plan->drops) {
+            if (op->flags & BDRV_REQ_FUA && plan->drops && !op->failed) {
                 child_drop(c);
             }
         } else if (op->req) {
@@ -353,7 +359,7 @@ static void op_finish(Op *op)
             finish_flush(op, plan);
         } else {
             maybe_stale(c, UINT64_MAX);
-            if (plan->drops) {
+            if (plan->drops && !op->failed) {
                 child_drop(c);
             }
         }
@@ -373,25 +379,44 @@ static void op_finish(Op *op)
     aio_co_wake(op->co);
 }
 
+/* Some of what @op does, it does before it ends. */
+static void op_hold(Op *op)
+{
+    Child *c = op->child;
+    Plan *plan = &sim.s->plan[c->index];
+
+    op->holds++;
+    if (op->type == OP_READ) {
+        op_capture(op);
+        return;
+    }
+    if (op->type == OP_ZERO && !(sim.s->native_zeroes & (1 << c->index))) {
+        return;
+    }
+    if (op->type != OP_FLUSH) {
+        /* Losses are decided at the end: liars store nothing yet. */
+        uint64_t mask = choose_subset(op->mask);
+
+        if (!plan->bad) {
+            op_apply(op, mask);
+        }
+    }
+    if (op_syncs(op) && plan->drops && !op->failed && op_fails(op, plan)) {
+        /* Others may come and go before anybody hears of it. */
+        trace("    child %d: op %d is failing", c->index, op->id);
+        op->failed = true;
+        fault(c);
+        child_drop(c);
+    }
+}
+
 void op_step(int index)
 {
     Op *op = sim.pending[index];
 
     use_dice(op->dice_req, op->child->index);
     if (op->holds < 2 && chance(250)) {
-        op->holds++;
-        if (op->type == OP_READ) {
-            op_capture(op);
-        } else if (op->type == OP_WRITE ||
-                   (op->type == OP_ZERO &&
-                    sim.s->native_zeroes & (1 << op->child->index))) {
-            /* Losses are decided at the end: liars store nothing yet. */
-            uint64_t mask = choose_subset(op->mask);
-
-            if (!sim.s->plan[op->child->index].bad) {
-                op_apply(op, mask);
-            }
-        }
+        op_hold(op);
         return;
     }
     memmove(&sim.pending[index], &sim.pending[index + 1],

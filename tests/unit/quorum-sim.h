@@ -171,6 +171,7 @@ typedef struct Op {
     BdrvRequestFlags flags;
     int holds;                  /* how often it was made to wait */
     bool captured;              /* val is what the read returns */
+    bool failed;                /* a flush that has lost something already */
     uint64_t applied;           /* cells that have been stored */
     uint64_t doomed;            /* cells that a failed flush loses */
     uint64_t flips;             /* cells in which one bit is wrong */
