@@ -34,14 +34,20 @@ patches:                ## write the commits of build/qemu back to patches/
 series: all             ## make build/series/*.patch, as they would be mailed
 	@scripts/series
 
+debian-patches: all     ## the series as Debian's packaging takes it
+	@scripts/debian-patches --check
+
 check-series: packages  ## build and test each patch of the series by itself
 	@scripts/series --build
 
 check-mutants: packages ## break each promise, and see that a test notices
 	@scripts/tests/mutants $(MUTANTS)
 
-check-san: packages     ## run the unit tests with ASan and UBSan
-	@scripts/check-san
+check-san: packages     ## run unit tests and iotests with ASan, UBSan and TSan
+	@scripts/check asan tsan
+
+coverage: packages      ## which lines of ours no test reaches
+	@scripts/check coverage
 
 check-tsa:              ## clang's thread-safety analysis of block/
 	@scripts/install-packages clang-19
@@ -61,4 +67,4 @@ help:                   ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' Makefile | expand -t 16
 
 .PHONY: all demo check soak hazards bench base patches series check-series
-.PHONY: check-mutants check-san check-tsa install update packages help
+.PHONY: debian-patches check-mutants check-san check-tsa coverage install update packages help
