@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# shellcheck shell=bash
+#
+# For scripts that boot a guest; source it after ../lib.sh.
+
+# make_guest DIR MAKER FILE...: run "MAKER CACHE DIR", unless DIR is there and
+# neither the maker nor one of the files, what it is made from, has changed.
+make_guest() {
+    local guest=$1 maker=$2 stamp
+    stamp=$(cat "$top/scripts/guest/image.py" "${@:2}" "$cache/$base.manifest" | sha256sum)
+    if [ "$(cat "$guest/stamp" 2>/dev/null)" != "$stamp" ]; then
+        need_space "$build" 300 "a guest"
+        say "Making a guest"
+        run_logged guest : /usr/bin/python3 -B "$maker" "$cache" "$guest" ||
+            die_with_log guest "the guest could not be made"
+        echo "$stamp" > "$guest/stamp"
+    fi
+}
