@@ -13,13 +13,17 @@ import signal
 import subprocess
 import sys
 import tempfile
-from typing import Iterator
+from typing import Any, Iterator
 
 GUEST_TIMEOUT = 180     # seconds that a guest may be silent
 
 
 class Failed(Exception):
     """What was promised has not come true."""
+
+
+class Ended(Failed):
+    """The guest is not there any more."""
 
 
 # --- processes: ended whatever happens ---
@@ -124,7 +128,7 @@ class Line:
         except asyncio.TimeoutError:
             raise Failed('the guest says nothing any more') from None
         if not line:
-            raise Failed('the guest ended early')
+            raise Ended('the guest ended early')
         words = line.decode(errors='replace').split()
         if words and words[0] == 'failed':
             raise Failed(f'the guest failed: {" ".join(words[1:])}')
@@ -147,8 +151,8 @@ class Line:
         self.writer.write(f'{text}\n'.encode())
 
 
-async def child_stats(qmp: 'QMPClient') -> list[dict]:
-    """The counters of the children of the node 'quorum'."""
+async def child_stats(qmp: Any) -> list[dict]:
+    """The counters of the children of the node 'quorum', from a QMPClient."""
     for node in await qmp.execute('query-blockstats', {'query-nodes': True}):
         if node.get('node-name') == 'quorum':
             return node['driver-specific']['children']
