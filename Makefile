@@ -53,6 +53,10 @@ check-tsa:              ## clang's thread-safety analysis of block/
 	@scripts/install-packages clang-19
 	@scripts/build tsa libblock.a
 
+fuzz:                   ## libFuzzer on parser, voting and whole nodes: a minute
+	@scripts/install-packages clang-19 libclang-rt-19-dev
+	@scripts/fuzz $(FUZZ)
+
 install:                ## after make: install into $(prefix)
 	@scripts/install '$(prefix)'
 
@@ -67,4 +71,5 @@ help:                   ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' Makefile | expand -t 16
 
 .PHONY: all demo check soak hazards bench base patches series check-series
-.PHONY: debian-patches check-mutants check-san check-tsa coverage install update packages help
+.PHONY: debian-patches check-mutants check-san check-tsa coverage fuzz install
+.PHONY: update packages help

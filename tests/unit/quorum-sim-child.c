@@ -7,6 +7,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qapi/error.h"
 #include "quorum-sim.h"
 
 static const char *const op_name[] = { "read", "write", "zero", "flush" };
@@ -22,12 +23,24 @@ uint64_t rng_next(uint64_t *state)
     return z ^ (z >> 31);
 }
 
+uint8_t script_next(void)
+{
+    if (!sim.script_left) {
+        return 0;
+    }
+    sim.script_left--;
+    return *sim.script++;
+}
+
 int choose_next(int bound)
 {
     Schedule *s = sim.s;
 
     if (bound <= 1) {
         return 0;
+    }
+    if (sim.script) {
+        return script_next() % bound;
     }
     if (sim.recording && sim.choice < MAX_CHOICES) {
         s->choices[sim.choice] = rng_next(&sim.rng) >> 32;
@@ -43,6 +56,10 @@ void use_dice(Req *r, int child)
 {
     sim.dice_req = r;
     sim.dice_child = child;
+    if (sim.script) {
+        sim.fate = script_next();
+        sim.fate_dice = 0;
+    }
 }
 
 static uint32_t roll(void)
@@ -51,8 +68,12 @@ static uint32_t roll(void)
     int child = sim.dice_child;
     uint64_t state;
 
-    if (r->calm & (1 << child)) {
+    if (sim.script ? !sim.fate : r->calm & (1 << child)) {
         return 0;
+    }
+    if (sim.script) {
+        state = sim.fate + ((uint64_t)sim.fate_dice++ << 32);
+        return rng_next(&state) >> 32;
     }
     state = sim.s->seed + r->key * 0x1000003ULL + child * 0x10001ULL +
             ((uint64_t)sim.dice[r->key][child]++ << 32);
@@ -699,14 +720,63 @@ void child_reset(Child *c, int index)
     }
 }
 
+BlockDriverState *child_open(Child *c)
+{
+    static int serial;
+    Schedule *s = sim.s;
+    g_autofree char *name = g_strdup_printf("sim%d", serial++);
+    BdrvRequestFlags fua = s->fua & (1 << c->index) ? BDRV_REQ_FUA : 0;
+    BlockDriverState *bs;
+
+    bs = bdrv_new_open_driver(fua ? &sim_fua_driver : &sim_driver, name,
+                              BDRV_O_RDWR | BDRV_O_UNMAP, &error_abort);
+    *(Child **)bs->opaque = c;
+    bs->supported_write_flags = fua;
+    bs->supported_zero_flags = fua;
+    if (s->zeroes & (1 << c->index)) {
+        bs->supported_zero_flags |= BDRV_REQ_MAY_UNMAP | BDRV_REQ_NO_FALLBACK;
+    }
+    return bs;
+}
+
+void child_changed(Child *c)
+{
+    /* The same once more, a blank one, or what other newcomers hold, too */
+    switch (choose(3)) {
+    case 1:
+        memset(c->image, TAG_INIT, sizeof(c->image));
+        break;
+    case 2:
+        memset(c->image, TAG_LIE, sizeof(c->image));
+        break;
+    }
+    memcpy(c->durable, c->image, sizeof(c->durable));
+    memcpy(c->older, c->image, sizeof(c->older));
+    for (int i = 0; i < MAX_CELLS; i++) {
+        c->changed[i] = c->safe_at[i] = sim.now;
+    }
+    for (int u = 0; u < num_units(); u++) {
+        c->stale_since[u] = sim.now;
+    }
+    c->maybe_stale = UINT64_MAX;
+    c->lost = c->bad_cells = 0;
+    c->ops = 0;
+    c->dead = false;
+    c->is_new = true;
+    fault(c);
+}
+
 void rot(void)
 {
     for (int n = 0; n < sim.s->num_children; n++) {
         Child *c = &sim.child[n];
         int cell;
 
+        if (!sim.s->plan[n].bad || !sim.s->plan[n].rot) {
+            continue;
+        }
         use_dice(&sim.s->reqs[MAX(0, sim.next_req - 1)], n);
-        if (!sim.s->plan[n].bad || !chance(sim.s->plan[n].rot)) {
+        if (!chance(sim.s->plan[n].rot)) {
             continue;
         }
         cell = choose(sim.s->cells);
@@ -726,8 +796,8 @@ void power_cut(void)
     for (int n = 0; n < sim.s->num_children; n++) {
         Child *c = &sim.child[n];
 
+        use_dice(&sim.s->reqs[sim.next_req - 1], n);
         for (int i = 0; i < sim.s->cells; i++) {
-            use_dice(&sim.s->reqs[sim.next_req - 1], n);
             if (c->changed[i] > c->safe_at[i] && chance(500)) {
                 c->image[i] = c->durable[i];
             }

@@ -15,7 +15,7 @@ Sim sim;
 
 const char *const req_name[] = {
     "read", "write", "zero", "discard", "flush", "block-status", "check",
-    "scrub",
+    "scrub", "change",
 };
 
 const CheckName check_name[CHECK__MAX] = {
@@ -44,6 +44,8 @@ const CheckName check_name[CHECK__MAX] = {
     [CHECK_SCRUB] = { "scrub",
         "a scrub that succeeds leaves children alike, with what a read may "
         "return" },
+    [CHECK_CHANGE] = { "change",
+        "when children come and leave, threshold are left" },
     [CHECK_ONE_BAD] = { "one-bad",
         "promise 7: while enough children are well no request fails, and "
         "nobody reports these" },
@@ -197,6 +199,17 @@ int any_liars(void)
     return mask & bad_children(sim.s);
 }
 
+/* Mask of those that were not there from the start, or are not there now */
+static int new_children(void)
+{
+    int mask = 0;
+
+    for (int i = 0; i < sim.s->num_children; i++) {
+        mask |= sim.child[i].is_new << i;
+    }
+    return mask;
+}
+
 static bool any_drops(void)
 {
     for (int i = 0; i < sim.s->num_children; i++) {
@@ -213,7 +226,7 @@ static bool any_drops(void)
  */
 static bool well_enough(void)
 {
-    int bad = bad_children(sim.s);
+    int bad = bad_children(sim.s) | new_children();
     int well = sim.s->num_children - ctpop32(bad);
     int against = any_drops() ? ctpop32(bad) : ctpop32(any_liars());
 
@@ -418,12 +431,50 @@ static void check_write(Req *r)
     }
 }
 
+void note_change(const Child *c)
+{
+    Change *change = &sim.changes[sim.num_changes++];
+
+    change->time = sim.now;
+    change->held = 0;
+    for (int i = 0; i < sim.s->cells; i++) {
+        if (permitted(i, c->image[i], sim.now, sim.now, false)) {
+            change->held |= BIT_ULL(i);
+        }
+    }
+}
+
+/*
+ * How many children that have left since held what of @cell was acknowledged
+ * before @start: those that were there when it was written have flushed it, but
+ * newcomers have not.
+ */
+static int count_gone(int cell, int start)
+{
+    int written = 0;
+    int count = 0;
+
+    for (int i = 0; i < sim.next_req; i++) {
+        Req *w = &sim.s->reqs[i];
+
+        if (is_write(w) && acknowledged(w) && touched(w) & BIT_ULL(cell) &&
+            w->end < start) {
+            written = MAX(written, w->start);
+        }
+    }
+    for (int i = 0; i < sim.num_changes; i++) {
+        count += sim.changes[i].time > written &&
+                 sim.changes[i].held & BIT_ULL(cell);
+    }
+    return count;
+}
+
 /* What of @cells was acknowledged before @start is durable. */
 static void check_durable(uint64_t cells, int start)
 {
     for (uint64_t m = cells; m; m &= m - 1) {
         int i = ctz64(m);
-        int count = 0;
+        int count = count_gone(i, start);
 
         for (int n = 0; n < sim.s->num_children; n++) {
             Child *c = &sim.child[n];
@@ -651,7 +702,7 @@ static void check_cured(Req *r)
         for (int n = 0; n < sim.s->num_children; n++) {
             Child *c = &sim.child[n];
 
-            if (sim.s->liars[cell_unit(i)] & (1 << n)) {
+            if (!c->bs || sim.s->liars[cell_unit(i)] & (1 << n)) {
                 continue;
             }
             model = model ?: c;
@@ -804,7 +855,8 @@ void check_counters(void)
                 violation(CHECK_ALARM, "child %d has %" PRIu64 " %s", n,
                           count, names[i]);
             }
-            if (count && !sim.s->plan[n].bad && well_enough()) {
+            if (count && !sim.s->plan[n].bad && !sim.child[n].is_new &&
+                well_enough()) {
                 violation(CHECK_ONE_BAD, "child %d is well and has %" PRIu64
                           " %s", n, count, names[i]);
             }

@@ -42,6 +42,7 @@ typedef enum Check {
     CHECK_ALARM,
     CHECK_REPAIR,
     CHECK_SCRUB,
+    CHECK_CHANGE,
     CHECK_ONE_BAD,
     CHECK_STATUS,
     CHECK_STUCK,
@@ -67,6 +68,7 @@ typedef enum ReqType {
     REQ_STATUS,
     REQ_CHECK,                  /* a chunk of a scrub that repairs nothing */
     REQ_SCRUB,                  /* ... that repairs; perhaps what is stale */
+    REQ_CHANGE,                 /* a child comes or leaves; not the guest's */
 } ReqType;
 
 /* A guest request: first what the schedule says, then what becomes of it. */
@@ -77,6 +79,8 @@ typedef struct Req {
     bool alone;                 /* starts when nothing else is in flight */
     int split;                  /* cells in the first piece of the vector */
     bool stale;                 /* scrub what is stale from there on */
+    int child;                  /* the slot that changes */
+    bool leaves;                /* it becomes vacant, if it is not */
 
     int key;                    /* stays when other requests are dropped */
     int calm;                   /* mask: children whose dice are all 0 */
@@ -110,7 +114,23 @@ typedef struct Plan {
 } Plan;
 #define PLAN_FIELDS (sizeof(Plan) / sizeof(int))
 
+/* What a test wants of its schedules */
+typedef struct Kind {
+    const char *name;
+    int count;                  /* schedules in a default run */
+    int max_bad;                /* children with faults; -1: as can be borne */
+    bool errors, lies, drops, rot, dead;
+    const char *read_pattern;   /* NULL: any */
+    int rewrite;                /* -1: any */
+    bool any_size;
+    bool ties;                  /* writes that half of the children have */
+    int flush_weight;
+    int scrub_weight;
+    int change_weight;
+} Kind;
+
 typedef struct Schedule {
+    const Kind *kind;
     uint64_t seed;
     int num_children;
     int threshold;
@@ -124,6 +144,7 @@ typedef struct Schedule {
     int fua, zeroes, native_zeroes; /* masks: children that can do it */
     Plan plan[MAX_CHILDREN];
     int liars[MAX_CELLS];       /* by unit: mask of children that may lie */
+    int hot;                    /* the cell where most requests go to */
     int num_reqs;
     Req reqs[MAX_REQS + 2];     /* the last two: reads at the end */
     /* What comes next, see step(); after the last one always 0. */
@@ -141,8 +162,9 @@ typedef enum OpType {
 } OpType;
 
 typedef struct Child {
-    BlockDriverState *bs;
+    BlockDriverState *bs;       /* NULL: the slot is vacant */
     int index;
+    bool is_new;                /* was not there at first */
     int ops;                    /* that have ended */
     uint64_t bad_cells;         /* can't be read */
     bool dead;
@@ -195,6 +217,12 @@ typedef struct Answer {
     uint8_t val[MAX_CELLS];
 } Answer;
 
+/* Who has left, and what it held: what was acknowledged by then */
+typedef struct Change {
+    int time;
+    uint64_t held;              /* cells */
+} Change;
+
 typedef struct Sim {
     Schedule *s;
     int cells_per_unit;
@@ -208,6 +236,10 @@ typedef struct Sim {
     int in_flight;
     bool power_cut;             /* has happened */
     bool running;               /* or the node is opened or closed */
+    const uint8_t *script;      /* NULL: decisions come from seeds */
+    size_t script_left;
+    uint8_t fate;               /* of this step of a child; 0: nothing */
+    int fate_dice;
     uint64_t rng;
     bool recording;             /* choices come from rng */
     int choice;
@@ -219,6 +251,8 @@ typedef struct Sim {
     int lost_until;             /* when they had ended */
     Answer answers[MAX_ANSWERS];
     int num_answers;
+    Change changes[MAX_REQS];
+    int num_changes;
     /* For each cell and value: first end and last start of its requests */
     int first_end[MAX_CELLS][NUM_VALUES];
     int last_start[MAX_CELLS][NUM_VALUES];
@@ -232,9 +266,44 @@ typedef struct Sim {
 
 extern Sim sim;
 
+/* --- quorum-sim-schedule.c: what is to happen --- */
+
+extern const Kind sim_kinds[];      /* the last one has no name */
+
+/*
+ * Make a schedule of @kind: from @seed, or, if there is one, from sim.script.
+ *
+ * A script is what a fuzzer has made up.  Each decision takes the next byte of
+ * it; when it is used up, the decisions are 0 and there is nothing more to do.
+ * First come the node and the faults.  Requests come one by one, when the one
+ * before has started, so that what a run does next is what the script says
+ * next; see next_request(), choose_next() and use_dice().
+ */
+void make_schedule(Schedule *s, const Kind *kind, uint64_t seed);
+
+/* Add a request to @s from sim.script; false if that is used up. */
+bool next_request(Schedule *s);
+
+/* @s, and what happened in its run, which had a trace; owned by the caller */
+char *schedule_text(const Schedule *s);
+
+/* --- quorum-sim-run.c: the guest --- */
+
+/* Once, before anything else */
+void sim_init(void);
+
+/*
+ * Run @s.  Choices are recorded in it if @record is set, and taken from it if
+ * not.  What is wrong is in sim.violation then.
+ */
+void run(Schedule *s, bool record, bool with_trace);
+
 /* --- quorum-sim-child.c: dice, and the children --- */
 
 uint64_t rng_next(uint64_t *state);
+
+/* The next byte of sim.script; 0 when that is used up */
+uint8_t script_next(void);
 
 /*
  * A choice of the scheduler, 0 to @bound - 1.  They are recorded, so that the
@@ -244,7 +313,8 @@ int choose_next(int bound);
 
 /*
  * Faults come from dice of their own for each request and child, so that they
- * stay when something else is left out: say whose are used from now on.
+ * stay when something else is left out: say whose are used from now on.  Of a
+ * script, one byte is all the dice until the next call; 0 is without faults.
  */
 void use_dice(Req *r, int child);
 int choose(int bound);
@@ -255,6 +325,12 @@ extern BlockDriver sim_driver;
 extern BlockDriver sim_fua_driver;
 
 void child_reset(Child *c, int index);
+
+/* Make a node for @c. */
+BlockDriverState *child_open(Child *c);
+
+/* Who was in the slot of @c has been replaced by c->bs, or by nobody. */
+void child_changed(Child *c);
 
 /* Let the pending operation at @index go on, perhaps to its end. */
 void op_step(int index);
@@ -310,6 +386,9 @@ void guest_ended(Req *r);
 
 /* Look at what a chunk of a scrub has found, and r->ret, in bytes. */
 void check_scrub(Req *r, int64_t wrong, int64_t unrepairable);
+
+/* Remember what @c held, which is about to leave. */
+void note_change(const Child *c);
 
 /* Look at zeroes that block status has told of. */
 void check_zeroes(Req *r, int num);

@@ -9,6 +9,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "block/quorum-vote.h"
+#include "quorum-vote-naive.h"
 
 #define MAX_CHILDREN 9
 
@@ -99,32 +100,6 @@ static void test_winner(void)
         g_assert_cmpint(vote(cases[i].answers, cases[i].threshold, NULL),
                         ==, cases[i].winner);
     }
-}
-
-/* The definition of a winner, counted letter by letter. */
-static int naive_winner(const char *answers, int threshold)
-{
-    int count[256] = { 0 };
-    int best = 0;
-    int winner = -1;
-
-    for (const char *c = answers; *c; c++) {
-        if (*c != '.') {
-            count[(uint8_t)*c]++;
-        }
-    }
-    for (int c = 0; c < 256; c++) {
-        best = MAX(best, count[c]);
-    }
-    for (int c = 0; c < 256; c++) {
-        if (best > 0 && count[c] == best) {
-            if (winner >= 0) {
-                return -1;
-            }
-            winner = strchr(answers, c) - answers;
-        }
-    }
-    return best >= threshold ? winner : -1;
 }
 
 /* Every vote there is: up to six children, four versions and errors. */

@@ -1,0 +1,53 @@
+/*
+ * Fuzzing: a whole quorum node over faulty children, see test-quorum-sim.c
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Copyright (c) 2026 The quorum project authors
+ *
+ * The input is the kind of schedule, and then its script: see make_schedule().
+ */
+
+#include "qemu/osdep.h"
+#include "quorum-sim.h"
+#include "fuzz.h"
+
+static Schedule *schedule;
+static int num_kinds;
+
+int LLVMFuzzerInitialize(int *argc, char ***argv)
+{
+    sim_init();
+    schedule = g_new0(Schedule, 1);
+    while (sim_kinds[num_kinds].name) {
+        num_kinds++;
+    }
+    return 0;
+}
+
+static void run_script(const uint8_t *data, size_t size, bool with_trace)
+{
+    sim.script = data + 1;
+    sim.script_left = size - 1;
+    make_schedule(schedule, &sim_kinds[data[0] % num_kinds], 0);
+    run(schedule, false, with_trace);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    if (!size) {
+        return 0;
+    }
+    run_script(data, size, false);
+    if (sim.violated) {
+        g_autofree char *text = NULL;
+
+        run_script(data, size, true);
+        text = schedule_text(schedule);
+        fprintf(stderr, "%s\nviolates %s (%s): %s\n", text,
+                check_name[sim.check].name, check_name[sim.check].meaning,
+                sim.violation);
+        abort();
+    }
+    return 0;
+}
