@@ -29,7 +29,7 @@ static size_t fuzz_size(FuzzInput *in, size_t max)
     return (high << 8 | fuzz_byte(in)) % (max + 1);
 }
 
-/* Each element is an allocation of its own, so that no byte too many is read. */
+/* Each element is an allocation of its own: no byte too many may be read. */
 static void cut(QEMUIOVector *qiov, const uint8_t *data, size_t size,
                 FuzzInput *in)
 {
