@@ -44,9 +44,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
         run_script(data, size, true);
         text = schedule_text(schedule);
-        fprintf(stderr, "%s\nviolates %s (%s): %s\n", text,
+        fprintf(stderr, "this violates %s (%s): %s\n%s",
                 check_name[sim.check].name, check_name[sim.check].meaning,
-                sim.violation);
+                sim.violation, text);
         abort();
     }
     return 0;

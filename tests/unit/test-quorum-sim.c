@@ -9,8 +9,8 @@
  * requests that overlap in place and time, and faults.  All that happens below
  * the node waits in a list of pending operations, and a seeded generator says
  * which of them goes on next, how far, and how it ends.  No time, no files, no
- * threads: the same seed gives the same run.  When nothing is in flight, a child
- * may leave, and another one come that is not in sync.
+ * threads: the same seed gives the same run.  When nothing is in flight, a
+ * child may leave, and another one come that is not in sync.
  *
  * The disk is up to 64 cells, and everything is a whole number of cells.  A
  * cell is filled with one byte, its tag, which names the request that wrote it;
