@@ -230,12 +230,14 @@ quorum_check_children(BlockDriverState *bs, const QuorumOptions *opts,
     if (occupied < opts->threshold ||
         (voters < opts->threshold &&
          (voters < old_voters || opts->threshold > s->opts.threshold))) {
-        error_setg(errp, "The number of children cannot be lower than "
-                   "the vote threshold %d", opts->threshold);
-        if (occupied >= opts->threshold) {
-            error_append_hint(errp, "A child that is not in sync, or of "
-                              "another length, does not count: that leaves "
-                              "%d.\n", voters);
+        if (occupied < opts->threshold) {
+            error_setg(errp, "The number of children cannot be lower than "
+                       "the vote threshold %d", opts->threshold);
+        } else {
+            error_setg(errp, "The number of children cannot be lower than "
+                       "the vote threshold %d; of those that would be left, "
+                       "%d count: the others are not in sync, or of another "
+                       "length", opts->threshold, voters);
         }
         return false;
     }

@@ -16,9 +16,6 @@
 
 #define PREFIX "quorum:"
 
-/* As many children as anybody could mean, so that a slip is seen as one. */
-#define MAX_CHILDREN 1024
-
 /* --- file names --- */
 
 void quorum_filename_free(QuorumFileName *name)
@@ -39,7 +36,7 @@ static int read_number(const char **pos, char end)
     const char *after;
 
     if (!qemu_isdigit(**pos) || qemu_strtoul(*pos, &after, 10, &value) < 0 ||
-        *after != end || value > MAX_CHILDREN) {
+        *after != end || value > QUORUM_CHILDREN_MAX) {
         return -1;
     }
     *pos = after + 1;
@@ -103,7 +100,7 @@ QuorumFileName *quorum_filename_split(const char *filename, Error **errp)
     if (result->total < 1) {
         error_setg(errp, "Invalid file name '%s': after the slash there must "
                    "be the number of files, 1 to %d, and a colon",
-                   filename, MAX_CHILDREN);
+                   filename, QUORUM_CHILDREN_MAX);
         return NULL;
     }
     if (result->threshold < 1 || result->threshold > result->total) {
@@ -152,9 +149,10 @@ static bool read_old_key(const char *key, int *index, const char **rest,
     if (!strstart(key, "children", &digits) || !qemu_isdigit(*digits)) {
         return false;
     }
-    if (qemu_strtoul(digits, rest, 10, &value) < 0 || value >= MAX_CHILDREN) {
+    if (qemu_strtoul(digits, rest, 10, &value) < 0 ||
+        value >= QUORUM_CHILDREN_MAX) {
         error_setg(errp, "Invalid option '%s': the index of a child is 0 to %d",
-                   key, MAX_CHILDREN - 1);
+                   key, QUORUM_CHILDREN_MAX - 1);
     } else if (**rest != '\0' && **rest != '.') {
         error_setg(errp, "Invalid option '%s': a child is spelled "
                    "children.N or childrenN, where N is a number", key);
@@ -261,11 +259,11 @@ int quorum_opts_count_children(QDict *options, Error **errp)
         }
         if (!qemu_isdigit(*digits) ||
             qemu_strtoul(digits, &rest, 10, &index) < 0 ||
-            index >= MAX_CHILDREN || (*rest != '\0' && *rest != '.') ||
+            index >= QUORUM_CHILDREN_MAX || (*rest != '\0' && *rest != '.') ||
             (*digits == '0' && rest - digits > 1)) {
             error_setg(errp, "Option children is not a valid array: '%s' does "
                        "not have an index from 0 to %d", key,
-                       MAX_CHILDREN - 1);
+                       QUORUM_CHILDREN_MAX - 1);
             return -EINVAL;
         }
         for (int i = 0; i < index; i++) {

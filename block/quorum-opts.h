@@ -13,6 +13,12 @@
 
 #include "qobject/qdict.h"
 
+/*
+ * How many children a node may have: a piece of a read needs a buffer for each
+ * of them, and one for the result, from a pool that is capped.
+ */
+#define QUORUM_CHILDREN_MAX 1000
+
 /* What a file name of the form quorum:THRESHOLD/TOTAL:FILE1:...:FILEn says. */
 typedef struct QuorumFileName {
     int threshold;

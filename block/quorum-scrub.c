@@ -242,8 +242,8 @@ static bool quorum_scrub_begin(BlockDriverState *bs, bool repair, Error **errp)
     BDRVQuorumState *s;
 
     if (g_strcmp0(bdrv_get_format_name(bs), "quorum") != 0) {
-        error_setg(errp, "Cannot scrub node '%s': it is no quorum, but of the "
-                   "driver '%s'", name, bdrv_get_format_name(bs) ?: "none");
+        error_setg(errp, "Cannot scrub node '%s': it is not a quorum node, its "
+                   "driver is '%s'", name, bdrv_get_format_name(bs) ?: "none");
         return false;
     }
     s = bs->opaque;

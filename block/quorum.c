@@ -1,12 +1,13 @@
 /*
- * Quorum block driver: options, slots, permissions, the driver table
+ * Quorum block driver: options, opening, creating, limits, the driver table
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Copyright (c) 2026 The quorum project authors
  *
- * See quorum.h for what the driver promises, quorum-io.c for what happens to a
- * request, and docs/interop/quorum.rst for how to use it.
+ * See quorum.h for what the driver promises, quorum-read.c and quorum-write.c
+ * for what happens to a request, quorum-graph.c for children that come and go,
+ * and docs/interop/quorum.rst for how to use it.
  */
 
 #include "qemu/osdep.h"

@@ -55,9 +55,6 @@
 /* What the reads of one node may take for their buffers (promise 8). */
 #define QUORUM_POOL_BYTES (64 * MiB)
 
-/* A piece of a read needs a buffer for each child, and one for the result. */
-#define QUORUM_CHILDREN_MAX 1000
-
 /* How often a child was wrong, and what was done about it.  Atomic. */
 typedef struct QuorumCounters {
     Stat64 read_errors;         /* requests that failed on the child */

@@ -16,7 +16,7 @@
 #include "block/quorum-opts.h"
 #include "fuzz.h"
 
-#define MAX_INDEX 1023
+#define MAX_INDEX (QUORUM_CHILDREN_MAX - 1)
 
 static GRegex *filename_regex, *old_key_regex, *index_regex;
 

@@ -63,7 +63,7 @@ static void test_split(void)
 #define NO_FORM "it must be of the form quorum:THRESHOLD/TOTAL:FILE1:...:" \
                 "FILEn, where THRESHOLD is a number"
 #define NO_TOTAL "after the slash there must be the number of files, 1 to " \
-                 "1024, and a colon"
+                 "1000, and a colon"
 #define NO_THRESHOLD(total, threshold) \
     "the threshold must be 1 to " #total ", the number of files, and not " \
     #threshold
@@ -98,7 +98,7 @@ static void test_split_errors(void)
         { "quorum: 2/3:a:b:c",        NO_FORM },
         { "quorum:+2/3:a:b:c",        NO_FORM },
         { "quorum:-2/3:a:b:c",        NO_FORM },
-        { "quorum:1025/3:a:b:c",      NO_FORM },
+        { "quorum:1001/3:a:b:c",      NO_FORM },
         { "quorum:4294967297/3:a:b:c",  NO_FORM },
         { "quorum:99999999999999999999/3:a:b:c", NO_FORM },
 
@@ -111,7 +111,7 @@ static void test_split_errors(void)
         { "quorum:2/-3:a:b:c",        NO_TOTAL },
         { "quorum:2/+3:a:b:c",        NO_TOTAL },
         { "quorum:2/3/a:b:c",         NO_TOTAL },
-        { "quorum:2/1025:a",          NO_TOTAL },
+        { "quorum:2/1001:a",          NO_TOTAL },
         { "quorum:2/4294967298:a:b",  NO_TOTAL },
         { "quorum:2/18446744073709551618:a:b", NO_TOTAL },
         /* both are wrong: the first is what is told */
@@ -119,7 +119,7 @@ static void test_split_errors(void)
 
         { "quorum:0/3:a:b:c",         NO_THRESHOLD(3, 0) },
         { "quorum:4/3:a:b:c",         NO_THRESHOLD(3, 4) },
-        { "quorum:1024/1023:a",       NO_THRESHOLD(1023, 1024) },
+        { "quorum:1000/999:a",       NO_THRESHOLD(999, 1000) },
         { "quorum:1/0:",              NO_TOTAL },
         { "quorum:0/0:",              NO_TOTAL },
 
@@ -128,7 +128,7 @@ static void test_split_errors(void)
         { "quorum:2/3:a:b:c:d",       NO_COUNT(3, 4) },
         { "quorum:2/3:a\\:b:c",       NO_COUNT(3, 2) },
         { "quorum:1/1:nbd:h",         NO_COUNT(1, 2) },
-        { "quorum:1/1024:a",          NO_COUNT(1024, 1) },
+        { "quorum:1/1000:a",          NO_COUNT(1000, 1) },
 
         { "quorum:1/1:",              EMPTY(1) },
         { "quorum:2/3:",              EMPTY(1) },
@@ -215,17 +215,17 @@ static void test_split_round_trip(void)
 /* As many as there may be. */
 static void test_split_many(void)
 {
-    g_autoptr(GString) filename = g_string_new("quorum:1024/1024");
+    g_autoptr(GString) filename = g_string_new("quorum:1000/1000");
     g_autoptr(QuorumFileName) result = NULL;
 
-    for (int i = 0; i < 1024; i++) {
+    for (int i = 0; i < 1000; i++) {
         g_string_append_printf(filename, ":%d", i);
     }
     result = quorum_filename_split(filename->str, &error_abort);
-    g_assert_cmpint(result->threshold, ==, 1024);
-    g_assert_cmpint(result->total, ==, 1024);
-    g_assert_cmpstr(result->names[1023], ==, "1023");
-    g_assert_null(result->names[1024]);
+    g_assert_cmpint(result->threshold, ==, 1000);
+    g_assert_cmpint(result->total, ==, 1000);
+    g_assert_cmpstr(result->names[999], ==, "999");
+    g_assert_null(result->names[1000]);
 }
 
 /* Whatever comes: names or an error, never both or none of them. */
@@ -311,7 +311,7 @@ static void test_normalise(void)
         { "children0.x.y.z=1", "children.0.x.y.z=1", 1 },
         { "children0.=1", "children.0.=1", 1 },
         { "children10=k", "children.10=k", -EINVAL },
-        { "children1023=k", "children.1023=k", -EINVAL },
+        { "children999=k", "children.999=k", -EINVAL },
         /* childrenN.file is a file name, if it is a string */
         { "children0.file=/a", "children.0.file.filename=/a", 1 },
         { "children0.file=", "children.0.file.filename=", 1 },
@@ -348,7 +348,7 @@ static void test_normalise(void)
 }
 
 #define NO_INDEX(key) "Invalid option '" key "': the index of a child is 0 " \
-                      "to 1023"
+                      "to 999"
 #define NOT_SPELLED(key) "Invalid option '" key "': a child is spelled " \
                          "children.N or childrenN, where N is a number"
 #define ZEROS(key) "Invalid option '" key "': the index of a child has no " \
@@ -361,8 +361,8 @@ static void test_normalise_errors(void)
         const char *options;
         const char *error;
     } cases[] = {
-        { "children1024=a", NO_INDEX("children1024") },
-        { "children1024.file=/a", NO_INDEX("children1024.file") },
+        { "children1000=a", NO_INDEX("children1000") },
+        { "children1000.file=/a", NO_INDEX("children1000.file") },
         { "children4294967296.file=/a", NO_INDEX("children4294967296.file") },
         { "children18446744073709551616=a",
           NO_INDEX("children18446744073709551616") },
@@ -412,7 +412,7 @@ static void test_normalise_two_names(void)
 }
 
 #define ARRAY "Option children is not a valid array: "
-#define NOT_INDEXED(key) ARRAY "'" key "' does not have an index from 0 to 1023"
+#define NOT_INDEXED(key) ARRAY "'" key "' does not have an index from 0 to 999"
 #define GAP(has, lacks) ARRAY "there is children." #has ", but no children." \
                         #lacks
 #define SINGLE ARRAY "it is a single value; the first child is children.0"
@@ -446,7 +446,7 @@ static void test_count(void)
         { "children.00=1", -EINVAL, NOT_INDEXED("children.00") },
         { "children.01.file=1", -EINVAL, NOT_INDEXED("children.01.file") },
         { "children..0=1", -EINVAL, NOT_INDEXED("children..0") },
-        { "children.1024=1", -EINVAL, NOT_INDEXED("children.1024") },
+        { "children.1000=1", -EINVAL, NOT_INDEXED("children.1000") },
         { "children.4294967296=1", -EINVAL,
           NOT_INDEXED("children.4294967296") },
         { "children.99999999999999999999=1", -EINVAL,
@@ -456,8 +456,8 @@ static void test_count(void)
         { "children.1=a", -EINVAL, GAP(1, 0) },
         { "children.0=a children.2=b", -EINVAL, GAP(2, 1) },
         { "children.0.x=a children.2.x=b", -EINVAL, GAP(2, 1) },
-        { "children.0=a children.1=a children.1023.x=b", -EINVAL,
-          GAP(1023, 2) },
+        { "children.0=a children.1=a children.999.x=b", -EINVAL,
+          GAP(999, 2) },
         /* a value and options */
         { "children.0=a children.0.driver=raw", -EINVAL, BOTH(0) },
         { "children.0= children.0.driver=raw", -EINVAL, BOTH(0) },
@@ -489,16 +489,16 @@ static void test_count_many(void)
 {
     g_autoptr(QDict) options = qdict_new();
 
-    for (int i = 0; i < 1024; i++) {
+    for (int i = 0; i < 1000; i++) {
         g_autofree char *key = g_strdup_printf("children%d.file", i);
 
         qdict_put_str(options, key, "/a");
     }
     g_assert_true(quorum_opts_normalise(options, &error_abort));
     g_assert_cmpint(quorum_opts_count_children(options, &error_abort), ==,
-                    1024);
-    g_assert_cmpint(qdict_size(options), ==, 1024);
-    g_assert_cmpstr(qdict_get_str(options, "children.1023.file.filename"), ==,
+                    1000);
+    g_assert_cmpint(qdict_size(options), ==, 1000);
+    g_assert_cmpstr(qdict_get_str(options, "children.999.file.filename"), ==,
                     "/a");
 }
 
