@@ -63,9 +63,10 @@ class HeldNBD:
         """Answer what is held, and hold nothing any more."""
         with self._changed:
             self.hold = lambda request: False
-            for request in self.held:
+            # Who gets an answer may look at once whether anything is held.
+            held, self.held = self.held, []
+            for request in held:
                 self._answer(request)
-            self.held.clear()
 
     def stop(self) -> None:
         # Wakes the thread up, wherever it waits
