@@ -3,8 +3,14 @@
 # Each target is a script in scripts/ that has its name and its manual.  All
 # that is made lands in build/; removing that folder is safe, but for what you
 # have committed in build/qemu and not written back with "make patches".
+#
+# The release series of QEMU that the patches are made for is the line "primary="
+# in scripts/lib.sh.  With BASE=10.2, each target does the same on that one, in
+# build/10.2; compat/10.2.patch is all that is different there.
 
 prefix ?= /usr/local
+primary := $(shell sed -n 's/^primary=//p' scripts/lib.sh)
+build := build$(addprefix /,$(filter-out $(primary),$(BASE)))
 export BASE MIRROR HOURS SECONDS_EACH
 
 all: packages           ## build QEMU with our driver into build/bin
@@ -23,7 +29,7 @@ hazards: base all       ## what pristine QEMU's driver does wrong, and ours does
 	@scripts/hazards
 
 bench: base all         ## our driver against the pristine one and a raw child
-	@scripts/bench build $(ROWS)
+	@scripts/bench $(build) $(ROWS)
 
 base: packages          ## build pristine QEMU into build/base/bin
 	@scripts/build base
@@ -69,6 +75,8 @@ packages:
 
 help:                   ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' Makefile | expand -t 16
+	@printf '\nall of them on another QEMU: %s\n' \
+	    "$$(cd compat && ls | sed -nE 's/(.*)\.patch/make BASE=\1 .../p')"
 
 .PHONY: all demo check soak hazards bench base patches series check-series
 .PHONY: debian-patches check-mutants check-san check-tsa coverage fuzz install

@@ -20,12 +20,15 @@ case $top in
     echo "error: QEMU's build can't bear spaces or colons in a path: $top" >&2
     exit 1 ;;
 esac
+# The release series of QEMU that the patches are made for.  BASE names another
+# one to build instead, beside it; compat/BASE.patch is what differs there.
+primary=10.0
+base=${BASE:-$primary}
 build=$top/build
+[ "$base" = "$primary" ] || build=$top/build/$base
 log=$build/log
 # shellcheck disable=SC2034  # used by the scripts that source this file
 cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/qemu-quorum
-# The release series of QEMU that the patches are made for.
-base=${BASE:-10.0}
 
 say()  { printf '%s\n' "$*"; }
 step() { printf '\n== %s\n' "$*"; }
@@ -40,6 +43,9 @@ die() {
     done
     exit 1
 }
+
+[[ $base =~ ^[0-9]+\.[0-9]+$ ]] ||
+    die "BASE is not a release series of QEMU: $base" "for instance: make BASE=10.2"
 
 # --- running things -------------------------------------------------------
 

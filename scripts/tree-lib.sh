@@ -7,8 +7,21 @@
 # Refs:  pristine   what Debian's tarball holds (without roms/)
 #        removed    that, without the files which new files stand in for
 #        applied    removed + patches/, as it was last made from patches/
+#
+# The patches are made for one release series, $primary.  The tree of another
+# one, build/BASE/qemu, has that one's history below its own, and gets what the
+# patches make of it by a three-way merge; where both have changed the same
+# lines, the patches win.  compat/BASE.patch mends what that leaves to be done:
+# the difference between the two bases, and all of it.
+#
+# Refs:  primary    "removed" of the release series that the patches are for
+#        merged     removed + patches/, merged, and the new files that are
+#                   edited by compat/BASE.patch; these are no links
+#        applied    merged + compat/BASE.patch
 
 tree=$build/qemu
+shown=${tree#"$top/"}       # as it is called in messages
+compat=$top/compat/$base.patch
 # QEMU's own files that ours replace; the old tests are kept as
 # tests/qemu-iotests/base-081[.out] of the build, see scripts/check.
 replaced=(block/quorum.c tests/qemu-iotests/081 tests/qemu-iotests/081.out)
@@ -41,19 +54,40 @@ new_files() {
 # Lines of the file "series": a patch, then the new files that go with it.
 series_lines() { sed -e 's/#.*//' -e '/^[[:space:]]*$/d' "$top/series"; }
 
+# The new files that compat/BASE.patch edits.
+compat_files() {
+    [ ! -f "$compat" ] ||
+        grep -xFf <(sed -nE 's|^\+\+\+ b/||p' "$compat") <(new_files) || :
+}
+
 # What stands for the patches and their order.
 patches_stamp() {
     local patches
     patches=$(series_lines | awk '{ print $1 }')
     # shellcheck disable=SC2086  # a word each
-    { echo $patches; (cd "$top/patches" && cat /dev/null $patches); } | sha256sum
+    {
+        echo $patches; (cd "$top/patches" && cat /dev/null $patches)
+        if [ "$base" != "$primary" ]; then
+            # shellcheck disable=SC2046
+            (cd "$top" && cat /dev/null $(compat_files))
+            [ ! -f "$compat" ] || cat "$compat"
+        fi
+    } | sha256sum
+}
+
+# A new file, whole, into the index.
+add_new_file() {
+    local mode=100644
+    [ ! -x "$top/$1" ] || mode=100755
+    tree_git update-index --add --cacheinfo \
+        "$mode,$(tree_git hash-object -w "$top/$1"),$1"
 }
 
 # commit_patch PARENT PATCH [NEWFILE...]: commit a patch (its message and its
 # edits) and whole new files on top of PARENT without touching a work tree;
 # print the commit.
 commit_patch() {
-    local parent=$1 patch=$2 file mode tmp new_tree
+    local parent=$1 patch=$2 file tmp new_tree
     shift 2
     tmp=$(mktemp -d "$build/commit.XXXXXX")
     export GIT_INDEX_FILE=$tmp/index
@@ -62,17 +96,51 @@ commit_patch() {
     { echo; cat "$tmp/body"; } >> "$tmp/message"
     tree_git read-tree "$parent"
     if grep -q '^diff --git' "$tmp/diff"; then
-        tree_git apply --cached --unidiff-zero "$tmp/diff" ||
+        if ! tree_git apply --cached --unidiff-zero "$tmp/diff"; then
+            [ "$patch" != "$compat" ] ||
+                die "compat/$base.patch does not apply any more; mend it:" \
+                    "git -C $shown reset --hard refs/quorum/merged" \
+                    "git -C $shown apply --reject $compat" \
+                    "do by hand what is in *.rej, commit it, and run: make BASE=$base patches"
             die "$(basename "$patch") does not apply to this QEMU"
+        fi
     fi
     for file in "$@"; do
-        mode=100644
-        [ ! -x "$top/$file" ] || mode=100755
-        tree_git update-index --add --cacheinfo \
-            "$mode,$(tree_git hash-object -w "$top/$file"),$file"
+        add_new_file "$file"
     done
     new_tree=$(tree_git write-tree)
     unset GIT_INDEX_FILE
     git -C "$tree" commit-tree -p "$parent" -F "$tmp/message" "$new_tree"
+    rm -rf "$tmp"
+}
+
+# merge_series SERIES: what the patches make of this base, by what they have
+# made of the primary one: a commit on "removed".  The places where both have
+# changed the same lines are listed in .git/quorum-conflicts.
+merge_series() {
+    local series=$1 conflicts=$tree/.git/quorum-conflicts file mode tmp new_tree
+    tmp=$(mktemp -d "$build/commit.XXXXXX")
+    export GIT_INDEX_FILE=$tmp/index
+    tree_git read-tree refs/quorum/removed
+    : > "$conflicts"
+    for file in $(tree_git diff --name-only refs/quorum/primary "$series"); do
+        mode=$(tree_git ls-tree --format='%(objectmode)' refs/quorum/removed -- "$file")
+        [ -n "$mode" ] || die "$file is not there in QEMU $base"
+        tree_git show "refs/quorum/removed:$file" > "$tmp/QEMU $base"
+        tree_git show "refs/quorum/primary:$file" > "$tmp/QEMU $primary"
+        tree_git show "$series:$file" > "$tmp/patches"
+        { (cd "$tmp" && git merge-file -p --diff3 "QEMU $base" "QEMU $primary" patches) || :; } |
+            sed -n '/^<<<<<<< /,/^>>>>>>> /p' > "$tmp/conflicts"
+        [ ! -s "$tmp/conflicts" ] || { echo "--- $file"; cat "$tmp/conflicts"; } >> "$conflicts"
+        (cd "$tmp" && git merge-file -q --theirs "QEMU $base" "QEMU $primary" patches)
+        tree_git update-index --cacheinfo \
+            "$mode,$(tree_git hash-object -w "$tmp/QEMU $base"),$file"
+    done
+    for file in $(compat_files); do
+        add_new_file "$file"
+    done
+    new_tree=$(tree_git write-tree)
+    unset GIT_INDEX_FILE
+    tree_git commit-tree -p refs/quorum/removed -m "patches, merged into QEMU $base" "$new_tree"
     rm -rf "$tmp"
 }
