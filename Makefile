@@ -1,8 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# Each target is a script in scripts/ that has its name and its manual.  All
-# that is made lands in build/; removing that folder is safe, but for what you
+# Each target runs a script of scripts/, whose manual is the comment at its head.
+# All that is made lands in build/; removing that folder is safe, but for what you
 # have committed in build/qemu and not written back with "make patches".
+#
+# Variables:
+#   SOAK=TEST...     soak: these only (all)
+#   HOURS=N          soak: end after that time (never); a fraction is fine
+#   SECONDS_EACH=N   soak, fuzz: for each test (120), for each harness (15)
+#   FUZZ=HARNESS...  fuzz: these only (all); --merge keeps what was found
+#   ROWS=ROW...      bench: these only (all)
+#   MUTANTS=NAME...  check-mutants: these only (all)
+#   prefix=DIR       install: where to (/usr/local)
+#   MIRROR=URL       the Debian mirror to fetch from (the one that apt uses here)
+#   BASE=SERIES      another release series of QEMU:
 #
 # The release series of QEMU that the patches are made for is the line "primary="
 # in scripts/lib.sh.  With BASE=10.2, each target does the same on that one, in

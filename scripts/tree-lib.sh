@@ -7,6 +7,7 @@
 # Refs:  pristine   what Debian's tarball holds (without roms/)
 #        removed    that, without the files which new files stand in for
 #        applied    removed + patches/, as it was last made from patches/
+#        series     pristine + the series as it would be mailed: new files, too
 #
 # The patches are made for one release series, $primary.  The tree of another
 # one, build/BASE/qemu, has that one's history below its own, and gets what the
@@ -22,8 +23,8 @@
 tree=$build/qemu
 shown=${tree#"$top/"}       # as it is called in messages
 compat=$top/compat/$base.patch
-# QEMU's own files that ours replace; the old tests are kept as
-# tests/qemu-iotests/base-081[.out] of the build, see scripts/check.
+# QEMU's own files that ours replace.  Its own test runs, too, from a tree of
+# pristine tests: see suite_qemu in scripts/check.
 replaced=(block/quorum.c tests/qemu-iotests/081 tests/qemu-iotests/081.out)
 
 # Whoever makes a commit in the tree is whoever works on this repository.
