@@ -262,7 +262,9 @@ quorum_repair_run(QuorumBallot *b, int i, int64_t pos, int64_t size, bool stale)
         quorum_child_failed(req, i, QUORUM_OP_TYPE_WRITE, ret);
         return ret;
     }
-    quorum_repair_settle(s, &req->write, i, offset, size);
+    if (!quorum_repair_settle(s, &req->write, i, offset, size)) {
+        return -EIO;    /* a flush has failed on it meanwhile */
+    }
     stat64_add(&slot->counters.repaired_bytes, size);
     return 0;
 }
@@ -339,7 +341,8 @@ static int coroutine_fn GRAPH_RDLOCK quorum_repair_all(QuorumBallot *b)
     if (find_first_bit(b->mend, bits) == bits) {
         return 0;
     }
-    quorum_write_begin(s, &req->write, req->offset, req->bytes, req->failed);
+    quorum_write_begin(s, &req->write, req->offset, req->bytes, false,
+                       req->failed);
     for (int i = 0; i < req->n; i++) {
         int child_ret = quorum_repair(b, i);
 

@@ -141,6 +141,17 @@ quorum_scrub_advance(QuorumScrubJob *sj, int64_t bytes)
     job_progress_update(&sj->common.job, bytes);
 }
 
+/* How often a child has failed a flush. */
+static uint64_t GRAPH_RDLOCK quorum_flush_errors(BDRVQuorumState *s)
+{
+    uint64_t sum = 0;
+
+    for (int i = 0; i < s->num_slots; i++) {
+        sum += stat64_get(&s->slots[i].counters.flush_errors);
+    }
+    return sum;
+}
+
 /*
  * What has been repaired shall stay so.  A flush of the node may well succeed
  * with a child that fails it; then that is stale again, and not repaired.
@@ -148,16 +159,16 @@ quorum_scrub_advance(QuorumScrubJob *sj, int64_t bytes)
 static int coroutine_fn GRAPH_UNLOCKED quorum_scrub_flush(QuorumScrubJob *sj)
 {
     BlockDriverState *bs = sj->bs;
-    int64_t stale;
+    uint64_t errors;
     int ret;
 
     GRAPH_RDLOCK_GUARD();
     if (bs->open_flags & BDRV_O_INACTIVE) {
         return -EPERM;
     }
-    stale = quorum_stale_sum(bs->opaque, 0, INT64_MAX);
+    errors = quorum_flush_errors(bs->opaque);
     ret = bdrv_co_flush(bs);
-    if (ret == 0 && quorum_stale_sum(bs->opaque, 0, INT64_MAX) > stale) {
+    if (ret == 0 && quorum_flush_errors(bs->opaque) != errors) {
         ret = -EIO;
     }
     return ret;

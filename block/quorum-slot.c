@@ -33,6 +33,8 @@
 #define QUORUM_STALE_BITS_MAX       (32 * MiB)
 #define QUORUM_UNFLUSHED_BITS_MAX   (8 * MiB)
 #define QUORUM_UNFLUSHED_SHIFT_MIN  20
+/* FUA writes to be remembered by themselves; above, they are unflushed. */
+#define QUORUM_FUA_DONE_MAX         1024
 
 /* --- slots --- */
 
@@ -69,6 +71,8 @@ void quorum_slots_init(BDRVQuorumState *s, int slots)
     s->unflushed = bitmap_new(1);
     s->flushing = bitmap_new(1);
     stat64_init(&s->flush_epoch, 0);
+    QTAILQ_INIT(&s->fua_writes);
+    QSIMPLEQ_INIT(&s->fua_done);
 }
 
 void quorum_slots_destroy(BDRVQuorumState *s)
@@ -77,6 +81,7 @@ void quorum_slots_destroy(BDRVQuorumState *s)
         quorum_slot_clear(&s->slots[i]);
     }
     g_free(s->slots);
+    assert(QTAILQ_EMPTY(&s->fua_writes) && QSIMPLEQ_EMPTY(&s->fua_done));
     g_free(s->unflushed);
     g_free(s->flushing);
     qemu_mutex_destroy(&s->lock);
@@ -525,31 +530,93 @@ bool quorum_next_stale(BDRVQuorumState *s, int64_t offset, int64_t end,
 /* --- writes --- */
 
 /* Called with lock held. */
-static void quorum_set_unflushed(BDRVQuorumState *s, const QuorumWrite *w)
+static void quorum_set_unflushed(BDRVQuorumState *s, int64_t offset,
+                                 int64_t bytes)
 {
-    int64_t first = w->offset >> s->unflushed_shift;
-    int64_t last = (w->offset + w->bytes - 1) >> s->unflushed_shift;
+    int64_t first = offset >> s->unflushed_shift;
+    int64_t last = (offset + bytes - 1) >> s->unflushed_shift;
 
     /* Mostly it is one that is set already. */
-    if (w->bytes && (first != last || !test_bit(first, s->unflushed))) {
+    if (bytes && (first != last || !test_bit(first, s->unflushed))) {
         bitmap_set(s->unflushed, first, last - first + 1);
     }
 }
 
+/* Forget the oldest FUA write that was acknowledged.  Called with lock held. */
+static void quorum_fua_forget(BDRVQuorumState *s)
+{
+    QuorumFuaDone *done = QSIMPLEQ_FIRST(&s->fua_done);
+
+    QSIMPLEQ_REMOVE_HEAD(&s->fua_done, next);
+    s->num_fua_done--;
+    g_free(done);
+}
+
+/* ... but that it was written.  Called with lock held. */
+static void quorum_fua_to_unflushed(BDRVQuorumState *s)
+{
+    QuorumFuaDone *done = QSIMPLEQ_FIRST(&s->fua_done);
+    int64_t end = MIN(done->offset + done->bytes, s->map_bytes);
+
+    if (done->offset < end) {
+        quorum_set_unflushed(s, done->offset, end - done->offset);
+    }
+    quorum_fua_forget(s);
+}
+
+/* The FUA write @w has ended.  Called with lock held. */
+static void quorum_fua_end(BDRVQuorumState *s, QuorumWrite *w, bool held)
+{
+    QuorumWrite *oldest;
+
+    QTAILQ_REMOVE(&s->fua_writes, w, next);
+    w->fua = false;
+    oldest = QTAILQ_FIRST(&s->fua_writes);
+    if (!held) {
+        /* Some may have it, and others may have lost what they had. */
+        quorum_set_unflushed(s, w->offset, w->bytes);
+        while (!QSIMPLEQ_EMPTY(&s->fua_done)) {
+            quorum_fua_to_unflushed(s);
+        }
+    } else if (oldest) {
+        QuorumFuaDone *done = g_new(QuorumFuaDone, 1);
+
+        *done = (QuorumFuaDone) {
+            .offset = w->offset,
+            .bytes = w->bytes,
+            .ended = s->fua_clock++,
+        };
+        QSIMPLEQ_INSERT_TAIL(&s->fua_done, done, next);
+        if (++s->num_fua_done > QUORUM_FUA_DONE_MAX) {
+            quorum_fua_to_unflushed(s);
+        }
+    }
+    while (!QSIMPLEQ_EMPTY(&s->fua_done) &&
+           (!oldest || QSIMPLEQ_FIRST(&s->fua_done)->ended < oldest->begun)) {
+        quorum_fua_forget(s);
+    }
+}
+
 void quorum_write_begin(BDRVQuorumState *s, QuorumWrite *w, int64_t offset,
-                        int64_t bytes, bool *failed)
+                        int64_t bytes, bool fua, bool *failed)
 {
     *w = (QuorumWrite) {
         .offset = offset,
         .bytes = bytes,
         .failed = failed,
+        .fua = fua,
     };
 
     QEMU_LOCK_GUARD(&s->lock);
     if (offset + bytes > s->map_bytes) {
         quorum_maps_resize_locked(s, offset + bytes);
     }
-    quorum_set_unflushed(s, w);
+    if (fua) {
+        w->begun = s->fua_clock++;
+        QTAILQ_INSERT_TAIL(&s->fua_writes, w, next);
+    } else {
+        quorum_set_unflushed(s, offset, bytes);
+    }
     w->epoch = stat64_get(&s->flush_epoch);
 }
 
@@ -561,8 +628,10 @@ static void quorum_write_end_locked(BDRVQuorumState *s, QuorumWrite *w)
     if (epoch == w->epoch) {
         return;
     }
-    /* The flush may well have come too early for it. */
-    quorum_set_unflushed(s, w);
+    if (!w->fua) {
+        /* The flush may well have come too early for it. */
+        quorum_set_unflushed(s, w->offset, w->bytes);
+    }
     for (int i = 0; i < s->num_slots; i++) {
         if (s->slots[i].lost_epoch > w->epoch) {
             w->failed[i] = true;
@@ -575,6 +644,9 @@ void quorum_write_end(BDRVQuorumState *s, QuorumWrite *w)
 {
     QEMU_LOCK_GUARD(&s->lock);
     quorum_write_end_locked(s, w);
+    if (w->fua) {
+        quorum_fua_end(s, w, false);
+    }
 }
 
 /*
@@ -619,18 +691,40 @@ static bool quorum_next_unflushed(BDRVQuorumState *s, const unsigned long *map,
 }
 
 /*
- * Whether all that is in @map is held by enough children that have not failed.
- * Called with lock held.
+ * Whether the range is held by enough children that have not failed.  Granules
+ * that are whole in @w, if not NULL, are not looked at.  Called with lock held.
  */
+static bool GRAPH_RDLOCK
+quorum_range_is_held(BDRVQuorumState *s, const bool *failed, int64_t offset,
+                     int64_t bytes, const QuorumWrite *w)
+{
+    int64_t end = offset + bytes;
+    int64_t skip = end, resume = end;
+
+    if (w) {
+        skip = w->offset;
+        resume = w->offset + w->bytes;
+        quorum_whole_granules_locked(s, &skip, &resume);
+        skip = MIN(MAX(skip, offset), end);
+        resume = MIN(MAX(resume, skip), end);
+    }
+    return quorum_count_holders(s, failed, offset, skip - offset) >=
+           s->opts.threshold &&
+           quorum_count_holders(s, failed, resume, end - resume) >=
+           s->opts.threshold;
+}
+
+/* The same for all that is in @map. */
 static bool GRAPH_RDLOCK quorum_is_held(BDRVQuorumState *s,
                                         const unsigned long *map,
-                                        const bool *failed)
+                                        const bool *failed,
+                                        const QuorumWrite *w)
 {
     int64_t start, bytes;
 
     for (start = 0; quorum_next_unflushed(s, map, &start, &bytes);
          start += bytes) {
-        if (quorum_count_holders(s, failed, start, bytes) < s->opts.threshold) {
+        if (!quorum_range_is_held(s, failed, start, bytes, w)) {
             return false;
         }
     }
@@ -685,18 +779,32 @@ static void GRAPH_RDLOCK quorum_flush_lost(BDRVQuorumState *s,
 }
 
 /*
- * A FUA write has failed on children, which may have been its flush.  Called
- * with lock held.
+ * The FUA write @w has failed on children, which may have been its flush.  That
+ * @w is held has been found out before; so here, that what may be lost with it
+ * is.  Called with lock held.
  */
 static bool GRAPH_RDLOCK quorum_fua_failed(BDRVQuorumState *s,
-                                           const bool *failed)
+                                           const QuorumWrite *w)
 {
-    if (!quorum_is_held(s, s->unflushed, failed) ||
-        !quorum_is_held(s, s->flushing, failed)) {
+    QuorumFuaDone *done;
+
+    if (!quorum_is_held(s, s->unflushed, w->failed, w)) {
         return false;
     }
-    quorum_flush_lost(s, s->unflushed, failed);
-    quorum_flush_lost(s, s->flushing, failed);
+    QSIMPLEQ_FOREACH(done, &s->fua_done, next) {
+        if (!quorum_range_is_held(s, w->failed, done->offset, done->bytes,
+                                  w)) {
+            return false;
+        }
+    }
+    quorum_flush_lost(s, s->unflushed, w->failed);
+    QSIMPLEQ_FOREACH(done, &s->fua_done, next) {
+        for (int i = 0; i < s->num_slots; i++) {
+            if (quorum_slot_is_in(&s->slots[i]) && w->failed[i]) {
+                quorum_stale_set(s, i, done->offset, done->bytes);
+            }
+        }
+    }
     return true;
 }
 
@@ -720,11 +828,13 @@ static bool GRAPH_RDLOCK quorum_holds(BDRVQuorumState *s, QuorumWrite *w, int i)
            !quorum_is_stale(s, i, end, w->offset + w->bytes - end);
 }
 
-bool quorum_write_settle(BDRVQuorumState *s, QuorumWrite *w, bool fua)
+bool quorum_write_settle(BDRVQuorumState *s, QuorumWrite *w)
 {
     bool any_failed;
     int took = quorum_count_done(s, w->failed, &any_failed);
+    bool fua = w->fua;
     int holders = 0;
+    bool held;
 
     /*
      * The hot path.  Should a flush begin right now, it comes after what the
@@ -733,7 +843,7 @@ bool quorum_write_settle(BDRVQuorumState *s, QuorumWrite *w, bool fua)
      * so counts on those that are left, and all of them have @w.
      */
     smp_rmb();
-    if (!any_failed && !qatomic_read(&s->stale_slots) &&
+    if (!fua && !any_failed && !qatomic_read(&s->stale_slots) &&
         stat64_get(&s->flush_epoch) == w->epoch) {
         return took >= s->opts.threshold;
     }
@@ -744,8 +854,12 @@ bool quorum_write_settle(BDRVQuorumState *s, QuorumWrite *w, bool fua)
     for (int i = 0; i < s->num_slots; i++) {
         holders += quorum_holds(s, w, i);
     }
-    if (holders < s->opts.threshold ||
-        (fua && any_failed && !quorum_fua_failed(s, w->failed))) {
+    held = holders >= s->opts.threshold &&
+           !(fua && any_failed && !quorum_fua_failed(s, w));
+    if (fua) {
+        quorum_fua_end(s, w, held);
+    }
+    if (!held) {
         return false;
     }
     for (int i = 0; i < s->num_slots; i++) {
@@ -761,14 +875,16 @@ bool quorum_write_settle(BDRVQuorumState *s, QuorumWrite *w, bool fua)
     return true;
 }
 
-void quorum_repair_settle(BDRVQuorumState *s, QuorumWrite *w, int i,
+bool quorum_repair_settle(BDRVQuorumState *s, QuorumWrite *w, int i,
                           int64_t offset, int64_t bytes)
 {
     QEMU_LOCK_GUARD(&s->lock);
     quorum_write_end_locked(s, w);
-    if (quorum_slot_is_in(&s->slots[i]) && !w->failed[i]) {
-        quorum_stale_clear(s, i, offset, bytes);
+    if (!quorum_slot_is_in(&s->slots[i]) || w->failed[i]) {
+        return false;
     }
+    quorum_stale_clear(s, i, offset, bytes);
+    return true;
 }
 
 /* --- flushes --- */
@@ -818,7 +934,7 @@ static bool GRAPH_RDLOCK quorum_is_flushed(BDRVQuorumState *s,
             qatomic_set(&s->stale_slots, s->num_slots);
         }
     }
-    held = quorum_is_held(s, s->flushing, failed);
+    held = quorum_is_held(s, s->flushing, failed, NULL);
     for (int i = 0; i < s->num_slots; i++) {
         if (s->slots[i].stale != stale[i]) {
             hbitmap_free(s->slots[i].stale);
@@ -863,7 +979,7 @@ bool quorum_flush_settle(BDRVQuorumState *s, const bool *failed)
     }
     if (ok && any_failed) {
         /* What was written meanwhile need not be flushed, but is lost, too. */
-        ok = quorum_is_held(s, s->unflushed, failed);
+        ok = quorum_is_held(s, s->unflushed, failed, NULL);
     }
     if (!ok) {
         bitmap_or(s->unflushed, s->unflushed, s->flushing, bits);

@@ -25,25 +25,24 @@ static bool GRAPH_RDLOCK quorum_child_can_take(const QuorumRequest *req,
            (child->perm & BLK_PERM_RESIZE);
 }
 
-/* Whether @ret says that the child has not even tried. */
+/* Whether @ret may say that the child has not even tried. */
 static bool quorum_is_refusal(int64_t ret)
 {
     return ret == -ENOTSUP || ret == -EINVAL;
 }
 
-/* A flush, or what may have been one, has failed. */
-static void quorum_sync_failed(QuorumAnswer *a)
-{
-    quorum_note_loss(a->req->bs->opaque, a - a->req->answers);
-}
-
-/* @ret is what the child has answered to a write. */
+/*
+ * @ret is what the child has answered to a write.  If that was FUA, it may be
+ * the error of a flush, whatever number it has, unless the child has been told
+ * not to do it if it is not cheap, and won't.
+ */
 static int64_t quorum_note_fua(QuorumAnswer *a, int64_t ret)
 {
     QuorumRequest *req = a->req;
+    bool refused = ret == -ENOTSUP && (req->flags & BDRV_REQ_NO_FALLBACK);
 
-    if (ret < 0 && (req->flags & BDRV_REQ_FUA) && !quorum_is_refusal(ret)) {
-        quorum_sync_failed(a);
+    if (ret < 0 && (req->flags & BDRV_REQ_FUA) && !refused) {
+        quorum_note_loss(req->bs->opaque, a - req->answers);
     }
     return ret;
 }
@@ -102,7 +101,8 @@ quorum_change_begin(QuorumRequest *req, RangeLockRequest *range,
 
     quorum_change_lock(req, range, locked_bytes);
     quorum_request_recheck(req);
-    quorum_write_begin(s, &req->write, req->offset, req->bytes, req->failed);
+    quorum_write_begin(s, &req->write, req->offset, req->bytes,
+                       req->flags & BDRV_REQ_FUA, req->failed);
 }
 
 /*
@@ -136,8 +136,7 @@ quorum_change_end(QuorumRequest *req, RangeLockRequest *range)
 {
     BDRVQuorumState *s = req->bs->opaque;
     bool errors = quorum_collect_failures(req);
-    bool held = quorum_write_settle(s, &req->write,
-                                    req->flags & BDRV_REQ_FUA);
+    bool held = quorum_write_settle(s, &req->write);
     int ret = 0;
 
     quorum_change_unlock(req, range);
@@ -343,7 +342,7 @@ static void quorum_tell_error(QuorumRequest *req, int ret, Error **errp)
 static void coroutine_fn GRAPH_RDLOCK quorum_resize_end(QuorumRequest *req)
 {
     BDRVQuorumState *s = req->bs->opaque;
-    int64_t length = req->resize.length;
+    int64_t length = ROUND_UP(req->resize.length, BDRV_SECTOR_SIZE);
 
     if (!req->resize.exact) {
         int64_t voted = quorum_co_getlength(req->bs);
@@ -413,15 +412,12 @@ int coroutine_fn quorum_co_truncate(BlockDriverState *bs, int64_t offset,
 static int64_t coroutine_fn GRAPH_RDLOCK
 quorum_ask_flush(QuorumRequest *req, QuorumAnswer *a)
 {
-    int ret;
-
     /* To the core, flushing what is not there is a success (promise 1). */
-    if (!bdrv_co_is_inserted(a->child->bs)) {
-        return -ENOMEDIUM;
-    }
-    ret = bdrv_co_flush(a->child->bs);
+    int ret = bdrv_co_is_inserted(a->child->bs) ? bdrv_co_flush(a->child->bs)
+                                                : -ENOMEDIUM;
+
     if (ret < 0) {
-        quorum_sync_failed(a);
+        quorum_note_loss(a->req->bs->opaque, a - a->req->answers);
     }
     return ret;
 }

@@ -41,6 +41,7 @@
 #include "block/buffer-pool.h"
 #include "block/range-lock.h"
 #include "qemu/hbitmap.h"
+#include "qemu/queue.h"
 #include "qemu/stats64.h"
 #include "qemu/thread.h"
 #include "qemu/units.h"
@@ -133,7 +134,18 @@ typedef struct QuorumWrite {
     int64_t bytes;
     bool *failed;               /* [slot]: has not done it, or may lose it */
     uint64_t epoch;             /* BDRVQuorumState.flush_epoch at the begin */
+    bool fua;
+    uint64_t begun;             /* if fua: BDRVQuorumState.fua_clock then */
+    QTAILQ_ENTRY(QuorumWrite) next;
 } QuorumWrite;
+
+/* A FUA write that was acknowledged, while others were in flight. */
+typedef struct QuorumFuaDone {
+    int64_t offset;
+    int64_t bytes;
+    uint64_t ended;             /* BDRVQuorumState.fua_clock then */
+    QSIMPLEQ_ENTRY(QuorumFuaDone) next;
+} QuorumFuaDone;
 
 typedef struct QuorumOptions {
     int threshold;              /* 1..occupied slots */
@@ -190,7 +202,10 @@ typedef struct BDRVQuorumState {
     /* Protects the maps and what is below.  Nothing yields under it. */
     QemuMutex lock;
 
-    /* Slots that have a stale map.  Written under lock, read without. */
+    /*
+     * Slots that have a stale map, or for a moment more.  Written under lock,
+     * read without.
+     */
     int stale_slots;
 
     /*
@@ -203,17 +218,30 @@ typedef struct BDRVQuorumState {
     /*
      * What was written and not flushed yet, a bit for 1 << unflushed_shift
      * bytes: a child whose flush fails may have lost any of it.  A flush moves
-     * it to flushing, and there it stays until the flush has ended.  (The
-     * core sends one flush at a time.)
+     * it to flushing, and there it stays until the flush has ended; there is
+     * one at a time (sync_lock).
      */
     unsigned long *unflushed;
     unsigned long *flushing;
     int unflushed_shift;
 
     /*
-     * Grows when a flush begins and when one has failed on a child: a write
-     * that sees it change has been in flight meanwhile.  Written under lock,
-     * read without.
+     * FUA writes are flushed when they are acknowledged, but for one thing:
+     * another one that was in flight at the same time, and fails, may have lost
+     * what the first one wrote before that was flushed.  So the clock ticks
+     * whenever one begins or ends; those in flight are here in the order of
+     * their beginnings; and those that were acknowledged, in the order of their
+     * ends, until all that began before have ended.
+     */
+    uint64_t fua_clock;
+    QTAILQ_HEAD(, QuorumWrite) fua_writes;
+    QSIMPLEQ_HEAD(, QuorumFuaDone) fua_done;
+    int num_fua_done;
+
+    /*
+     * Grows when a flush begins and when a flush or a FUA write has failed on a
+     * child: a write that sees it change has been in flight meanwhile.  Written
+     * under lock, read without.
      */
     Stat64 flush_epoch;
 } BDRVQuorumState;
@@ -343,30 +371,30 @@ void quorum_whole_granules(BDRVQuorumState *s, int64_t *start, int64_t *end);
 void quorum_stale_widen(BDRVQuorumState *s, int64_t *offset, int64_t *bytes);
 
 /*
- * A write of the range is about to be sent, @failed[slot] all false.  This
- * comes before the first child gets it, so that the range counts as unflushed
- * whenever a flush fails.
+ * A write of the range is about to be sent, @failed[slot] all false; if @fua,
+ * sync_lock is held until it has been settled, or ended.  This comes before the
+ * first child gets it, so that the range counts as unflushed whenever a flush
+ * fails.
  */
 void quorum_write_begin(BDRVQuorumState *s, QuorumWrite *w, int64_t offset,
-                        int64_t bytes, bool *failed);
+                        int64_t bytes, bool fua, bool *failed);
 
 /*
  * The write @w has ended, with @w->failed[] set for those that did not do it,
- * or were not asked.  Its range is still held, and if @fua, sync_lock, too, as
- * it was when the children were asked.  Returns whether it may be
+ * or were not asked.  Its range is still held.  Returns whether it may be
  * acknowledged: at least threshold children hold it (promise 1).  Then those
  * that failed are stale in the range, and those that did not are not, in its
- * whole granules.  With @fua, which failed children may owe to a flush, they
- * are stale in all that is not flushed, too.  If not, nothing changes.
+ * whole granules.  If it is FUA, which failed children may owe to a flush, they
+ * are stale in all that is not flushed, too.  If not, nobody becomes stale.
  */
-bool GRAPH_RDLOCK quorum_write_settle(BDRVQuorumState *s, QuorumWrite *w,
-                                      bool fua);
+bool GRAPH_RDLOCK quorum_write_settle(BDRVQuorumState *s, QuorumWrite *w);
 
 /*
- * A piece of the repair @w has been written to slot @i, which is not stale
- * there any more.  The range of @w is held.
+ * A piece of the repair @w has been written to slot @i.  The range of @w is
+ * held.  Returns whether the child is not stale there any more: false if it may
+ * have lost the piece already.
  */
-void GRAPH_RDLOCK quorum_repair_settle(BDRVQuorumState *s, QuorumWrite *w,
+bool GRAPH_RDLOCK quorum_repair_settle(BDRVQuorumState *s, QuorumWrite *w,
                                        int i, int64_t offset, int64_t bytes);
 
 /*

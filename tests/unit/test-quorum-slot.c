@@ -87,7 +87,7 @@ static bool replica_flush(int i, bool fail, GRand *rand)
     }
     /* Others may come and go before anybody hears of it. */
     if (fail) {
-        g_usleep(g_rand_int_range(rand, 0, 20));
+        g_usleep(g_rand_int_range(rand, 0, 100));
         quorum_note_loss(&state, i);
     }
     return !fail;
@@ -158,7 +158,7 @@ static void coroutine_fn write_range(int first, int blocks, bool fua,
         qemu_co_rwlock_rdlock(&state.sync_lock);
     }
     quorum_write_begin(&state, &w, (int64_t)first * QUORUM_UNIT,
-                       (int64_t)blocks * QUORUM_UNIT, failed);
+                       (int64_t)blocks * QUORUM_UNIT, fua, failed);
     for (int i = 0; i < REPLICAS; i++) {
         thread_stress_pause(rand);
         failed[i] = !replica_write(i, first, blocks, number,
@@ -169,7 +169,7 @@ static void coroutine_fn write_range(int first, int blocks, bool fua,
         }
     }
     WITH_GRAPH_RDLOCK_GUARD() {
-        ok = quorum_write_settle(&state, &w, fua);
+        ok = quorum_write_settle(&state, &w);
     }
     g_assert_true(ok);
     for (int b = first; b < first + blocks; b++) {
@@ -189,7 +189,7 @@ static void coroutine_fn repair_range(int first, int blocks, GRand *rand)
     QuorumWrite w;
 
     quorum_write_begin(&state, &w, (int64_t)first * QUORUM_UNIT,
-                       (int64_t)blocks * QUORUM_UNIT, failed);
+                       (int64_t)blocks * QUORUM_UNIT, false, failed);
     for (int b = first; b < first + blocks; b++) {
         int64_t offset = (int64_t)b * QUORUM_UNIT;
 
@@ -267,15 +267,16 @@ static void coroutine_fn heal(GRand *rand)
 static void coroutine_fn writer(GRand *rand)
 {
     int blocks = g_rand_int_range(rand, 1, 9);
-    int first = g_rand_int_range(rand, 0, 4) * (BLOCKS / 4) +
-                g_rand_int_range(rand, 0, HOT);
+    int quarter = g_rand_int_range(rand, 0, 4);
+    int first = quarter * (BLOCKS / 4) + g_rand_int_range(rand, 0, HOT);
     RangeLockRequest range;
 
     thread_stress_pause(rand);
     range_lock_co_lock(&state.range_lock, &range, first * QUORUM_UNIT,
                        blocks * QUORUM_UNIT);
     check_range(first, blocks);
-    switch (g_rand_int_range(rand, 0, 8)) {
+    /* In one quarter, where nothing else is unflushed, all writes are FUA. */
+    switch (quarter == 3 ? 1 : g_rand_int_range(rand, 0, 8)) {
     case 0:
         repair_range(first, blocks, rand);
         break;
