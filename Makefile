@@ -30,7 +30,7 @@ all: packages           ## build QEMU with our driver into build/bin
 demo: all               ## boot a guest from a quorum that has a liar in it
 	@scripts/demo/demo
 
-check: packages         ## build, then run all tests
+check: packages         ## build, then run the tests that CI runs
 	@scripts/check
 
 soak: packages          ## the random tests, for long: until one fails
