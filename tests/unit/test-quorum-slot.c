@@ -21,6 +21,7 @@
 #include "block/graph-lock.h"
 #include "qemu/lockable.h"
 #include "qemu/main-loop.h"
+#include "qemu/units.h"
 #include "../../block/quorum.h"
 #include "thread-stress.h"
 
@@ -330,12 +331,63 @@ static void test_stress(void)
     quorum_slots_destroy(&state);
 }
 
+/*
+ * A node that grows beyond what a map has bits for gets coarser maps: what was
+ * stale or unflushed still is, and no more than its granule.
+ */
+static void test_grow(void)
+{
+    static BdrvChild children[REPLICAS];
+    const int64_t small = 64 * GiB, large = 64 * TiB;
+    const int64_t place = 48 * GiB + 5 * QUORUM_UNIT;
+    bool failed[REPLICAS] = { true };
+    BDRVQuorumState s = { .opts.threshold = THRESHOLD };
+    QuorumWrite w;
+    bool ok;
+
+    quorum_slots_init(&s, REPLICAS);
+    for (int i = 0; i < REPLICAS; i++) {
+        s.slots[i].child = &children[i];
+    }
+    quorum_maps_resize(&s, small);
+    quorum_set_stale(&s, 1, place, 1);
+    g_assert_cmpint(quorum_stale_bytes(&s, 1), ==, QUORUM_UNIT);
+    quorum_write_begin(&s, &w, 10 * GiB, MiB, false,
+                       (bool[REPLICAS]) { false });
+    ok = quorum_write_settle(&s, &w);
+    g_assert_true(ok);
+
+    quorum_maps_resize(&s, large);
+    g_assert_cmpint(s.stale_shift, >, ctz32(QUORUM_UNIT));
+    g_assert_cmpint(quorum_stale_bytes(&s, 1), ==, 1LL << s.stale_shift);
+    WITH_QEMU_LOCK_GUARD(&s.lock) {
+        g_assert_true(quorum_is_stale(&s, 1, place, QUORUM_UNIT));
+        g_assert_false(quorum_is_stale(&s, 1, place - (1LL << s.stale_shift),
+                                       1));
+    }
+
+    /* Replica 0 fails a flush: what was written before the node grew is lost */
+    quorum_flush_begin(&s);
+    quorum_note_loss(&s, 0);
+    ok = quorum_flush_settle(&s, failed);
+    g_assert_true(ok);
+    g_assert_cmpint(quorum_stale_bytes(&s, 0), ==, 1LL << s.unflushed_shift);
+    WITH_QEMU_LOCK_GUARD(&s.lock) {
+        g_assert_true(quorum_is_all_stale(&s, 0, 10 * GiB, MiB));
+    }
+
+    quorum_maps_resize(&s, small);
+    g_assert_cmpint(quorum_stale_bytes(&s, 1), ==, 1LL << s.stale_shift);
+    quorum_slots_destroy(&s);
+}
+
 int main(int argc, char **argv)
 {
     qemu_init_main_loop(&error_abort);
 
     /* The seed is printed, and replayed by --seed=... */
     g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/quorum-slot/grow", test_grow);
     g_test_add_func("/quorum-slot/stress", test_stress);
     return g_test_run();
 }
