@@ -400,8 +400,7 @@ typedef struct QuorumReopen {
     int n;
 } QuorumReopen;
 
-/* What has been changed, the transaction changes back. */
-void quorum_reopen_abort(BDRVReopenState *state)
+static void GRAPH_UNLOCKED quorum_reopen_free(BDRVReopenState *state)
 {
     QuorumReopen *r = state->opaque;
 
@@ -615,7 +614,7 @@ int quorum_reopen_prepare(BDRVReopenState *state, BlockReopenQueue *queue,
     return 0;
 
 fail:
-    quorum_reopen_abort(state);
+    quorum_reopen_free(state);
     return ret;
 }
 
@@ -638,5 +637,11 @@ void quorum_reopen_commit(BDRVReopenState *state)
     qdict_extract_subqdict(state->options, &options, QUORUM_OPT_CHILDREN);
     qdict_extract_subqdict(state->explicit_options, &explicit_options,
                            QUORUM_OPT_CHILDREN);
-    quorum_reopen_abort(state);
+    quorum_reopen_free(state);
+}
+
+/* What has been changed, the transaction changes back. */
+void quorum_reopen_abort(BDRVReopenState *state)
+{
+    quorum_reopen_free(state);
 }

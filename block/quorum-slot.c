@@ -570,7 +570,6 @@ static void quorum_fua_end(BDRVQuorumState *s, QuorumWrite *w, bool held)
     QuorumWrite *oldest;
 
     QTAILQ_REMOVE(&s->fua_writes, w, next);
-    w->fua = false;
     oldest = QTAILQ_FIRST(&s->fua_writes);
     if (!held) {
         /* Some may have it, and others may have lost what they had. */
@@ -758,23 +757,30 @@ void quorum_note_loss(BDRVQuorumState *s, int i)
 }
 
 /*
- * They may have lost all that is in @map.  Others hold it.  Called with lock
+ * Those that failed may have lost the range.  Others hold it.  Called with lock
  * held.
  */
+static void GRAPH_RDLOCK quorum_range_lost(BDRVQuorumState *s,
+                                           const bool *failed, int64_t offset,
+                                           int64_t bytes)
+{
+    for (int i = 0; i < s->num_slots; i++) {
+        if (quorum_slot_is_in(&s->slots[i]) && failed[i]) {
+            quorum_stale_set(s, i, offset, bytes);
+        }
+    }
+}
+
+/* The same for all that is in @map. */
 static void GRAPH_RDLOCK quorum_flush_lost(BDRVQuorumState *s,
                                            const unsigned long *map,
                                            const bool *failed)
 {
     int64_t start, bytes;
 
-    for (int i = 0; i < s->num_slots; i++) {
-        if (!quorum_slot_is_in(&s->slots[i]) || !failed[i]) {
-            continue;
-        }
-        for (start = 0; quorum_next_unflushed(s, map, &start, &bytes);
-             start += bytes) {
-            quorum_stale_set(s, i, start, bytes);
-        }
+    for (start = 0; quorum_next_unflushed(s, map, &start, &bytes);
+         start += bytes) {
+        quorum_range_lost(s, failed, start, bytes);
     }
 }
 
@@ -799,11 +805,7 @@ static bool GRAPH_RDLOCK quorum_fua_failed(BDRVQuorumState *s,
     }
     quorum_flush_lost(s, s->unflushed, w->failed);
     QSIMPLEQ_FOREACH(done, &s->fua_done, next) {
-        for (int i = 0; i < s->num_slots; i++) {
-            if (quorum_slot_is_in(&s->slots[i]) && w->failed[i]) {
-                quorum_stale_set(s, i, done->offset, done->bytes);
-            }
-        }
+        quorum_range_lost(s, w->failed, done->offset, done->bytes);
     }
     return true;
 }
@@ -832,7 +834,6 @@ bool quorum_write_settle(BDRVQuorumState *s, QuorumWrite *w)
 {
     bool any_failed;
     int took = quorum_count_done(s, w->failed, &any_failed);
-    bool fua = w->fua;
     int holders = 0;
     bool held;
 
@@ -843,7 +844,7 @@ bool quorum_write_settle(BDRVQuorumState *s, QuorumWrite *w)
      * so counts on those that are left, and all of them have @w.
      */
     smp_rmb();
-    if (!fua && !any_failed && !qatomic_read(&s->stale_slots) &&
+    if (!w->fua && !any_failed && !qatomic_read(&s->stale_slots) &&
         stat64_get(&s->flush_epoch) == w->epoch) {
         return took >= s->opts.threshold;
     }
@@ -855,8 +856,8 @@ bool quorum_write_settle(BDRVQuorumState *s, QuorumWrite *w)
         holders += quorum_holds(s, w, i);
     }
     held = holders >= s->opts.threshold &&
-           !(fua && any_failed && !quorum_fua_failed(s, w));
-    if (fua) {
+           !(w->fua && any_failed && !quorum_fua_failed(s, w));
+    if (w->fua) {
         quorum_fua_end(s, w, held);
     }
     if (!held) {
