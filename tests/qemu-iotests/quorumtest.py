@@ -20,6 +20,13 @@ def image(i: int) -> str:
     return os.path.join(iotests.test_dir, f'quorum-{i}.raw')
 
 
+def raw_options() -> str:
+    """A quorum of three raw images, for a command line"""
+    return ','.join(['driver=quorum', 'vote-threshold=2'] + [
+        f'children.{i}.driver=raw,children.{i}.file.driver=file,'
+        f'children.{i}.file.filename={image(i)}' for i in range(3)])
+
+
 def spoil(i: int, pattern: int, offset: int = 0, size: int = SIZE) -> None:
     """Overwrite a part of a child behind everybody's back."""
     with open(image(i), 'r+b') as file:
