@@ -1,9 +1,9 @@
 /*
  * A load for a file system that knows what it has written
  *
- * Copyright (c) 2026 The quorum project authors
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Copyright (c) 2026 The quorum project authors
  *
  * usage: load run FOLDER SEED WORKERS    until SIGTERM
  *        load check FOLDER SEED          what must be there is told on stdin
