@@ -28,7 +28,7 @@ QuorumRequest *quorum_request_new(BlockDriverState *bs, int64_t offset,
     BDRVQuorumState *s = bs->opaque;
     int n = s->num_slots;
     size_t size = sizeof(QuorumRequest) + n * sizeof(QuorumAnswer) +
-                  (n + 1) * sizeof(void *) + n * sizeof(bool);
+                  (n + 1 + n) * sizeof(void *) + n * sizeof(bool);
     QuorumRequest *req = g_malloc(size);
 
     /* glibc's calloc() takes four times as long. */
@@ -39,7 +39,8 @@ QuorumRequest *quorum_request_new(BlockDriverState *bs, int64_t offset,
     req->qiov = qiov;
     req->flags = flags;
     req->bufs = (void **)&req->answers[n];
-    req->failed = (bool *)&req->bufs[n + 1];
+    req->others = req->bufs + n + 1;
+    req->failed = (bool *)&req->others[n];
     req->n = n;
     for (int i = 0; i < n; i++) {
         QuorumSlot *slot = &s->slots[i];

@@ -53,6 +53,7 @@ struct QuorumRequest {
 
     void **bufs;                /* from the pool, room for n + 1 of them */
     int n_bufs;
+    void **others;              /* of bufs, what one answer is compared with */
     QuorumScrub *scrub;         /* on whose behalf it is, or NULL */
     QuorumWrite write;          /* a request that changes the children */
     bool *failed;               /* by slot, all false: memory for write */

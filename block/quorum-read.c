@@ -87,14 +87,16 @@ int64_t coroutine_fn quorum_ask_read(QuorumRequest *req, QuorumAnswer *a)
 }
 
 /*
- * Whether all children that have answered say the same.  Tells how many have,
- * if so, and whether some have failed.
+ * Of the children that have answered, if all of them say the same, the one that
+ * has read into the caller's vector, or else any; NULL if they don't.  Tells how
+ * many they are, and whether others have failed.
  */
-static bool quorum_answers_agree(QuorumRequest *req, int *good, bool *failed)
+static QuorumAnswer *quorum_unanimous(QuorumRequest *req, int *good,
+                                      bool *failed)
 {
-    QuorumAnswer *first = NULL;
+    QuorumAnswer *one = NULL;
+    int others = 0;
 
-    *good = 0;
     *failed = false;
     for (int i = 0; i < req->n; i++) {
         QuorumAnswer *a = &req->answers[i];
@@ -104,17 +106,21 @@ static bool quorum_answers_agree(QuorumRequest *req, int *good, bool *failed)
         }
         if (a->ret < 0) {
             *failed = true;
-            continue;
-        }
-        (*good)++;
-        if (!first) {
-            first = a;
-        } else if (!qemu_iovec_equals(quorum_answer_qiov(first),
-                                      quorum_answer_qiov(a))) {
-            return false;
+        } else if (one && a->buf) {
+            req->others[others++] = a->buf;
+        } else {
+            if (one) {
+                req->others[others++] = one->buf;
+            }
+            one = a;
         }
     }
-    return true;
+    *good = others + (one != NULL);
+    if (one && !qemu_iovec_equals_bufs(quorum_answer_qiov(one), req->others,
+                                       others)) {
+        return NULL;
+    }
+    return one;
 }
 
 /* --- what is worth a repair --- */
@@ -148,7 +154,7 @@ static bool GRAPH_RDLOCK quorum_met_stale(BlockDriverState *bs, int64_t offset,
 {
     BDRVQuorumState *s = bs->opaque;
 
-    if (!s->opts.rewrite_corrupted || !qatomic_read(&s->stale_slots)) {
+    if (!s->opts.rewrite_corrupted) {
         return false;
     }
     QEMU_LOCK_GUARD(&s->lock);
@@ -169,24 +175,6 @@ static bool quorum_good_outnumber(const QuorumRequest *req)
 }
 
 /* --- the read patterns --- */
-
-/*
- * All that have answered agree.  If the one that reads into the caller's vector
- * is not among them, the vector holds anything: fill it from another one.
- */
-static void quorum_deliver(QuorumRequest *req)
-{
-    for (int i = 0; i < req->n; i++) {
-        QuorumAnswer *a = &req->answers[i];
-
-        if (a->child && a->ret >= 0) {
-            if (a->buf) {
-                qemu_iovec_from_buf(req->qiov, 0, a->buf, req->bytes);
-            }
-            return;
-        }
-    }
-}
 
 /* What the children have failed with; owned by the caller. */
 static int64_t *quorum_request_errors(const QuorumRequest *req)
@@ -281,6 +269,7 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
     BDRVQuorumState *s = bs->opaque;
     QuorumRequest *req = quorum_request_new(bs, offset, bytes, qiov, flags);
     g_autofree int64_t *errors = NULL;
+    QuorumAnswer *answer = NULL;
     int good;
     bool failed;
 
@@ -308,14 +297,18 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
         quorum_ask_spares(req);
     }
 
-    if ((!qatomic_read(&s->stale_slots) || quorum_choose_voters(req)) &&
-        quorum_answers_agree(req, &good, &failed) &&
-        good >= s->opts.threshold &&
+    if (!qatomic_read(&s->stale_slots) || quorum_choose_voters(req)) {
+        answer = quorum_unanimous(req, &good, &failed);
+    }
+    if (answer && good >= s->opts.threshold &&
         !(failed && quorum_good_outnumber(req) && quorum_wants_repair(req))) {
         if (failed) {
             quorum_report_errors(req, QUORUM_OP_TYPE_READ, NULL);
         }
-        quorum_deliver(req);
+        if (answer->buf) {
+            /* Not who reads into the caller's vector: that holds anything. */
+            qemu_iovec_from_buf(qiov, 0, answer->buf, bytes);
+        }
         quorum_request_free(req);
         return 0;
     }
@@ -442,7 +435,8 @@ quorum_read_piece(BlockDriverState *bs, int64_t offset, int64_t bytes,
     } else {
         ret = quorum_read_vote(bs, offset, bytes, qiov, flags);
     }
-    if (ret == 0 && quorum_met_stale(bs, offset, bytes)) {
+    if (ret == 0 && qatomic_read(&s->stale_slots) &&
+        quorum_met_stale(bs, offset, bytes)) {
         quorum_heal(bs, offset, bytes);
     }
     return ret;

@@ -65,8 +65,8 @@ def load_row(bench: Bench, size: int, count: int, depth: int,
 
 row('read-4k')(lambda b: load_row(b, 4 * KIB, 30000, 64))
 row('read-64k')(lambda b: load_row(b, 64 * KIB, 12000, 8, floor=1.05))
-row('read-1M')(lambda b: load_row(b, MIB, 1000, 8, floor=1.15, faster=6))
-row('read-1M-d64')(lambda b: load_row(b, MIB, 1000, 64, floor=1.15))
+row('read-1M')(lambda b: load_row(b, MIB, 4000, 8, floor=1.15, faster=6))
+row('read-1M-d64')(lambda b: load_row(b, MIB, 4000, 64, floor=1.15))
 row('write-4k')(lambda b: load_row(b, 4 * KIB, 20000, 64, True))
 row('write-64k')(lambda b: load_row(b, 64 * KIB, 6000, 8, True))
 row('write-1M')(lambda b: load_row(b, MIB, 500, 8, True))
