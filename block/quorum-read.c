@@ -88,8 +88,8 @@ int64_t coroutine_fn quorum_ask_read(QuorumRequest *req, QuorumAnswer *a)
 
 /*
  * Of the children that have answered, if all of them say the same, the one that
- * has read into the caller's vector, or else any; NULL if they don't.  Tells how
- * many they are, and whether others have failed.
+ * has read into the caller's vector, or else any; NULL if they don't.  Tells
+ * how many they are, and whether others have failed.
  */
 static QuorumAnswer *quorum_unanimous(QuorumRequest *req, int *good,
                                       bool *failed)

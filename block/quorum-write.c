@@ -69,7 +69,7 @@ quorum_ask_write_zeroes(QuorumRequest *req, QuorumAnswer *a)
 }
 
 /* Wait for the range. */
-static void coroutine_fn quorum_change_lock(const QuorumRequest *req,
+static void coroutine_fn quorum_modify_lock(const QuorumRequest *req,
                                             RangeLockRequest *range,
                                             int64_t bytes)
 {
@@ -81,7 +81,7 @@ static void coroutine_fn quorum_change_lock(const QuorumRequest *req,
     }
 }
 
-static void coroutine_fn quorum_change_unlock(const QuorumRequest *req,
+static void coroutine_fn quorum_modify_unlock(const QuorumRequest *req,
                                               RangeLockRequest *range)
 {
     BDRVQuorumState *s = req->bs->opaque;
@@ -94,12 +94,12 @@ static void coroutine_fn quorum_change_unlock(const QuorumRequest *req,
 
 /* Begin to change the children: wait for the range, and choose them. */
 static void coroutine_fn GRAPH_RDLOCK
-quorum_change_begin(QuorumRequest *req, RangeLockRequest *range,
+quorum_modify_begin(QuorumRequest *req, RangeLockRequest *range,
                     int64_t locked_bytes)
 {
     BDRVQuorumState *s = req->bs->opaque;
 
-    quorum_change_lock(req, range, locked_bytes);
+    quorum_modify_lock(req, range, locked_bytes);
     quorum_request_recheck(req);
     quorum_write_begin(s, &req->write, req->offset, req->bytes,
                        req->flags & BDRV_REQ_FUA, req->failed);
@@ -132,14 +132,14 @@ static bool GRAPH_RDLOCK quorum_collect_failures(QuorumRequest *req)
  * acknowledged, stale.  Gives the range back and frees the request.
  */
 static int coroutine_fn GRAPH_RDLOCK
-quorum_change_end(QuorumRequest *req, RangeLockRequest *range)
+quorum_modify_end(QuorumRequest *req, RangeLockRequest *range)
 {
     BDRVQuorumState *s = req->bs->opaque;
     bool errors = quorum_collect_failures(req);
     bool held = quorum_write_settle(s, &req->write);
     int ret = 0;
 
-    quorum_change_unlock(req, range);
+    quorum_modify_unlock(req, range);
     if (errors) {
         quorum_report_errors(req, QUORUM_OP_TYPE_WRITE, NULL);
     }
@@ -161,9 +161,9 @@ int coroutine_fn quorum_co_pwritev(BlockDriverState *bs, int64_t offset,
         return 0;
     }
     req = quorum_request_new(bs, offset, bytes, qiov, flags);
-    quorum_change_begin(req, &range, bytes);
+    quorum_modify_begin(req, &range, bytes);
     quorum_ask_all(req, quorum_ask_write);
-    return quorum_change_end(req, &range);
+    return quorum_modify_end(req, &range);
 }
 
 int coroutine_fn quorum_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
@@ -178,7 +178,7 @@ int coroutine_fn quorum_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
         return 0;
     }
     req = quorum_request_new(bs, offset, bytes, NULL, flags);
-    quorum_change_begin(req, &range, bytes);
+    quorum_modify_begin(req, &range, bytes);
     quorum_ask_all(req, quorum_ask_write_zeroes);
 
     /*
@@ -196,7 +196,7 @@ int coroutine_fn quorum_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
         QEMU_IS_ALIGNED(offset, bs->bl.pwrite_zeroes_alignment) &&
         QEMU_IS_ALIGNED(bytes, bs->bl.pwrite_zeroes_alignment)) {
         quorum_write_end(s, &req->write);
-        quorum_change_unlock(req, &range);
+        quorum_modify_unlock(req, &range);
         quorum_request_free(req);
         return -ENOTSUP;
     }
@@ -209,7 +209,7 @@ int coroutine_fn quorum_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
         }
         quorum_ask_all(req, quorum_ask_write_zeroes);
     }
-    return quorum_change_end(req, &range);
+    return quorum_modify_end(req, &range);
 }
 
 /* Whether a zero write may unmap on @child, down to where it becomes blocks. */
@@ -384,7 +384,7 @@ int coroutine_fn quorum_co_truncate(BlockDriverState *bs, int64_t offset,
     req->resize.prealloc = prealloc;
 
     /* All that is, or will be, behind the smaller of both lengths. */
-    quorum_change_begin(req, &range, INT64_MAX - start);
+    quorum_modify_begin(req, &range, INT64_MAX - start);
     quorum_request_everybody(req);
     quorum_ask_all(req, quorum_ask_truncate);
     quorum_collect_failures(req);
@@ -399,7 +399,7 @@ int coroutine_fn quorum_co_truncate(BlockDriverState *bs, int64_t offset,
     } else {
         quorum_resize_end(req);
     }
-    quorum_change_unlock(req, &range);
+    quorum_modify_unlock(req, &range);
     for (int i = 0; i < req->n; i++) {
         error_free(req->answers[i].err);
     }

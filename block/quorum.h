@@ -370,6 +370,13 @@ void quorum_whole_granules(BDRVQuorumState *s, int64_t *start, int64_t *end);
  */
 void quorum_stale_widen(BDRVQuorumState *s, int64_t *offset, int64_t *bytes);
 
+/* --- quorum-settle.c: what becomes of requests that change the children --- */
+
+/*
+ * As quorum-slot.c: it takes BDRVQuorumState.lock, and offsets and lengths are
+ * in bytes.
+ */
+
 /*
  * A write of the range is about to be sent, @failed[slot] all false; if @fua,
  * sync_lock is held until it has been settled, or ended.  This comes before the

@@ -6,10 +6,11 @@
  * Copyright (c) 2026 The quorum project authors
  *
  * The simulator (test-quorum-sim.c) runs the whole driver, in one thread.  This
- * runs block/quorum-slot.c alone, in several: writes, FUA writes and repairs
- * beside flushes, on three replicas of which one at a time fails some of what
- * it is asked to do, and loses what it has not flushed when it fails to.  The
- * replicas keep no data, only which write a block has seen last.
+ * runs block/quorum-slot.c and quorum-settle.c alone, in several: writes, FUA
+ * writes and repairs beside flushes, on three replicas of which one at a time
+ * fails some of what it is asked to do, and loses what it has not flushed when
+ * it fails to.  The replicas keep no data, only which write a block has seen
+ * last.
  *
  * As two replicas are well, all must be acknowledged (promise 7).  And whenever
  * a range is held, all replicas that are not stale in it have what was
