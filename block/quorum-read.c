@@ -87,24 +87,25 @@ int64_t coroutine_fn quorum_ask_read(QuorumRequest *req, QuorumAnswer *a)
 }
 
 /*
- * Of the children that have answered, if all of them say the same, the one that
- * has read into the caller's vector, or else any; NULL if they don't.  Tells
- * how many they are, and whether others have failed.
+ * If all children that have answered say the same, and no other version could
+ * win (promise 2), return one of them: the one that has read into the caller's
+ * vector, if that is among them.  Otherwise NULL.  *@failed tells whether any
+ * have failed.
  */
-static QuorumAnswer *quorum_unanimous(QuorumRequest *req, int *good,
-                                      bool *failed)
+static QuorumAnswer *quorum_unanimous(QuorumRequest *req, bool *failed)
 {
+    BDRVQuorumState *s = req->bs->opaque;
     QuorumAnswer *one = NULL;
     int others = 0;
+    int unasked = 0;
 
     *failed = false;
     for (int i = 0; i < req->n; i++) {
         QuorumAnswer *a = &req->answers[i];
 
         if (!a->child) {
-            continue;
-        }
-        if (a->ret < 0) {
+            unasked += a->spare;
+        } else if (a->ret < 0) {
             *failed = true;
         } else if (one && a->buf) {
             req->others[others++] = a->buf;
@@ -115,12 +116,11 @@ static QuorumAnswer *quorum_unanimous(QuorumRequest *req, int *good,
             one = a;
         }
     }
-    *good = others + (one != NULL);
-    if (one && !qemu_iovec_equals_bufs(quorum_answer_qiov(one), req->others,
-                                       others)) {
+    if (!one || others + 1 < s->opts.threshold || others + 1 <= unasked) {
         return NULL;
     }
-    return one;
+    return qemu_iovec_equals_bufs(quorum_answer_qiov(one), req->others, others)
+           ? one : NULL;
 }
 
 /* --- what is worth a repair --- */
@@ -270,7 +270,6 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
     QuorumRequest *req = quorum_request_new(bs, offset, bytes, qiov, flags);
     g_autofree int64_t *errors = NULL;
     QuorumAnswer *answer = NULL;
-    int good;
     bool failed;
 
     if (qatomic_read(&s->stale_slots) &&
@@ -298,9 +297,9 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
     }
 
     if (!qatomic_read(&s->stale_slots) || quorum_choose_voters(req)) {
-        answer = quorum_unanimous(req, &good, &failed);
+        answer = quorum_unanimous(req, &failed);
     }
-    if (answer && good >= s->opts.threshold &&
+    if (answer &&
         !(failed && quorum_good_outnumber(req) && quorum_wants_repair(req))) {
         if (failed) {
             quorum_report_errors(req, QUORUM_OP_TYPE_READ, NULL);
