@@ -658,8 +658,8 @@ static BlockDriver bdrv_quorum = {
     .bdrv_child_perm            = quorum_child_perm,
     .bdrv_recurse_can_replace   = quorum_recurse_can_replace,
     .bdrv_recurse_can_snapshot  = quorum_recurse_can_snapshot,
-    .bdrv_add_child             = quorum_add_child,
-    .bdrv_del_child             = quorum_del_child,
+    .bdrv_add_child_tran        = quorum_add_child,
+    .bdrv_del_child_tran        = quorum_del_child,
 
     .bdrv_co_invalidate_cache   = quorum_co_invalidate_cache,
     .bdrv_co_preadv             = quorum_co_preadv,
