@@ -4,10 +4,12 @@
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
+from contextlib import contextmanager
 import os
 import re
+import resource
 import struct
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 import iotests
 from iotests import qemu_io
@@ -146,6 +148,20 @@ class QuorumTestCase(iotests.QMPTestCase):
         event = self.vm.event_wait(name, timeout=5.0)
         self.assertIsNotNone(event, f'no {name}')
         return event['data']
+
+    @contextmanager
+    def little_memory(self, size: int) -> Iterator[None]:
+        """QEMU gets no more than @size bytes of it."""
+        pid = self.vm.get_pid()
+        assert pid is not None
+        with open(f'/proc/{pid}/statm', encoding='ascii') as file:
+            used = int(file.read().split()[0]) * resource.getpagesize()
+        if used > 1 << 40:
+            self.case_skip('a sanitizer needs all memory')
+        before = resource.prlimit(pid, resource.RLIMIT_AS)
+        resource.prlimit(pid, resource.RLIMIT_AS, (used + size, before[1]))
+        yield
+        resource.prlimit(pid, resource.RLIMIT_AS, before)
 
     def no_event(self, *names: str) -> None:
         """

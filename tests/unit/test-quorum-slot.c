@@ -382,6 +382,76 @@ static void test_grow(void)
     quorum_slots_destroy(&s);
 }
 
+/* What had cured a replica is cut off: then it can't be lost. */
+static void test_cured_is_cut_off(void)
+{
+    static BdrvChild children[REPLICAS];
+    bool failed[REPLICAS] = { true };
+    BDRVQuorumState s = { .opts.threshold = THRESHOLD };
+    QuorumWrite w;
+    bool ok;
+
+    quorum_slots_init(&s, REPLICAS);
+    for (int i = 0; i < REPLICAS; i++) {
+        s.slots[i].child = &children[i];
+    }
+    quorum_maps_resize(&s, 2 * MiB);
+    quorum_set_stale(&s, 0, MiB, QUORUM_UNIT);
+    quorum_write_begin(&s, &w, MiB, QUORUM_UNIT, false,
+                       (bool[REPLICAS]) { false });
+    ok = quorum_write_settle(&s, &w);
+    g_assert_true(ok);
+    g_assert_cmpint(s.stale_slots, ==, 0);
+
+    quorum_maps_resize(&s, MiB);
+    quorum_flush_begin(&s);
+    quorum_note_loss(&s, 0);
+    ok = quorum_flush_settle(&s, failed);
+    g_assert_true(ok);
+    g_assert_cmpint(s.stale_slots, ==, 0);
+    g_assert_null(s.slots[0].stale);
+    quorum_slots_destroy(&s);
+}
+
+/*
+ * A FUA write that takes its time keeps those that end meanwhile from being
+ * forgotten.  Only so many are remembered: the oldest count as unflushed.
+ */
+static void test_many_fua(void)
+{
+    static BdrvChild children[REPLICAS];
+    const int most = 1024;
+    bool failed[REPLICAS] = { true };
+    BDRVQuorumState s = { .opts.threshold = THRESHOLD };
+    QuorumWrite slow, w;
+    bool ok;
+
+    quorum_slots_init(&s, REPLICAS);
+    for (int i = 0; i < REPLICAS; i++) {
+        s.slots[i].child = &children[i];
+    }
+    quorum_maps_resize(&s, GiB);
+    quorum_write_begin(&s, &slow, 0, QUORUM_UNIT, true,
+                       (bool[REPLICAS]) { false });
+    for (int n = 0; n < most + 2; n++) {
+        quorum_write_begin(&s, &w, MIN(n, 100) * MiB, QUORUM_UNIT, true,
+                           (bool[REPLICAS]) { false });
+        ok = quorum_write_settle(&s, &w);
+        g_assert_true(ok);
+        g_assert_cmpint(s.num_fua_done, <=, most);
+    }
+    ok = quorum_write_settle(&s, &slow);
+    g_assert_true(ok);
+    g_assert_cmpint(s.num_fua_done, ==, 0);
+
+    quorum_flush_begin(&s);
+    quorum_note_loss(&s, 0);
+    ok = quorum_flush_settle(&s, failed);
+    g_assert_true(ok);
+    g_assert_cmpint(quorum_stale_bytes(&s, 0), ==, 2 * MiB);
+    quorum_slots_destroy(&s);
+}
+
 int main(int argc, char **argv)
 {
     qemu_init_main_loop(&error_abort);
@@ -389,6 +459,8 @@ int main(int argc, char **argv)
     /* The seed is printed, and replayed by --seed=... */
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/quorum-slot/grow", test_grow);
+    g_test_add_func("/quorum-slot/cured-is-cut-off", test_cured_is_cut_off);
+    g_test_add_func("/quorum-slot/many-fua", test_many_fua);
     g_test_add_func("/quorum-slot/stress", test_stress);
     return g_test_run();
 }
