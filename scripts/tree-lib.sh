@@ -47,7 +47,8 @@ tree_git() { plain_git -C "$tree" "$@"; }
 # The new files of this repository, by the paths they have in QEMU.
 new_files() {
     git -C "$top" ls-files --cached --others --exclude-standard \
-        -- block include docs tests python/qemu scripts/qemu-quorum | while read -r file; do
+        -- block include docs tests ':!tests/uncovered' python/qemu scripts/qemu-quorum |
+        while read -r file; do
         [ ! -f "$top/$file" ] || printf '%s\n' "$file"
     done
 }
