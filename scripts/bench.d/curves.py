@@ -82,7 +82,7 @@ def children_row(bench: Bench, size: int, count: int, write: bool) -> None:
 
 
 row('children-r4k')(lambda b: children_row(b, 4 * KIB, 8000, False))
-row('children-w4k')(lambda b: children_row(b, 4 * KIB, 8000, True))
+row('children-w4k')(lambda b: children_row(b, 4 * KIB, 24000, True))
 row('children-r1M')(lambda b: children_row(b, MIB, 1000, False))
 
 
