@@ -306,20 +306,52 @@ static void coroutine_fn stress_entry(int id, GRand *rand)
     }
 }
 
-static void test_stress(void)
+/* The maps of a quorum of all replicas. */
+static void start(BDRVQuorumState *s, int64_t bytes)
 {
     static BdrvChild children[REPLICAS];    /* nobody looks into them */
-    int64_t bytes = BLOCKS * QUORUM_UNIT;
 
-    quorum_slots_init(&state, REPLICAS);
+    s->opts.threshold = THRESHOLD;
+    quorum_slots_init(s, REPLICAS);
+    for (int i = 0; i < REPLICAS; i++) {
+        s->slots[i].child = &children[i];
+    }
+    quorum_maps_resize(s, bytes);
+}
+
+/* A write that no replica fails is acknowledged. */
+static void write_well(BDRVQuorumState *s, int64_t offset, int64_t bytes,
+                       bool fua)
+{
+    bool failed[REPLICAS] = { false };
+    QuorumWrite w;
+    bool ok;
+
+    quorum_write_begin(s, &w, offset, bytes, fua, failed);
+    ok = quorum_write_settle(s, &w);
+    g_assert_true(ok);
+}
+
+/* A flush that replica 0 fails, and only that, is acknowledged. */
+static void flush_without_replica_0(BDRVQuorumState *s)
+{
+    bool failed[REPLICAS] = { true };
+    bool ok;
+
+    quorum_flush_begin(s);
+    quorum_note_loss(s, 0);
+    ok = quorum_flush_settle(s, failed);
+    g_assert_true(ok);
+}
+
+static void test_stress(void)
+{
+    start(&state, BLOCKS * QUORUM_UNIT);
     range_lock_init(&state.range_lock);
     qemu_co_rwlock_init(&state.sync_lock);
-    state.opts.threshold = THRESHOLD;
     for (int i = 0; i < REPLICAS; i++) {
         qemu_mutex_init(&replicas[i].lock);
-        state.slots[i].child = &children[i];
     }
-    quorum_maps_resize(&state, bytes);
 
     thread_stress(THREADS, COROUTINES, stress_entry);
     check_range(0, BLOCKS);
@@ -338,25 +370,14 @@ static void test_stress(void)
  */
 static void test_grow(void)
 {
-    static BdrvChild children[REPLICAS];
     const int64_t small = 64 * GiB, large = 64 * TiB;
     const int64_t place = 48 * GiB + 5 * QUORUM_UNIT;
-    bool failed[REPLICAS] = { true };
-    BDRVQuorumState s = { .opts.threshold = THRESHOLD };
-    QuorumWrite w;
-    bool ok;
+    BDRVQuorumState s = { 0 };
 
-    quorum_slots_init(&s, REPLICAS);
-    for (int i = 0; i < REPLICAS; i++) {
-        s.slots[i].child = &children[i];
-    }
-    quorum_maps_resize(&s, small);
+    start(&s, small);
     quorum_set_stale(&s, 1, place, 1);
     g_assert_cmpint(quorum_stale_bytes(&s, 1), ==, QUORUM_UNIT);
-    quorum_write_begin(&s, &w, 10 * GiB, MiB, false,
-                       (bool[REPLICAS]) { false });
-    ok = quorum_write_settle(&s, &w);
-    g_assert_true(ok);
+    write_well(&s, 10 * GiB, MiB, false);
 
     quorum_maps_resize(&s, large);
     g_assert_cmpint(s.stale_shift, >, ctz32(QUORUM_UNIT));
@@ -368,10 +389,7 @@ static void test_grow(void)
     }
 
     /* Replica 0 fails a flush: what was written before the node grew is lost */
-    quorum_flush_begin(&s);
-    quorum_note_loss(&s, 0);
-    ok = quorum_flush_settle(&s, failed);
-    g_assert_true(ok);
+    flush_without_replica_0(&s);
     g_assert_cmpint(quorum_stale_bytes(&s, 0), ==, 1LL << s.unflushed_shift);
     WITH_QEMU_LOCK_GUARD(&s.lock) {
         g_assert_true(quorum_is_all_stale(&s, 0, 10 * GiB, MiB));
@@ -385,29 +403,15 @@ static void test_grow(void)
 /* What had cured a replica is cut off: then it can't be lost. */
 static void test_cured_is_cut_off(void)
 {
-    static BdrvChild children[REPLICAS];
-    bool failed[REPLICAS] = { true };
-    BDRVQuorumState s = { .opts.threshold = THRESHOLD };
-    QuorumWrite w;
-    bool ok;
+    BDRVQuorumState s = { 0 };
 
-    quorum_slots_init(&s, REPLICAS);
-    for (int i = 0; i < REPLICAS; i++) {
-        s.slots[i].child = &children[i];
-    }
-    quorum_maps_resize(&s, 2 * MiB);
+    start(&s, 2 * MiB);
     quorum_set_stale(&s, 0, MiB, QUORUM_UNIT);
-    quorum_write_begin(&s, &w, MiB, QUORUM_UNIT, false,
-                       (bool[REPLICAS]) { false });
-    ok = quorum_write_settle(&s, &w);
-    g_assert_true(ok);
+    write_well(&s, MiB, QUORUM_UNIT, false);
     g_assert_cmpint(s.stale_slots, ==, 0);
 
     quorum_maps_resize(&s, MiB);
-    quorum_flush_begin(&s);
-    quorum_note_loss(&s, 0);
-    ok = quorum_flush_settle(&s, failed);
-    g_assert_true(ok);
+    flush_without_replica_0(&s);
     g_assert_cmpint(s.stale_slots, ==, 0);
     g_assert_null(s.slots[0].stale);
     quorum_slots_destroy(&s);
@@ -419,35 +423,23 @@ static void test_cured_is_cut_off(void)
  */
 static void test_many_fua(void)
 {
-    static BdrvChild children[REPLICAS];
     const int most = 1024;
-    bool failed[REPLICAS] = { true };
-    BDRVQuorumState s = { .opts.threshold = THRESHOLD };
-    QuorumWrite slow, w;
+    BDRVQuorumState s = { 0 };
+    QuorumWrite slow;
     bool ok;
 
-    quorum_slots_init(&s, REPLICAS);
-    for (int i = 0; i < REPLICAS; i++) {
-        s.slots[i].child = &children[i];
-    }
-    quorum_maps_resize(&s, GiB);
+    start(&s, GiB);
     quorum_write_begin(&s, &slow, 0, QUORUM_UNIT, true,
                        (bool[REPLICAS]) { false });
     for (int n = 0; n < most + 2; n++) {
-        quorum_write_begin(&s, &w, MIN(n, 100) * MiB, QUORUM_UNIT, true,
-                           (bool[REPLICAS]) { false });
-        ok = quorum_write_settle(&s, &w);
-        g_assert_true(ok);
+        write_well(&s, MIN(n, 100) * MiB, QUORUM_UNIT, true);
         g_assert_cmpint(s.num_fua_done, <=, most);
     }
     ok = quorum_write_settle(&s, &slow);
     g_assert_true(ok);
     g_assert_cmpint(s.num_fua_done, ==, 0);
 
-    quorum_flush_begin(&s);
-    quorum_note_loss(&s, 0);
-    ok = quorum_flush_settle(&s, failed);
-    g_assert_true(ok);
+    flush_without_replica_0(&s);
     g_assert_cmpint(quorum_stale_bytes(&s, 0), ==, 2 * MiB);
     quorum_slots_destroy(&s);
 }
