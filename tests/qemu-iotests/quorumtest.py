@@ -12,6 +12,7 @@ import struct
 from typing import Any, Dict, Iterator, List, Optional
 
 import iotests
+from heldnbd import HeldNBD
 from iotests import qemu_io
 
 SIZE = 1024 * 1024
@@ -67,6 +68,7 @@ class QuorumTestCase(iotests.QMPTestCase):
 
     def setUp(self) -> None:
         self.socket = os.path.join(iotests.sock_dir, 'nbd.sock')
+        self.servers: Dict[int, HeldNBD] = {}
         for i in range(self.children):
             with open(image(i), 'wb') as file:
                 file.write(b'\x11' * SIZE)
@@ -74,10 +76,26 @@ class QuorumTestCase(iotests.QMPTestCase):
         self.vm.launch()
 
     def tearDown(self) -> None:
-        self.vm.shutdown()
+        # QEMU ends when all requests have
+        for server in self.servers.values():
+            server.release()
+        try:
+            self.vm.shutdown()
+        finally:
+            for server in self.servers.values():
+                server.stop()
         for i in range(self.children):
             iotests.try_remove(image(i))
         iotests.try_remove(self.socket)
+
+    @staticmethod
+    def server_path(i: int) -> str:
+        return os.path.join(iotests.sock_dir, f'{i}.sock')
+
+    def serve(self, i: int, data: bytes) -> HeldNBD:
+        """From now on, child i is behind a server of the test, not a file."""
+        self.servers[i] = HeldNBD(self.server_path(i), data)
+        return self.servers[i]
 
     def add_child(self, i: int, between: Optional[Dict[str, Any]] = None
                   ) -> None:
@@ -85,6 +103,11 @@ class QuorumTestCase(iotests.QMPTestCase):
         The node 'c<i>' of image i; @between are the options of a node (as a
         blkdebug) that goes between it and the file.
         """
+        if i in self.servers:
+            self.vm.cmd('blockdev-add', {
+                'driver': 'nbd', 'node-name': f'c{i}',
+                'server': {'type': 'unix', 'path': self.server_path(i)}})
+            return
         file: Dict[str, Any] = {'driver': 'file', 'filename': image(i)}
         if between:
             key = 'image' if between['driver'] == 'blkdebug' else 'file'
