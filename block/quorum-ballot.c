@@ -405,9 +405,8 @@ static void quorum_blkverify(QuorumRequest *req)
     }
 }
 
-/* Report and count those that were outvoted, and not reported in @errors. */
-static void GRAPH_RDLOCK quorum_report_wrong(QuorumBallot *b,
-                                             const int64_t *errors)
+/* Report and count those that were outvoted, and have not been reported. */
+static void GRAPH_RDLOCK quorum_report_wrong(QuorumBallot *b)
 {
     QuorumRequest *req = b->req;
     BDRVQuorumState *s = req->bs->opaque;
@@ -417,7 +416,7 @@ static void GRAPH_RDLOCK quorum_report_wrong(QuorumBallot *b,
         unsigned long base = (unsigned long)i * b->units;
         unsigned long end = base + b->units;
 
-        if (a->child && a->ret >= 0 && !(errors && errors[i] < 0) &&
+        if (a->child && !a->reported &&
             find_next_bit(b->wrong, end, base) < end) {
             stat64_add(&s->slots[i].counters.mismatches, 1);
             quorum_request_report_bad(req, i, QUORUM_OP_TYPE_READ, NULL);
@@ -426,14 +425,12 @@ static void GRAPH_RDLOCK quorum_report_wrong(QuorumBallot *b,
 }
 
 /*
- * Vote with the range held; @errors[slot] is what children have failed with in
- * this request before, or NULL.  Reports dissenters and failures, repairs if
- * asked to, and fills @qiov with the winners; if it is NULL, the guest has its
+ * Vote with the range held.  Reports dissenters and failures, repairs if asked
+ * to, and fills @qiov with the winners; if it is NULL, the guest has its
  * answer, and a unit without a winner is a failure only to a scrub.
  */
 static int coroutine_fn GRAPH_RDLOCK
-quorum_vote_locked(QuorumRequest *req, QEMUIOVector *qiov,
-                   const int64_t *errors)
+quorum_vote_locked(QuorumRequest *req, QEMUIOVector *qiov)
 {
     BDRVQuorumState *s = req->bs->opaque;
     QuorumScrub *scrub = req->scrub;
@@ -462,7 +459,6 @@ quorum_vote_locked(QuorumRequest *req, QEMUIOVector *qiov,
     int ret = 0;
 
     if (!quorum_request_alloc(req)) {
-        quorum_report_errors(req, QUORUM_OP_TYPE_READ, errors);
         if (scrub) {
             scrub->left.unrepairable = req->bytes;
         }
@@ -490,9 +486,8 @@ quorum_vote_locked(QuorumRequest *req, QEMUIOVector *qiov,
         }
     }
 
-    quorum_report_errors(req, QUORUM_OP_TYPE_READ, errors);
     if (ret == 0 || scrub) {
-        quorum_report_wrong(&ballot, errors);
+        quorum_report_wrong(&ballot);
         if (scrub ? scrub->repair : s->opts.rewrite_corrupted) {
             repair_ret = quorum_repair_all(&ballot);
         }
@@ -520,11 +515,15 @@ quorum_vote_locked(QuorumRequest *req, QEMUIOVector *qiov,
 int coroutine_fn quorum_read_locked(BlockDriverState *bs, int64_t offset,
                                     int64_t bytes, QEMUIOVector *qiov,
                                     BdrvRequestFlags flags,
-                                    const int64_t *errors)
+                                    const bool *reported)
 {
     QuorumRequest *req = quorum_request_new(bs, offset, bytes, NULL, flags);
-    int ret = quorum_vote_locked(req, qiov, errors);
+    int ret;
 
+    for (int i = 0; i < req->n; i++) {
+        req->answers[i].reported = reported && reported[i];
+    }
+    ret = quorum_vote_locked(req, qiov);
     quorum_request_free(req);
     return ret;
 }
@@ -539,7 +538,7 @@ int coroutine_fn quorum_co_scrub(BlockDriverState *bs, int64_t offset,
     scrub->left = (QuorumFigures) { 0 };
     scrub->write_failed = false;
     req->scrub = scrub;
-    ret = quorum_vote_locked(req, NULL, NULL);
+    ret = quorum_vote_locked(req, NULL);
     quorum_request_free(req);
     return ret;
 }

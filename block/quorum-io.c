@@ -5,10 +5,11 @@
  *
  * Copyright (c) 2026 The quorum project authors
  *
- * A request asks its children in parallel (but see fifo) and decides when all
- * of them have answered.  Reads are in quorum-read.c and quorum-ballot.c, what
- * changes the children in quorum-write.c, and what asks them about themselves
- * is here.
+ * A request asks its children in parallel (but see fifo), decides when all of
+ * them have answered, and then reports those that failed.  Only reads report at
+ * once: nothing is to be settled first.  They are in quorum-read.c and
+ * quorum-ballot.c, what changes the children in quorum-write.c, and what asks
+ * them about themselves is here.
  */
 
 #include "qemu/osdep.h"
@@ -236,18 +237,13 @@ int quorum_request_fail(const QuorumRequest *req)
     return quorum_request_errno(req);
 }
 
-void quorum_report_errors(const QuorumRequest *req, QuorumOpType type,
-                          const int64_t *errors)
+void quorum_report_errors(const QuorumRequest *req, QuorumOpType type)
 {
     for (int i = 0; i < req->n; i++) {
         const QuorumAnswer *a = &req->answers[i];
-        int64_t ret = a->child ? a->ret : 0;
 
-        if (ret >= 0 && errors) {
-            ret = errors[i];
-        }
-        if (ret < 0) {
-            quorum_child_failed(req, i, type, ret);
+        if (a->child && a->ret < 0) {
+            quorum_child_failed(req, i, type, a->ret);
         }
     }
 }

@@ -23,6 +23,7 @@ struct QuorumAnswer {
     BdrvChild *child;           /* NULL: not asked */
     bool done;                  /* has answered in an earlier round */
     bool spare;                 /* to be asked in a later round, if at all */
+    bool reported;              /* that it can't read */
     int64_t ret;                /* a number, or -errno */
     uint8_t *buf;               /* one of req->bufs, or NULL */
     QEMUIOVector qiov;          /* of buf */
@@ -115,13 +116,9 @@ void GRAPH_RDLOCK quorum_request_report_bad(const QuorumRequest *req, int i,
 void GRAPH_RDLOCK quorum_child_failed(const QuorumRequest *req, int i,
                                       QuorumOpType type, int ret);
 
-/*
- * Count and report all children that have failed; @errors[slot] is what they
- * have failed with in an earlier request on the same behalf.  May be NULL.
- */
+/* Count and report all children that have failed. */
 void GRAPH_RDLOCK quorum_report_errors(const QuorumRequest *req,
-                                       QuorumOpType type,
-                                       const int64_t *errors);
+                                       QuorumOpType type);
 
 /* The request as a whole has failed: report it, and return its error. */
 int GRAPH_RDLOCK quorum_request_fail(const QuorumRequest *req);
@@ -141,7 +138,10 @@ void GRAPH_RDLOCK quorum_report_failure(const QuorumRequest *req);
  */
 bool coroutine_fn GRAPH_RDLOCK quorum_request_alloc(QuorumRequest *req);
 
-/* A QuorumAskFn: read the whole request into the answer's buffer. */
+/*
+ * A QuorumAskFn: read the whole request into the answer's buffer.  A child that
+ * can't is reported at once, for others may take long, and only the first time.
+ */
 int64_t coroutine_fn GRAPH_RDLOCK quorum_ask_read(QuorumRequest *req,
                                                   QuorumAnswer *a);
 
@@ -152,15 +152,15 @@ int64_t coroutine_fn GRAPH_RDLOCK quorum_ask_read(QuorumRequest *req,
 bool GRAPH_RDLOCK quorum_may_repair(BlockDriverState *bs, int i);
 
 /*
- * Read with the range held and vote; @errors[slot] is what children have failed
- * with in this request before, or NULL.  Reports dissenters and failures,
+ * Read with the range held and vote; @reported[slot] tells which children this
+ * request has reported before, or is NULL.  Reports dissenters and failures,
  * repairs if the options ask for it, and fills @qiov with the winners; if it is
  * NULL, the guest has its answer, and a unit without a winner is no failure.
  */
 int coroutine_fn GRAPH_RDLOCK
 quorum_read_locked(BlockDriverState *bs, int64_t offset, int64_t bytes,
                    QEMUIOVector *qiov, BdrvRequestFlags flags,
-                   const int64_t *errors);
+                   const bool *reported);
 
 /*
  * Whether @child has all bytes before @end.  One that has become shorter than

@@ -74,16 +74,21 @@ static QEMUIOVector *quorum_answer_qiov(QuorumAnswer *a)
 int64_t coroutine_fn quorum_ask_read(QuorumRequest *req, QuorumAnswer *a)
 {
     BdrvRequestFlags flags = req->flags;
+    int ret = -EIO;
 
-    if (!quorum_child_reaches(a->child, req->offset + req->bytes)) {
-        return -EIO;
-    }
     if (a->buf) {
         /* It is the caller's memory that is registered, not ours. */
         flags &= ~BDRV_REQ_REGISTERED_BUF;
     }
-    return bdrv_co_preadv(a->child, req->offset, req->bytes,
-                          quorum_answer_qiov(a), flags);
+    if (quorum_child_reaches(a->child, req->offset + req->bytes)) {
+        ret = bdrv_co_preadv(a->child, req->offset, req->bytes,
+                             quorum_answer_qiov(a), flags);
+    }
+    if (ret < 0 && !a->reported) {
+        a->reported = true;
+        quorum_child_failed(req, a - req->answers, QUORUM_OP_TYPE_READ, ret);
+    }
+    return ret;
 }
 
 /*
@@ -176,15 +181,15 @@ static bool quorum_good_outnumber(const QuorumRequest *req)
 
 /* --- the read patterns --- */
 
-/* What the children have failed with; owned by the caller. */
-static int64_t *quorum_request_errors(const QuorumRequest *req)
+/* Which children have been reported; owned by the caller. */
+static bool *quorum_request_reported(const QuorumRequest *req)
 {
-    int64_t *errors = g_new0(int64_t, req->n);
+    bool *reported = g_new(bool, req->n);
 
     for (int i = 0; i < req->n; i++) {
-        errors[i] = req->answers[i].child ? MIN(req->answers[i].ret, 0) : 0;
+        reported[i] = req->answers[i].reported;
     }
-    return errors;
+    return reported;
 }
 
 /* Whether the child in slot @i has become stale in the range meanwhile. */
@@ -268,7 +273,7 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
 {
     BDRVQuorumState *s = bs->opaque;
     QuorumRequest *req = quorum_request_new(bs, offset, bytes, qiov, flags);
-    g_autofree int64_t *errors = NULL;
+    g_autofree bool *reported = NULL;
     QuorumAnswer *answer = NULL;
     bool failed;
 
@@ -301,9 +306,6 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
     }
     if (answer &&
         !(failed && quorum_good_outnumber(req) && quorum_wants_repair(req))) {
-        if (failed) {
-            quorum_report_errors(req, QUORUM_OP_TYPE_READ, NULL);
-        }
         if (answer->buf) {
             /* Not who reads into the caller's vector: that holds anything. */
             qemu_iovec_from_buf(qiov, 0, answer->buf, bytes);
@@ -313,9 +315,9 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
     }
 
     /* Give the buffers back before waiting for the range. */
-    errors = quorum_request_errors(req);
+    reported = quorum_request_reported(req);
     quorum_request_free(req);
-    return quorum_read_locked(bs, offset, bytes, qiov, flags, errors);
+    return quorum_read_locked(bs, offset, bytes, qiov, flags, reported);
 }
 
 /*
@@ -327,7 +329,7 @@ quorum_read_fifo_run(BlockDriverState *bs, int64_t offset, int64_t bytes,
                      QEMUIOVector *qiov, BdrvRequestFlags flags)
 {
     QuorumRequest *req = quorum_request_new(bs, offset, bytes, qiov, flags);
-    g_autofree int64_t *errors = NULL;
+    g_autofree bool *reported = NULL;
     bool answered = false;
     int ret = 0;
 
@@ -345,13 +347,11 @@ quorum_read_fifo_run(BlockDriverState *bs, int64_t offset, int64_t bytes,
 
     if (answered && quorum_wants_repair(req)) {
         /*
-         * The one answer is no ground for a repair, a vote is (promise 6).  It
-         * also reports; whether it succeeds does not matter to the guest.
+         * The one answer is no ground for a repair, a vote is (promise 6).
+         * Whether it succeeds does not matter to the guest.
          */
-        errors = quorum_request_errors(req);
-        quorum_read_locked(bs, offset, bytes, NULL, flags, errors);
-    } else {
-        quorum_report_errors(req, QUORUM_OP_TYPE_READ, NULL);
+        reported = quorum_request_reported(req);
+        quorum_read_locked(bs, offset, bytes, NULL, flags, reported);
     }
     if (!answered) {
         ret = quorum_request_fail(req);

@@ -141,7 +141,7 @@ quorum_modify_end(QuorumRequest *req, RangeLockRequest *range)
 
     quorum_modify_unlock(req, range);
     if (errors) {
-        quorum_report_errors(req, QUORUM_OP_TYPE_WRITE, NULL);
+        quorum_report_errors(req, QUORUM_OP_TYPE_WRITE);
     }
     if (!held) {
         ret = quorum_request_fail(req);
@@ -390,7 +390,7 @@ int coroutine_fn quorum_co_truncate(BlockDriverState *bs, int64_t offset,
     quorum_collect_failures(req);
     quorum_write_end(s, &req->write);
 
-    quorum_report_errors(req, QUORUM_OP_TYPE_WRITE, NULL);
+    quorum_report_errors(req, QUORUM_OP_TYPE_WRITE);
     if (!quorum_resize_settle(s, req->failed, start)) {
         ret = quorum_request_fail(req);
         quorum_tell_error(req, ret, errp);
@@ -439,7 +439,7 @@ int coroutine_fn quorum_co_flush(BlockDriverState *bs)
     }
     held = quorum_flush_settle(s, req->failed);
     qemu_co_rwlock_unlock(&s->sync_lock);
-    quorum_report_errors(req, QUORUM_OP_TYPE_FLUSH, NULL);
+    quorum_report_errors(req, QUORUM_OP_TYPE_FLUSH);
     if (!held) {
         ret = quorum_request_fail(req);
     }
