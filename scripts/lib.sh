@@ -50,6 +50,8 @@ die() {
 # --- running things -------------------------------------------------------
 
 _job=          # process group of the command that run_logged has started
+_timer=        # a process that ends when that has taken too long
+limit=         # seconds that a command may take, if there is a limit
 root=()        # what makes a command run as root, if we are not
 
 _stop() {
@@ -59,6 +61,7 @@ _stop() {
         [ "${#root[@]}" = 0 ] || sudo -n kill -TERM -- "-$_job" 2>/dev/null || :
         wait "$_job" 2>/dev/null || :
     fi
+    [ -z "$_timer" ] || kill "$_timer" 2>/dev/null || :
     [ -n "${QUORUM_NESTED-}" ] ||
         printf '\ninterrupted; the next run takes up from here\n' >&2
     exit 130
@@ -109,9 +112,10 @@ apt_lines() {
 
 # run_logged NAME FILTER COMMAND...: run it with its output in build/log/NAME.log,
 # a bar made by FILTER from what it prints (or ':' for none).  It runs in a
-# process group of its own, so that an interrupt ends all of it.
+# process group of its own, so that an interrupt ends all of it, and so does
+# the $limit.
 run_logged() {
-    local name=$1 filter=$2 status=0 out=$log/$1.log
+    local name=$1 filter=$2 status=0 ended='' out=$log/$1.log
     shift 2
     mkdir -p "$log"
     : > "$out"
@@ -124,9 +128,34 @@ run_logged() {
     fi
     _job=$!
     set +m
-    wait "$_job" || status=$?
+    if [ -n "$limit" ]; then
+        sleep "$limit" &
+        _timer=$!
+        wait -n -p ended "$_job" "$_timer" || status=$?
+        if [ "$ended" = "$_timer" ]; then
+            status=0
+            _end_job >> "$out"
+            wait "$_job" 2>/dev/null || status=$?
+        else
+            kill "$_timer" 2>/dev/null || :
+            wait "$_timer" 2>/dev/null || :
+        fi
+        _timer=
+    else
+        wait "$_job" || status=$?
+    fi
     _job=
     return "$status"
+}
+
+# The job has taken too long: say what hangs, and end it.
+_end_job() {
+    printf '\nBail out! After %d s these are ended:\n' "$limit"
+    ps -A -o pgid,pid,ppid,etime,time,stat,wchan:20,args |
+        awk -v job="$_job" 'NR == 1 || $1 == job' || :
+    kill -TERM -- "-$_job" || :
+    sleep 5
+    kill -KILL -- "-$_job" 2>/dev/null || :
 }
 
 # What matters in a log, for a person to read after a failure; then stop.
