@@ -103,7 +103,7 @@ static void coroutine_fn GRAPH_RDLOCK quorum_ask_entry(void *opaque)
      * The asking coroutine may still be on its way to the yield: it must not
      * be entered before.  It is the same thread, so this is no race.
      */
-    if (--req->pending == 0 && req->waiting) {
+    if (--req->pending == 0 && req->co) {
         aio_co_wake(req->co);
     }
 }
@@ -113,9 +113,6 @@ void coroutine_fn quorum_ask_all(QuorumRequest *req, QuorumAskFn *ask)
     QuorumAnswer *last = NULL;
 
     req->ask = ask;
-    req->co = qemu_coroutine_self();
-    assert(req->pending == 0);
-
     for (int i = 0; i < req->n; i++) {
         QuorumAnswer *a = &req->answers[i];
 
@@ -135,9 +132,9 @@ void coroutine_fn quorum_ask_all(QuorumRequest *req, QuorumAskFn *ask)
     }
 
     if (req->pending) {
-        req->waiting = true;
+        req->co = qemu_coroutine_self();
         qemu_coroutine_yield();
-        req->waiting = false;
+        req->co = NULL;
         assert(req->pending == 0);
     }
 }

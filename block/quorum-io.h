@@ -48,9 +48,8 @@ struct QuorumRequest {
     } resize;
 
     QuorumAskFn *ask;           /* what is being asked */
-    Coroutine *co;
     int pending;                /* coroutines that have not ended */
-    bool waiting;               /* co sleeps until pending is 0 */
+    Coroutine *co;              /* sleeps until pending is 0, or NULL */
 
     void **bufs;                /* from the pool, room for n + 1 of them */
     int n_bufs;

@@ -71,24 +71,32 @@ static QEMUIOVector *quorum_answer_qiov(QuorumAnswer *a)
     return a->buf ? &a->qiov : a->req->qiov;
 }
 
+/* The child can't read: report it, the first time. */
+static int64_t GRAPH_RDLOCK quorum_read_failed(QuorumAnswer *a, int ret)
+{
+    if (!a->reported) {
+        a->reported = true;
+        quorum_child_failed(a->req, a - a->req->answers, QUORUM_OP_TYPE_READ,
+                            ret);
+    }
+    return ret;
+}
+
 int64_t coroutine_fn quorum_ask_read(QuorumRequest *req, QuorumAnswer *a)
 {
     BdrvRequestFlags flags = req->flags;
-    int ret = -EIO;
+    int ret;
 
+    if (!quorum_child_reaches(a->child, req->offset + req->bytes)) {
+        return quorum_read_failed(a, -EIO);
+    }
     if (a->buf) {
         /* It is the caller's memory that is registered, not ours. */
         flags &= ~BDRV_REQ_REGISTERED_BUF;
     }
-    if (quorum_child_reaches(a->child, req->offset + req->bytes)) {
-        ret = bdrv_co_preadv(a->child, req->offset, req->bytes,
-                             quorum_answer_qiov(a), flags);
-    }
-    if (ret < 0 && !a->reported) {
-        a->reported = true;
-        quorum_child_failed(req, a - req->answers, QUORUM_OP_TYPE_READ, ret);
-    }
-    return ret;
+    ret = bdrv_co_preadv(a->child, req->offset, req->bytes,
+                         quorum_answer_qiov(a), flags);
+    return ret < 0 ? quorum_read_failed(a, ret) : ret;
 }
 
 /*
@@ -181,15 +189,24 @@ static bool quorum_good_outnumber(const QuorumRequest *req)
 
 /* --- the read patterns --- */
 
-/* Which children have been reported; owned by the caller. */
-static bool *quorum_request_reported(const QuorumRequest *req)
+/*
+ * Let the locked read decide what @req could not, or, without @qiov, repair.
+ * Frees @req: its buffers go back before we wait for the range.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+quorum_read_over_again(QuorumRequest *req, QEMUIOVector *qiov)
 {
-    bool *reported = g_new(bool, req->n);
+    g_autofree bool *reported = g_new(bool, req->n);
+    BlockDriverState *bs = req->bs;
+    int64_t offset = req->offset;
+    int64_t bytes = req->bytes;
+    BdrvRequestFlags flags = req->flags;
 
     for (int i = 0; i < req->n; i++) {
         reported[i] = req->answers[i].reported;
     }
-    return reported;
+    quorum_request_free(req);
+    return quorum_read_locked(bs, offset, bytes, qiov, flags, reported);
 }
 
 /* Whether the child in slot @i has become stale in the range meanwhile. */
@@ -273,7 +290,6 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
 {
     BDRVQuorumState *s = bs->opaque;
     QuorumRequest *req = quorum_request_new(bs, offset, bytes, qiov, flags);
-    g_autofree bool *reported = NULL;
     QuorumAnswer *answer = NULL;
     bool failed;
 
@@ -313,11 +329,7 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
         quorum_request_free(req);
         return 0;
     }
-
-    /* Give the buffers back before waiting for the range. */
-    reported = quorum_request_reported(req);
-    quorum_request_free(req);
-    return quorum_read_locked(bs, offset, bytes, qiov, flags, reported);
+    return quorum_read_over_again(req, qiov);
 }
 
 /*
@@ -329,7 +341,6 @@ quorum_read_fifo_run(BlockDriverState *bs, int64_t offset, int64_t bytes,
                      QEMUIOVector *qiov, BdrvRequestFlags flags)
 {
     QuorumRequest *req = quorum_request_new(bs, offset, bytes, qiov, flags);
-    g_autofree bool *reported = NULL;
     bool answered = false;
     int ret = 0;
 
@@ -350,8 +361,8 @@ quorum_read_fifo_run(BlockDriverState *bs, int64_t offset, int64_t bytes,
          * The one answer is no ground for a repair, a vote is (promise 6).
          * Whether it succeeds does not matter to the guest.
          */
-        reported = quorum_request_reported(req);
-        quorum_read_locked(bs, offset, bytes, NULL, flags, reported);
+        quorum_read_over_again(req, NULL);
+        return 0;
     }
     if (!answered) {
         ret = quorum_request_fail(req);
