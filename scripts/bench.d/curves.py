@@ -8,6 +8,7 @@ from typing import Callable, Dict, List, Sequence, Tuple
 
 from contest import (Bench, IMAGE_BYTES, KIB, MIB, ratios, row, size_name,
                      threads_load)
+from loads import instructions
 from svg import Chart
 
 PointFn = Callable[[str, int], float]
@@ -15,14 +16,13 @@ PointFn = Callable[[str, int], float]
 
 def curves(bench: Bench, points: Sequence[int], measure: PointFn
            ) -> Dict[str, List[List[float]]]:
-    """Let ours and pristine take turns at each point: [build][point][round]"""
-    result: Dict[str, List[List[float]]] = {key: [] for key in bench.tops}
-    for x in points:
-        times = bench.contest({f'{key}, {x}': functools.partial(measure, key, x)
-                               for key in bench.tops})
-        for key in bench.tops:
-            result[key].append(times[f'{key}, {x}'])
-    return result
+    """
+    Let ours and pristine take turns, at each point: [build][point][round].  One
+    round has all points, so that growth is not that of somebody else's load.
+    """
+    times = bench.contest({f'{key}, {x}': functools.partial(measure, key, x)
+                           for x in points for key in bench.tops})
+    return {key: [times[f'{key}, {x}'] for x in points] for key in bench.tops}
 
 
 def middle(points: Sequence[int], values: List[List[float]]
@@ -84,6 +84,27 @@ def children_row(bench: Bench, size: int, count: int, write: bool) -> None:
 row('children-r4k')(lambda b: children_row(b, 4 * KIB, 8000, False))
 row('children-w4k')(lambda b: children_row(b, 4 * KIB, 24000, True))
 row('children-r1M')(lambda b: children_row(b, MIB, 1000, False))
+
+
+@row('null-children')
+def null_children(bench: Bench) -> None:
+    """The same without threads and caches, in instructions."""
+    points = [1, 2, 3, 5, 9]
+    chart: Dict[str, List[Tuple[float, float]]] = {}
+    for kind, flags in {'read': [], 'write': ['-w']}.items():
+        for key in bench.tops:
+            values = [instructions(bench, key, bench.quorum(bench.null(n)),
+                                   *flags) for n in points]
+            growth = values[-1] / values[1] / (points[-1] / points[1])
+            if key == 'ours':
+                bench.figure(f'growth : that of the children, 2 to 9, {kind}s',
+                             [growth], at_most=1.0)
+            else:
+                bench.figure('the same, pristine', [growth])
+            chart[f'{kind}, {key}'] = list(zip(points, values))
+    bench.plot(bench.row, Chart(
+        'A request of 4 KiB to N children that do nothing', 'children',
+        'instructions for a request', chart))
 
 
 def iothreads_row(bench: Bench, write: bool) -> None:
