@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# Each target runs a script of scripts/, whose manual is the comment at its head.
+# Each target runs a script of tools/, whose manual is the comment at its head.
 # All that is made lands in build/; removing that folder is safe, but for what you
 # have committed in build/qemu and not written back with "make patches".
 #
@@ -16,73 +16,73 @@
 #   BASE=SERIES      another release series of QEMU:
 #
 # The release series of QEMU that the patches are made for is the line "primary="
-# in scripts/lib.sh.  With BASE=10.2, each target does the same on that one, in
+# in tools/lib.sh.  With BASE=10.2, each target does the same on that one, in
 # build/10.2; compat/10.2.patch is all that is different there.
 
 prefix ?= /usr/local
-primary := $(shell sed -n 's/^primary=//p' scripts/lib.sh)
+primary := $(shell sed -n 's/^primary=//p' tools/lib.sh)
 build := build$(addprefix /,$(filter-out $(primary),$(BASE)))
 export BASE MIRROR HOURS SECONDS_EACH
 
 all: packages           ## build QEMU with our driver into build/bin
-	@scripts/build ours
+	@tools/build ours
 
 demo: all               ## boot a guest from a quorum that has a liar in it
-	@scripts/demo/demo
+	@tools/demo/demo.sh
 
 check: packages         ## build, then run the tests that CI runs
-	@scripts/check
+	@tools/check
 
 soak: packages          ## the random tests, for long: until one fails
-	@scripts/soak $(SOAK)
+	@tools/soak $(SOAK)
 
 hazards: base all       ## what pristine QEMU's driver does wrong, and ours doesn't
-	@scripts/hazards
+	@tools/hazards
 
 bench: base all         ## our driver against the pristine one and a raw child
-	@scripts/bench $(build) $(ROWS)
+	@tools/bench/bench.py $(build) $(ROWS)
 
 base: packages          ## build pristine QEMU into build/base/bin
-	@scripts/build base
+	@tools/build base
 
 patches:                ## write the commits of build/qemu back to patches/
-	@scripts/write-patches
+	@tools/write-patches
 
 series: all             ## make build/series/*.patch, as they would be mailed
-	@scripts/series
+	@tools/series
 
 debian-patches: all     ## the series as Debian's packaging takes it
-	@scripts/debian-patches --check
+	@tools/debian-patches --check
 
 check-series: packages  ## build and test each patch of the series by itself
-	@scripts/series --build
+	@tools/series --build
 
 check-mutants: packages ## break each promise, and see that a test notices
-	@scripts/tests/mutants $(MUTANTS)
+	@tools/mutants $(MUTANTS)
 
 check-san: packages     ## run unit tests and iotests with ASan, UBSan and TSan
-	@scripts/check asan tsan
+	@tools/check asan tsan
 
 coverage: packages      ## which lines of ours no test reaches
-	@scripts/check coverage
+	@tools/check coverage
 
 check-tsa:              ## clang's thread-safety analysis of block/
-	@scripts/install-packages clang-19
-	@scripts/build tsa libblock.a
+	@tools/install-packages clang-19
+	@tools/build tsa libblock.a
 
 fuzz:                   ## libFuzzer on parser, voting and whole nodes: a minute
-	@scripts/install-packages clang-19 libclang-rt-19-dev
-	@scripts/fuzz $(FUZZ)
+	@tools/install-packages clang-19 libclang-rt-19-dev
+	@tools/fuzz $(FUZZ)
 
 install:                ## after make: install into $(prefix)
-	@scripts/install '$(prefix)'
+	@tools/install '$(prefix)'
 
 update:                 ## look for a newer point release of QEMU
-	@scripts/install-packages
-	@scripts/fetch --refresh
+	@tools/install-packages
+	@tools/fetch --refresh
 
 packages:
-	@scripts/install-packages
+	@tools/install-packages
 
 help:                   ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' Makefile | expand -t 16

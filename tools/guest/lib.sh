@@ -7,7 +7,7 @@
 # neither the maker nor one of the files, what it is made from, has changed.
 make_guest() {
     local guest=$1 maker=$2 stamp
-    stamp=$(cat "$top/scripts/guest/image.py" "${@:2}" "$cache/$primary.manifest" | sha256sum)
+    stamp=$(cat "$top/tools/guest/image.py" "${@:2}" "$cache/$primary.manifest" | sha256sum)
     if [ "$(cat "$guest/stamp" 2>/dev/null)" != "$stamp" ]; then
         need_space "$build" 300 "a guest"
         say "Making a guest"

@@ -9,7 +9,7 @@ memory; it has one or more figures, and some of these a target.  Figures are
 medians of ratios within one round, in which all contestants take a turn.  What
 misses its target by less than the better quarter of the rounds is "noise".
 
-usage: bench BUILD [--runs N] [--list] [ROW...]
+usage: bench.py BUILD [--runs N] [--list] [ROW...]
 
 Leaves BUILD/bench/results.json, or ROW.json for each ROW that is named, and a
 plot ROW.svg of each row that is a curve.
@@ -22,8 +22,6 @@ import sys
 import time
 
 sys.dont_write_bytecode = True
-HERE = os.path.dirname(os.path.realpath(__file__))
-sys.path.insert(0, os.path.join(HERE, 'bench.d'))
 
 # pylint: disable=wrong-import-position
 from contest import Bench, ROWS, Skip       # noqa: E402

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * What "qemu-img bench" can't do: several iothreads use one node, and reads of
- * one that is writable.  scripts/bench builds this once against our tree and
+ * one that is writable.  tools/bench/bench.py builds this once against our tree and
  * once against pristine QEMU.
  *
  * usage: threads OPTIONS THREADS REQUESTS BYTES read|write

@@ -4,7 +4,7 @@
 Make the demo's guest: a kernel, an initramfs and an ext4 image with a small
 Linux root and files whose checksums are known.  No mount, no root needed.
 
-usage: guest CACHE OUTDIR
+usage: build_guest.py CACHE OUTDIR
 """
 
 import hashlib
@@ -24,14 +24,14 @@ DATA_MIB = 40
 
 
 def make_disk(root: str, busybox: str, out: str) -> None:
-    """The disk: busybox, scripts/demo/init, and files with checksums."""
+    """The disk: busybox, tools/demo/guest-init.sh, and files with checksums."""
     busybox_root(root, busybox)
     applets = subprocess.run([busybox, '--list'], check=True, text=True,
                              stdout=subprocess.PIPE).stdout.split()
     for applet in applets:
         if applet != 'busybox':
             os.symlink('busybox', f'{root}/bin/{applet}')
-    install(f'{HERE}/init', f'{root}/sbin/init')
+    install(f'{HERE}/guest-init.sh', f'{root}/sbin/init')
 
     os.makedirs(f'{root}/data')
     rand = random.Random(0)
@@ -60,7 +60,7 @@ def main() -> None:
     """Make everything in a folder beside, and put it in place at the end."""
     cache, out = sys.argv[1:]
     with Parts(cache, out) as parts:
-        parts.initramfs(f'{HERE}/initramfs')
+        parts.initramfs(f'{HERE}/initramfs-init.sh')
         make_disk(f'{parts.scratch}/root', parts.busybox,
                   f'{parts.tmp}/disk.img')
 

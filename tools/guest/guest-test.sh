@@ -4,14 +4,14 @@
 # A Linux guest with ext4 under load while replicas die, hang, rot and return,
 # and while QEMU is killed.  Speaks TAP.
 #
-# usage: test [TEST...]         (all: faults crashes)
+# usage: guest-test.sh [TEST...]         (all: faults crashes)
 #
 # In each all that can happen does so once, and goes on to happen for
 # QUORUM_TEST_SECONDS.  QUORUM_TEST_SEED makes a run again what it was.  After a failure
 # build/guest/failed has what the guest, its kernel and QEMU have said.
 
 . "$(dirname "$0")/../lib.sh"
-. "$top/scripts/guest/lib.sh"
+. "$top/tools/guest/lib.sh"
 
 skip() {
     printf '1..1\nok 1 guest # SKIP %s\n' "$1"
@@ -24,6 +24,6 @@ done
 echo 'int main(void) { return 0; }' | gcc -static -x c -o /dev/null - 2>/dev/null ||
     skip "gcc -static does not work here"
 lock "$build/.guest-lock"
-make_guest "$build/guest" "$top"/scripts/guest/{make,init,disk.sh,load.c} >&2
+make_guest "$build/guest" "$top"/tools/guest/{build_guest.py,guest-init.sh,disk.sh,load.c} >&2
 need_space "${TMPDIR:-/tmp}" 400 "the guest's disks" >&2
-exec /usr/bin/python3 -B "$top/scripts/guest/run" "$build/bin" "$build/guest" "$build/qemu" "$@"
+exec /usr/bin/python3 -B "$top/tools/guest/guest_test.py" "$build/bin" "$build/guest" "$build/qemu" "$@"

@@ -1,5 +1,5 @@
 /*
- * How fast are two equal vectors compared?  scripts/bench builds this once
+ * How fast are two equal vectors compared?  tools/bench/bench.py builds this once
  * against our tree and once against pristine QEMU.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later

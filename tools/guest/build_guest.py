@@ -3,7 +3,7 @@
 """
 Make the guest that bears a load: a kernel, and an initramfs with all of it.
 
-usage: make CACHE OUTDIR
+usage: build_guest.py CACHE OUTDIR
 """
 
 import os
@@ -22,7 +22,7 @@ def main() -> None:
         load = f'{parts.scratch}/load'
         subprocess.run(['gcc', '-static', '-O2', '-Wall', '-Wextra', '-Werror',
                         '-o', load, f'{HERE}/load.c'], check=True)
-        parts.initramfs(f'{HERE}/init', load)
+        parts.initramfs(f'{HERE}/guest-init.sh', load)
 
 
 if __name__ == '__main__':

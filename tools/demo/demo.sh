@@ -4,10 +4,10 @@
 # Make the demo's guest if it isn't there yet, then run the demo.
 
 . "$(dirname "$0")/../lib.sh"
-. "$top/scripts/guest/lib.sh"
+. "$top/tools/guest/lib.sh"
 
 lock "$build/.demo-lock"
-make_guest "$build/demo" "$top"/scripts/demo/{guest,init,initramfs} "$top/scripts/guest/disk.sh"
+make_guest "$build/demo" "$top"/tools/demo/{build_guest.py,guest-init.sh,initramfs-init.sh} "$top/tools/guest/disk.sh"
 need_space "${TMPDIR:-/tmp}" 400 "the demo's disks"
 [ -w /dev/kvm ] || say "There is no usable /dev/kvm here; the demo does not need it (TCG)."
-exec /usr/bin/python3 -B "$top/scripts/demo/run" "$build/bin" "$build/demo" "$build/qemu"
+exec /usr/bin/python3 -B "$top/tools/demo/demo.py" "$build/bin" "$build/demo" "$build/qemu"

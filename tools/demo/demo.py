@@ -10,7 +10,7 @@ then works on while the server of copy 2 is killed.  Exit status 0 only if the
 guest saw neither a wrong byte nor an I/O error, and copies 0 and 1 are
 identical in the end.
 
-usage: run BIN GUEST QEMU-SOURCE
+usage: demo.py BIN GUEST QEMU-SOURCE
 """
 
 import asyncio

@@ -24,7 +24,7 @@ tree=$build/qemu
 shown=${tree#"$top/"}       # as it is called in messages
 compat=$top/compat/$base.patch
 # QEMU's own files that ours replace.  Its own test runs, too, from a tree of
-# pristine tests: see suite_qemu in scripts/check.
+# pristine tests: see suite_qemu in tools/check.
 replaced=(block/quorum.c tests/qemu-iotests/081 tests/qemu-iotests/081.out)
 
 # Whoever makes a commit in the tree is whoever works on this repository.
@@ -47,7 +47,7 @@ tree_git() { plain_git -C "$tree" "$@"; }
 # The new files of this repository, by the paths they have in QEMU.
 new_files() {
     git -C "$top" ls-files --cached --others --exclude-standard \
-        -- block include docs tests ':!tests/uncovered' python/qemu scripts/qemu-quorum |
+        -- block include docs tests scripts |
         while read -r file; do
         [ ! -f "$top/$file" ] || printf '%s\n' "$file"
     done

@@ -113,7 +113,7 @@ class Bench:
 
     def make(self, key: str, name: str, *more: str) -> str:
         """
-        Compile scripts/bench.d/NAME.c, and sources of the build's own tree, in
+        Compile tools/bench/NAME.c, and sources of the build's own tree, in
         the place of qemu-img.c.
         """
         obj = f'{self.tops[key]}/obj'

@@ -7,7 +7,7 @@ taken out and put in again, never more than one of them at a time; and in the
 second test QEMU is killed, too.  The guest may see neither a wrong byte nor an
 error, and in the end the replicas are identical, and clean.
 
-usage: run BIN GUEST QEMU-SOURCE [TEST...]
+usage: guest_test.py BIN GUEST QEMU-SOURCE [TEST...]
 """
 
 import asyncio
