@@ -53,8 +53,16 @@ new_files() {
     done
 }
 
-# Lines of the file "series": a patch, then the new files that go with it.
-series_lines() { sed -e 's/#.*//' -e '/^[[:space:]]*$/d' "$top/series"; }
+# The patches that the file "series" names, in order.
+series_patches() { grep -E '^[0-9]{4}-' "$top/series"; }
+
+# series_files NAME: the new files that "series" names below the patch whose
+# name ends in NAME; below all patches, if NAME is empty.
+series_files() {
+    awk -v name="$1" '
+        /^[0-9]/ { this = name == "" || substr($1, length($1) - length(name) + 1) == name }
+        /^ +[^ ]/ && this { print $1 }' "$top/series"
+}
 
 # The new files that compat/BASE.patch edits.
 compat_files() {
@@ -65,7 +73,7 @@ compat_files() {
 # What stands for the patches and their order.
 patches_stamp() {
     local patches
-    patches=$(series_lines | awk '{ print $1 }')
+    patches=$(series_patches)
     # shellcheck disable=SC2086  # a word each
     {
         echo $patches; (cd "$top/patches" && cat /dev/null $patches)
@@ -98,7 +106,7 @@ commit_patch() {
     { echo; cat "$tmp/body"; } >> "$tmp/message"
     tree_git read-tree "$parent"
     if grep -q '^diff --git' "$tmp/diff"; then
-        if ! tree_git apply --cached --unidiff-zero "$tmp/diff"; then
+        if ! tree_git apply --cached "$tmp/diff"; then
             [ "$patch" != "$compat" ] ||
                 die "compat/$base.patch does not apply any more; mend it:" \
                     "git -C $shown reset --hard refs/quorum/merged" \
