@@ -5,9 +5,9 @@
  *
  * Copyright (c) 2026 The quorum project authors
  *
- * See quorum.h for what the driver promises, quorum-read.c and quorum-write.c
- * for what happens to a request, quorum-graph.c for children that come and go,
- * and docs/interop/quorum.rst for how to use it.
+ * See quorum/quorum-int.h for what the driver promises, quorum/read.c and
+ * quorum/write.c for what happens to a request, quorum/graph.c for children that
+ * come and go, and docs/interop/quorum.rst for how to use it.
  */
 
 #include "qemu/osdep.h"
@@ -25,9 +25,9 @@
 #include "qemu/module.h"
 #include "qemu/option.h"
 #include "system/block-backend.h"
-#include "quorum.h"
-#include "quorum-opts.h"
-#include "quorum-vote.h"
+#include "quorum/quorum-int.h"
+#include "quorum/opts.h"
+#include "quorum/vote.h"
 
 #define QUORUM_OPT_VOTE_THRESHOLD    "vote-threshold"
 #define QUORUM_OPT_REWRITE_CORRUPTED "rewrite-corrupted"

@@ -13,7 +13,7 @@
  *
  * The n-th write of a cell, counted by who held its range first, writes the
  * number n: older is less.  Numbers in brackets are those of the promises in
- * block/quorum.h.  Each name in capitals with #ifdef either chooses what is
+ * block/quorum/quorum-int.h.  Each name in capitals with #ifdef either chooses what is
  * looked at or breaks a rule, which spin must notice: see quorum.rst.
  */
 
@@ -117,7 +117,7 @@ inline next_child(i, set) {
     set = set & ~(1 << i)
 }
 
-/* --- quorum-write.c: quorum_co_pwritev() --- */
+/* --- quorum/write.c: quorum_co_pwritev() --- */
 
 inline store(i, cells, v) {
     data[i] = (data[i] & ~(cells)) | ((v) & (cells))
@@ -204,7 +204,7 @@ proctype Writer(byte p, n, part) {
     od
 }
 
-/* --- quorum-read.c, quorum-ballot.c --- */
+/* --- quorum/read.c, quorum/read-locked.c --- */
 
 /* Ask those that are @left: @good have answered with @answer[]. */
 inline ask_read() {

@@ -13,7 +13,7 @@
 #include "qobject/qdict.h"
 #include "qobject/qnull.h"
 #include "qobject/qstring.h"
-#include "block/quorum-opts.h"
+#include "block/quorum/opts.h"
 #include "fuzz.h"
 
 #define MAX_INDEX (QUORUM_CHILDREN_MAX - 1)

@@ -11,7 +11,7 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
-#include "block/quorum-vote.h"
+#include "block/quorum/vote.h"
 #include "fuzz.h"
 #include "quorum-vote-naive.h"
 

@@ -11,7 +11,7 @@
 #include "qobject/qdict.h"
 #include "qobject/qnull.h"
 #include "qobject/qstring.h"
-#include "block/quorum-opts.h"
+#include "block/quorum/opts.h"
 
 /* --- file names --- */
 

@@ -17,8 +17,9 @@
  * the children keep only tags.  They keep the tag of a request that wrote
  * zeroes, too, so that each value of a cell has one author.
  *
- * What is checked are the promises of block/quorum.h; see check_name[].  A
- * violation is shrunk to a short schedule, which is printed step by step.
+ * What is checked are the promises of block/quorum/quorum-int.h; see
+ * check_name[].  A violation is shrunk to a short schedule, which is printed
+ * step by step.
  *
  * Environment:
  *   QUORUM_SIM_SEED   one schedule (with -p, the test that it belongs to)

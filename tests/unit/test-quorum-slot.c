@@ -6,7 +6,7 @@
  * Copyright (c) 2026 The quorum project authors
  *
  * The simulator (test-quorum-sim.c) runs the whole driver, in one thread.  This
- * runs block/quorum-slot.c and quorum-settle.c alone, in several: writes, FUA
+ * runs block/quorum/stale-map.c and settle.c alone, in several: writes, FUA
  * writes and repairs beside flushes, on three replicas of which one at a time
  * fails some of what it is asked to do, and loses what it has not flushed when
  * it fails to.  The replicas keep no data, only which write a block has seen
@@ -23,7 +23,7 @@
 #include "qemu/lockable.h"
 #include "qemu/main-loop.h"
 #include "qemu/units.h"
-#include "../../block/quorum.h"
+#include "../../block/quorum/quorum-int.h"
 #include "thread-stress.h"
 
 enum {

@@ -8,7 +8,7 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
-#include "block/quorum-vote.h"
+#include "block/quorum/vote.h"
 #include "quorum-vote-naive.h"
 
 #define MAX_CHILDREN 9

@@ -24,7 +24,7 @@
 #include "qapi/qapi-events-block-core.h"
 #include "qemu/stats64.h"
 #include "qemu/units.h"
-#include "quorum.h"
+#include "quorum-int.h"
 
 /*
  * How much is read at once: enough for disks to be busy, little enough for a

@@ -34,8 +34,8 @@
  * may have lost one in a flush that failed.
  */
 
-#ifndef BLOCK_QUORUM_H
-#define BLOCK_QUORUM_H
+#ifndef BLOCK_QUORUM_INT_H
+#define BLOCK_QUORUM_INT_H
 
 #include "block/block_int.h"
 #include "block/buffer-pool.h"
@@ -274,7 +274,7 @@ static inline bool GRAPH_RDLOCK quorum_slot_is_in(const QuorumSlot *slot)
     return slot->child && !qatomic_read(&slot->out);
 }
 
-/* --- quorum-slot.c: what is known of the children --- */
+/* --- stale-map.c: what is known of the children --- */
 
 /*
  * Everything here takes BDRVQuorumState.lock, or, where it says so, wants it
@@ -370,10 +370,10 @@ void quorum_whole_granules(BDRVQuorumState *s, int64_t *start, int64_t *end);
  */
 void quorum_stale_widen(BDRVQuorumState *s, int64_t *offset, int64_t *bytes);
 
-/* --- quorum-settle.c: what becomes of requests that change the children --- */
+/* --- settle.c: what becomes of requests that change the children --- */
 
 /*
- * As quorum-slot.c: it takes BDRVQuorumState.lock, and offsets and lengths are
+ * As stale-map.c: it takes BDRVQuorumState.lock, and offsets and lengths are
  * in bytes.
  */
 
@@ -440,7 +440,7 @@ bool GRAPH_RDLOCK quorum_flush_settle(BDRVQuorumState *s,
 bool GRAPH_RDLOCK quorum_resize_settle(BDRVQuorumState *s, const bool *failed,
                                        int64_t kept);
 
-/* --- quorum-info.c: what management is told --- */
+/* --- info.c: what management is told --- */
 
 /*
  * What query-blockstats shows of the node.  Owned by the caller.  Any thread,
@@ -478,7 +478,7 @@ bool quorum_key_is_vacant(QDict *options, const char *key);
 int quorum_read_options(QuorumOptions *o, QDict *options, int slots,
                         int occupied, Error **errp);
 
-/* quorum-graph.c: the callbacks of BlockDriver, and what they share */
+/* graph.c: the callbacks of BlockDriver, and what they share */
 
 /* The children have changed: set the supported flags of @bs. */
 void GRAPH_RDLOCK quorum_refresh_flags(BlockDriverState *bs);
@@ -523,7 +523,7 @@ void GRAPH_UNLOCKED quorum_reopen_abort(BDRVReopenState *state);
 
 /* --- requests; offsets and lengths in bytes, 0 or -errno --- */
 
-/* quorum-read.c */
+/* read.c */
 
 int coroutine_fn GRAPH_RDLOCK
 quorum_co_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
@@ -532,7 +532,7 @@ quorum_co_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
 /* The largest range that quorum_co_scrub() takes. */
 int64_t quorum_read_most(BlockDriverState *bs);
 
-/* quorum-ballot.c */
+/* read-locked.c */
 
 /*
  * Read the range from all children whatever the read pattern is, vote with the
@@ -549,7 +549,7 @@ int coroutine_fn GRAPH_RDLOCK
 quorum_co_scrub(BlockDriverState *bs, int64_t offset, int64_t bytes,
                 QuorumScrub *scrub);
 
-/* quorum-write.c */
+/* write.c */
 int coroutine_fn GRAPH_RDLOCK
 quorum_co_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
                   QEMUIOVector *qiov, BdrvRequestFlags flags);
@@ -564,7 +564,7 @@ quorum_co_truncate(BlockDriverState *bs, int64_t offset, bool exact,
                    PreallocMode prealloc, BdrvRequestFlags flags,
                    Error **errp);
 
-/* quorum-io.c */
+/* request.c */
 
 /* The length that the children agree on, or -errno if they do not. */
 int64_t coroutine_fn GRAPH_RDLOCK quorum_co_getlength(BlockDriverState *bs);
@@ -592,4 +592,4 @@ void GRAPH_RDLOCK
 quorum_report_bad(QuorumOpType type, int64_t offset, int64_t bytes,
                   BdrvChild *child, const char *error);
 
-#endif /* BLOCK_QUORUM_H */
+#endif /* BLOCK_QUORUM_INT_H */

@@ -7,8 +7,8 @@
  *
  * A request asks its children in parallel (but see fifo), decides when all of
  * them have answered, and then reports those that failed.  Only reads report at
- * once: nothing is to be settled first.  They are in quorum-read.c and
- * quorum-ballot.c, what changes the children in quorum-write.c, and what asks
+ * once: nothing is to be settled first.  They are in read.c and
+ * read-locked.c, what changes the children in write.c, and what asks
  * them about themselves is here.
  */
 
@@ -17,8 +17,8 @@
 #include "qapi/error.h"
 #include "qapi/qapi-events-block-core.h"
 #include "qemu/lockable.h"
-#include "quorum-io.h"
-#include "quorum-vote.h"
+#include "request.h"
+#include "vote.h"
 
 /* --- asking --- */
 

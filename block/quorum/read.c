@@ -8,7 +8,7 @@
  * A read first asks without any lock: when all children that answer agree and
  * are enough, and nobody is to be repaired, that is the end of it.  Only if
  * not, it takes the range (so that no write runs beside it, promise 5), asks
- * again into private buffers and votes unit by unit: quorum-ballot.c.
+ * again into private buffers and votes unit by unit: read-locked.c.
  *
  * Why it may believe what it sees without a lock: a child that is not stale
  * when the read begins has all that was acknowledged by then.  If all those
@@ -24,7 +24,7 @@
 #include "qemu/osdep.h"
 #include "block/block-io.h"
 #include "qemu/lockable.h"
-#include "quorum-io.h"
+#include "request.h"
 
 /* --- asking --- */
 

@@ -9,7 +9,7 @@
 #include "qemu/osdep.h"
 #include "block/block-io.h"
 #include "qapi/qapi-types-block-core.h"
-#include "quorum.h"
+#include "quorum-int.h"
 
 BlockStatsSpecific *quorum_get_stats(BlockDriverState *bs)
 {

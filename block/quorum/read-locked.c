@@ -15,8 +15,8 @@
 #include "qemu/bitmap.h"
 #include "qemu/cutils.h"
 #include "qemu/lockable.h"
-#include "quorum-io.h"
-#include "quorum-vote.h"
+#include "request.h"
+#include "vote.h"
 
 /*
  * Repairs look for zeroes in aligned blocks of this size: cut into smaller

@@ -12,7 +12,7 @@
 #include "qemu/ctype.h"
 #include "qemu/cutils.h"
 #include "qobject/qstring.h"
-#include "quorum-opts.h"
+#include "opts.h"
 
 #define PREFIX "quorum:"
 

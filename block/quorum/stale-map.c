@@ -10,14 +10,14 @@
  * where a child may have lost something if a flush fails on it.
  *
  * Whatever makes a child stale, or ends that, does so under the lock of
- * BDRVQuorumState.  Who decides that, and why: quorum-settle.c.
+ * BDRVQuorumState.  Who decides that, and why: settle.c.
  */
 
 #include "qemu/osdep.h"
 #include "qemu/bitmap.h"
 #include "qemu/lockable.h"
 #include "qemu/units.h"
-#include "quorum-slot.h"
+#include "sync-int.h"
 
 /* Bits of a map at most; above, granules double. */
 #define QUORUM_STALE_BITS_MAX       (32 * MiB)

@@ -5,14 +5,14 @@
  *
  * Copyright (c) 2026 The quorum project authors
  *
- * This is between quorum-slot.c and quorum-settle.c.  Everything here is called
+ * This is between stale-map.c and settle.c.  Everything here is called
  * with BDRVQuorumState.lock held; offsets and lengths are in bytes.
  */
 
 #ifndef BLOCK_QUORUM_SLOT_H
 #define BLOCK_QUORUM_SLOT_H
 
-#include "quorum.h"
+#include "quorum-int.h"
 
 /* As quorum_maps_resize(), quorum_put_out() and quorum_whole_granules(). */
 void quorum_maps_resize_locked(BDRVQuorumState *s, int64_t bytes);

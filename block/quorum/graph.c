@@ -18,8 +18,8 @@
 #include "qemu/cutils.h"
 #include "qobject/qbool.h"
 #include "qobject/qdict.h"
-#include "quorum.h"
-#include "quorum-opts.h"
+#include "quorum-int.h"
+#include "opts.h"
 
 /*
  * A child that lacks an efficient write-zeroes gets ordinary zeroes written, so

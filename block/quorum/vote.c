@@ -9,7 +9,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "crypto/hash.h"
-#include "quorum-vote.h"
+#include "vote.h"
 
 #define DIGEST_ALG QCRYPTO_HASH_ALGO_SHA256
 #define DIGEST_LEN QCRYPTO_HASH_DIGEST_LEN_SHA256

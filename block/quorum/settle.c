@@ -24,7 +24,7 @@
 #include "qemu/osdep.h"
 #include "qemu/bitmap.h"
 #include "qemu/lockable.h"
-#include "quorum-slot.h"
+#include "sync-int.h"
 
 /* FUA writes to be remembered by themselves; above, they are unflushed. */
 #define QUORUM_FUA_DONE_MAX 1024

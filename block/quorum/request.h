@@ -9,7 +9,7 @@
 #ifndef BLOCK_QUORUM_IO_H
 #define BLOCK_QUORUM_IO_H
 
-#include "quorum.h"
+#include "quorum-int.h"
 
 typedef struct QuorumRequest QuorumRequest;
 typedef struct QuorumAnswer QuorumAnswer;
@@ -125,7 +125,7 @@ int GRAPH_RDLOCK quorum_request_fail(const QuorumRequest *req);
 /* The same, with an error that the caller knows better. */
 void GRAPH_RDLOCK quorum_report_failure(const QuorumRequest *req);
 
-/* --- reads: quorum-read.c, and with the range held quorum-ballot.c --- */
+/* --- reads: read.c, and with the range held read-locked.c --- */
 
 /*
  * Get all the memory that @req needs from the pool at once (promise 8), with no

@@ -13,7 +13,7 @@
 #include "qemu/osdep.h"
 #include "block/block-io.h"
 #include "qapi/error.h"
-#include "quorum-io.h"
+#include "request.h"
 
 /* --- writing --- */
 
