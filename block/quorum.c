@@ -26,6 +26,7 @@
 #include "qemu/option.h"
 #include "system/block-backend.h"
 #include "quorum/quorum-int.h"
+#include "quorum/debug.h"
 #include "quorum/opts.h"
 #include "quorum/vote.h"
 
@@ -422,7 +423,7 @@ static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
         return ret;
     }
 
-    buffer_pool_init(&s->pool, QUORUM_POOL_BYTES, qemu_real_host_page_size());
+    buffer_pool_init(&s->pool, quorum_limits.pool_bytes, qemu_real_host_page_size());
     range_lock_init(&s->range_lock);
     qemu_co_rwlock_init(&s->sync_lock);
     quorum_slots_init(s, slots);

@@ -53,9 +53,6 @@
  */
 #define QUORUM_UNIT 4096
 
-/* What the reads of one node may take for their buffers (promise 8). */
-#define QUORUM_POOL_BYTES (64 * MiB)
-
 /* How often a child was wrong, and what was done about it.  Atomic. */
 typedef struct QuorumCounters {
     Stat64 read_errors;         /* requests that failed on the child */

@@ -15,6 +15,7 @@
 #include "qemu/bitmap.h"
 #include "qemu/cutils.h"
 #include "qemu/lockable.h"
+#include "debug.h"
 #include "request.h"
 #include "vote.h"
 
@@ -146,11 +147,15 @@ static int coroutine_fn GRAPH_RDLOCK quorum_vote_unit(QuorumBallot *b, int u)
     quorum_group_data(b->data, req->n, size, b->version);
     winner = quorum_winner(b->version, req->n, s->opts.threshold, &members);
     if (winner < 0 && answers < voters) {
+        quorum_reached(QUORUM_BRANCH_UNIT_READ_AGAIN);
         answers += quorum_reread_unit(b, u);
         quorum_group_data(b->data, req->n, size, b->version);
         winner = quorum_winner(b->version, req->n, s->opts.threshold, &members);
     }
     if (winner < 0) {
+        if (answers >= s->opts.threshold) {
+            quorum_reached(QUORUM_BRANCH_TIE);
+        }
         set_bit(u, b->weak);
         return answers < s->opts.threshold ? quorum_request_errno(req) : -EIO;
     }
@@ -169,6 +174,7 @@ static int coroutine_fn GRAPH_RDLOCK quorum_vote_unit(QuorumBallot *b, int u)
         if (members > voters - members) {
             set_bit((long)i * b->units + u, b->mend);
         } else {
+            quorum_reached(QUORUM_BRANCH_REPAIR_TOO_WEAK);
             set_bit(u, b->weak);
         }
     }
@@ -263,8 +269,10 @@ quorum_repair_run(QuorumBallot *b, int i, int64_t pos, int64_t size, bool stale)
         return ret;
     }
     if (!quorum_repair_settle(s, &req->write, i, offset, size)) {
+        quorum_reached(QUORUM_BRANCH_REPAIR_LOST);
         return -EIO;    /* a flush has failed on it meanwhile */
     }
+    quorum_reached(QUORUM_BRANCH_REPAIR);
     stat64_add(&slot->counters.repaired_bytes, size);
     return 0;
 }
@@ -520,6 +528,7 @@ int coroutine_fn quorum_read_locked(BlockDriverState *bs, int64_t offset,
     QuorumRequest *req = quorum_request_new(bs, offset, bytes, NULL, flags);
     int ret;
 
+    quorum_reached(QUORUM_BRANCH_LOCKED_READ);
     for (int i = 0; i < req->n; i++) {
         req->answers[i].reported = reported && reported[i];
     }

@@ -24,6 +24,7 @@
 #include "qemu/osdep.h"
 #include "block/block-io.h"
 #include "qemu/lockable.h"
+#include "debug.h"
 #include "request.h"
 
 /* --- asking --- */
@@ -218,7 +219,11 @@ static bool quorum_stale_by_now(const QuorumRequest *req, int i)
         return false;
     }
     QEMU_LOCK_GUARD(&s->lock);
-    return quorum_is_stale(s, i, req->offset, req->bytes);
+    if (!quorum_is_stale(s, i, req->offset, req->bytes)) {
+        return false;
+    }
+    quorum_reached(QUORUM_BRANCH_STALE_MEANWHILE);
+    return true;
 }
 
 /*
@@ -272,6 +277,7 @@ static void coroutine_fn GRAPH_RDLOCK quorum_ask_spares(QuorumRequest *req)
 {
     BDRVQuorumState *s = req->bs->opaque;
 
+    quorum_reached(QUORUM_BRANCH_DEFERRED_ASKED);
     for (int i = 0; i < req->n; i++) {
         QuorumAnswer *a = &req->answers[i];
 
@@ -320,7 +326,7 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
     if (!qatomic_read(&s->stale_slots) || quorum_choose_voters(req)) {
         answer = quorum_unanimous(req, &failed);
     }
-    if (answer &&
+    if (answer && !quorum_debug.no_fast_path &&
         !(failed && quorum_good_outnumber(req) && quorum_wants_repair(req))) {
         if (answer->buf) {
             /* Not who reads into the caller's vector: that holds anything. */
@@ -463,6 +469,7 @@ int coroutine_fn quorum_co_preadv(BlockDriverState *bs, int64_t offset,
     if (bytes <= most) {
         return bytes ? quorum_read_piece(bs, offset, bytes, qiov, flags) : 0;
     }
+    quorum_reached(QUORUM_BRANCH_READ_IN_PIECES);
     while (done < bytes && ret == 0) {
         int64_t start = offset + done;
         int64_t end = MIN(QEMU_ALIGN_DOWN(start + most, QUORUM_UNIT),

@@ -24,10 +24,8 @@
 #include "qemu/osdep.h"
 #include "qemu/bitmap.h"
 #include "qemu/lockable.h"
+#include "debug.h"
 #include "sync-int.h"
-
-/* FUA writes to be remembered by themselves; above, they are unflushed. */
-#define QUORUM_FUA_DONE_MAX 1024
 
 /*
  * How many children that are in have not failed; *@any_failed says whether one
@@ -108,7 +106,9 @@ static void quorum_fua_end(BDRVQuorumState *s, QuorumWrite *w, bool held)
             .ended = s->fua_clock++,
         };
         QSIMPLEQ_INSERT_TAIL(&s->fua_done, done, next);
-        if (++s->num_fua_done > QUORUM_FUA_DONE_MAX) {
+        quorum_reached(QUORUM_BRANCH_FUA_REMEMBERED);
+        if (++s->num_fua_done > quorum_limits.fua_done) {
+            quorum_reached(QUORUM_BRANCH_FUA_LIST_FULL);
             quorum_fua_to_unflushed(s);
         }
     }
@@ -149,6 +149,7 @@ static void quorum_write_end_locked(BDRVQuorumState *s, QuorumWrite *w)
     if (epoch == w->epoch) {
         return;
     }
+    quorum_reached(QUORUM_BRANCH_WRITE_BESIDE_FLUSH);
     if (!w->fua) {
         /* The flush may well have come too early for it. */
         quorum_set_unflushed(s, w->offset, w->bytes);
@@ -305,14 +306,17 @@ static bool GRAPH_RDLOCK quorum_fua_failed(BDRVQuorumState *s,
     QuorumFuaDone *done;
 
     if (!quorum_is_held(s, s->unflushed, w->failed, w)) {
+        quorum_reached(QUORUM_BRANCH_FUA_REFUSED);
         return false;
     }
     QSIMPLEQ_FOREACH(done, &s->fua_done, next) {
         if (!quorum_range_is_held(s, w->failed, done->offset, done->bytes,
                                   w)) {
+            quorum_reached(QUORUM_BRANCH_FUA_REFUSED);
             return false;
         }
     }
+    quorum_reached(QUORUM_BRANCH_FUA_MADE_STALE);
     quorum_flush_lost(s, s->unflushed, w->failed);
     QSIMPLEQ_FOREACH(done, &s->fua_done, next) {
         quorum_range_lost(s, w->failed, done->offset, done->bytes);
@@ -355,6 +359,7 @@ bool quorum_write_settle(BDRVQuorumState *s, QuorumWrite *w)
      */
     smp_rmb();
     if (!w->fua && !any_failed && !qatomic_read(&s->stale_slots) &&
+        !quorum_debug.no_fast_path &&
         stat64_get(&s->flush_epoch) == w->epoch) {
         return took >= s->opts.threshold;
     }
@@ -371,6 +376,7 @@ bool quorum_write_settle(BDRVQuorumState *s, QuorumWrite *w)
         quorum_fua_end(s, w, held);
     }
     if (!held) {
+        quorum_reached(QUORUM_BRANCH_WRITE_REFUSED);
         return false;
     }
     for (int i = 0; i < s->num_slots; i++) {
@@ -378,6 +384,7 @@ bool quorum_write_settle(BDRVQuorumState *s, QuorumWrite *w)
             continue;
         }
         if (w->failed[i] || !quorum_slot_is_in(&s->slots[i])) {
+            quorum_reached(QUORUM_BRANCH_WRITE_MADE_STALE);
             quorum_stale_set(s, i, w->offset, w->bytes);
         } else {
             quorum_stale_clear(s, i, w->offset, w->bytes);
@@ -437,6 +444,7 @@ static bool GRAPH_RDLOCK quorum_is_flushed(BDRVQuorumState *s,
 
         stale[i] = slot->stale;
         if (slot->cured[0]) {
+            quorum_reached(QUORUM_BRANCH_RECOVERED_TOO_LATE);
             slot->stale = hbitmap_alloc(s->map_bytes, s->stale_shift);
             hbitmap_merge(slot->cured[0], stale[i] ?: slot->stale,
                           slot->stale);
@@ -460,7 +468,8 @@ static bool GRAPH_RDLOCK quorum_is_flushed(BDRVQuorumState *s,
  */
 static void quorum_note_in_sync(QuorumSlot *slot)
 {
-    if (!slot->stale && !slot->cured[0]) {
+    if (slot->rebuilding && !slot->stale && !slot->cured[0]) {
+        quorum_reached(QUORUM_BRANCH_IN_SYNC);
         qatomic_set(&slot->rebuilding, false);
     }
 }
@@ -491,8 +500,10 @@ bool quorum_flush_settle(BDRVQuorumState *s, const bool *failed)
         ok = quorum_is_held(s, s->unflushed, failed, NULL);
     }
     if (!ok) {
+        quorum_reached(QUORUM_BRANCH_FLUSH_REFUSED);
         bitmap_or(s->unflushed, s->unflushed, s->flushing, bits);
     } else if (any_failed) {
+        quorum_reached(QUORUM_BRANCH_FLUSH_MADE_STALE);
         quorum_flush_lost(s, s->flushing, failed);
         quorum_flush_lost(s, s->unflushed, failed);
     }
@@ -513,6 +524,7 @@ bool quorum_resize_settle(BDRVQuorumState *s, const bool *failed, int64_t kept)
     }
     for (int i = 0; i < s->num_slots; i++) {
         if (quorum_slot_is_in(&s->slots[i]) && failed[i]) {
+            quorum_reached(QUORUM_BRANCH_RESIZE_EXCLUDED);
             quorum_put_out_locked(s, i);
         }
     }

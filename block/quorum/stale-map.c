@@ -16,13 +16,8 @@
 #include "qemu/osdep.h"
 #include "qemu/bitmap.h"
 #include "qemu/lockable.h"
-#include "qemu/units.h"
+#include "debug.h"
 #include "sync-int.h"
-
-/* Bits of a map at most; above, granules double. */
-#define QUORUM_STALE_BITS_MAX       (32 * MiB)
-#define QUORUM_UNFLUSHED_BITS_MAX   (8 * MiB)
-#define QUORUM_UNFLUSHED_SHIFT_MIN  20
 
 /* --- slots --- */
 
@@ -55,7 +50,7 @@ void quorum_slots_init(BDRVQuorumState *s, int slots)
     s->num_slots = slots;
     qemu_mutex_init(&s->lock);
     s->stale_shift = ctz32(QUORUM_UNIT);
-    s->unflushed_shift = QUORUM_UNFLUSHED_SHIFT_MIN;
+    s->unflushed_shift = quorum_limits.unflushed_shift;
     s->unflushed = bitmap_new(1);
     s->flushing = bitmap_new(1);
     stat64_init(&s->flush_epoch, 0);
@@ -230,10 +225,13 @@ static void quorum_unflushed_resize(BDRVQuorumState *s, unsigned long **map,
 void quorum_maps_resize_locked(BDRVQuorumState *s, int64_t bytes)
 {
     int stale_shift = quorum_map_shift(bytes, s->stale_shift,
-                                       QUORUM_STALE_BITS_MAX);
+                                       quorum_limits.stale_bits);
     int unflushed_shift = quorum_map_shift(bytes, s->unflushed_shift,
-                                           QUORUM_UNFLUSHED_BITS_MAX);
+                                           quorum_limits.unflushed_bits);
 
+    if (stale_shift != s->stale_shift || unflushed_shift != s->unflushed_shift) {
+        quorum_reached(QUORUM_BRANCH_MAPS_COARSER);
+    }
     for (int i = 0; i < s->num_slots; i++) {
         QuorumSlot *slot = &s->slots[i];
 
@@ -357,6 +355,9 @@ void quorum_stale_restore(BDRVQuorumState *s, int i)
     QuorumSlot *slot = &s->slots[i];
     bool was_stale = slot->stale != NULL;
 
+    if (slot->cured[0] || slot->cured[1]) {
+        quorum_reached(QUORUM_BRANCH_FLUSH_TOOK_BACK);
+    }
     quorum_map_move(&slot->stale, &slot->cured[0]);
     quorum_map_move(&slot->stale, &slot->cured[1]);
     if (slot->stale && !was_stale) {

@@ -13,6 +13,7 @@
 #include "qemu/osdep.h"
 #include "block/block-io.h"
 #include "qapi/error.h"
+#include "debug.h"
 #include "request.h"
 
 /* --- writing --- */
@@ -195,6 +196,7 @@ int coroutine_fn quorum_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
         unable == quorum_count_asked(req) &&
         QEMU_IS_ALIGNED(offset, bs->bl.pwrite_zeroes_alignment) &&
         QEMU_IS_ALIGNED(bytes, bs->bl.pwrite_zeroes_alignment)) {
+        quorum_reached(QUORUM_BRANCH_ZEROES_REFUSED);
         quorum_write_end(s, &req->write);
         quorum_modify_unlock(req, &range);
         quorum_request_free(req);
@@ -206,6 +208,9 @@ int coroutine_fn quorum_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
             QuorumAnswer *a = &req->answers[i];
 
             a->done = !quorum_is_refusal(a->ret);
+            if (a->child && !a->done) {
+                quorum_reached(QUORUM_BRANCH_ZEROES_FALLBACK);
+            }
         }
         quorum_ask_all(req, quorum_ask_write_zeroes);
     }
@@ -295,6 +300,7 @@ quorum_undo_resize(QuorumRequest *req, int64_t old_length)
 {
     BDRVQuorumState *s = req->bs->opaque;
 
+    quorum_reached(QUORUM_BRANCH_RESIZE_UNDONE);
     for (int i = 0; i < req->n; i++) {
         QuorumAnswer *a = &req->answers[i];
         bool changed;
