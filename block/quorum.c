@@ -1,74 +1,34 @@
 /*
- * Quorum block driver: options, opening, creating, limits, the driver table
+ * Quorum block driver: opening, closing, creating, limits, the driver table
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Copyright (c) 2026 The quorum project authors
  *
- * See quorum/quorum-int.h for what the driver promises, quorum/read.c and
- * quorum/write.c for what happens to a request, quorum/graph.c for children that
+ * This is the face of the driver.  See quorum/quorum-int.h for what it promises,
+ * quorum/request.h for the life of a request, quorum/graph.h for children that
  * come and go, and docs/interop/quorum.rst for how to use it.
  */
 
 #include "qemu/osdep.h"
 #include "block/block-global-state.h"
 #include "block/block-io.h"
-#include "block/qdict.h"
 #include "qapi/error.h"
 #include "qapi/qapi-events-block-core.h"
 #include "qobject/qdict.h"
 #include "qobject/qlist.h"
-#include "qobject/qnull.h"
-#include "qobject/qstring.h"
-#include "qemu/cutils.h"
 #include "qemu/error-report.h"
 #include "qemu/module.h"
 #include "qemu/option.h"
 #include "system/block-backend.h"
-#include "quorum/quorum-int.h"
 #include "quorum/debug.h"
-#include "quorum/opts.h"
+#include "quorum/graph.h"
+#include "quorum/info.h"
+#include "quorum/quorum-int.h"
+#include "quorum/read.h"
+#include "quorum/request.h"
 #include "quorum/vote.h"
-
-#define QUORUM_OPT_VOTE_THRESHOLD    "vote-threshold"
-#define QUORUM_OPT_REWRITE_CORRUPTED "rewrite-corrupted"
-#define QUORUM_OPT_READ_PATTERN      "read-pattern"
-#define QUORUM_OPT_OPEN_DEGRADED     "open-degraded"
-
-static QemuOptsList quorum_runtime_opts = {
-    .name = "quorum",
-    .head = QTAILQ_HEAD_INITIALIZER(quorum_runtime_opts.head),
-    .desc = {
-        {
-            .name = QUORUM_OPT_VOTE_THRESHOLD,
-            .type = QEMU_OPT_NUMBER,
-            .help = "How many equal answers make a version believable",
-        },
-        {
-            .name = QUORUM_OPT_BLKVERIFY,
-            .type = QEMU_OPT_BOOL,
-            .help = "Exit at the first difference between two children",
-        },
-        {
-            .name = QUORUM_OPT_REWRITE_CORRUPTED,
-            .type = QEMU_OPT_BOOL,
-            .help = "Repair the children that were outvoted on a read",
-        },
-        {
-            .name = QUORUM_OPT_READ_PATTERN,
-            .type = QEMU_OPT_STRING,
-            .help = "quorum: ask all children and vote; "
-                    "threshold: ask just enough of them, and vote; "
-                    "fifo: ask one after the other until one answers",
-        },
-        {
-            .name = QUORUM_OPT_OPEN_DEGRADED,
-            .type = QEMU_OPT_BOOL,
-            .help = "Do without a child that can't be opened",
-        },
-        { /* end of list */ }
-    },
-};
+#include "quorum/write.h"
 
 static const char *const quorum_strong_runtime_opts[] = {
     QUORUM_OPT_VOTE_THRESHOLD,
@@ -86,15 +46,58 @@ static const char *const quorum_mutable_opts[] = {
     NULL
 };
 
-/* --- slots --- */
+/* --- the length --- */
 
-char *quorum_child_name(int i)
+/* The error if there is no winner among @lengths[slot]. */
+static int GRAPH_RDLOCK quorum_no_length(BDRVQuorumState *s,
+                                         const int64_t *lengths, Error **errp)
 {
-    return g_strdup_printf(QUORUM_OPT_CHILDREN "%d", i);
+    g_autoptr(GString) list = g_string_new(NULL);
+
+    for (int i = 0; i < s->num_slots; i++) {
+        if (!s->slots[i].child) {
+            continue;
+        }
+        g_string_append_printf(list, "%schildren.%d: ", list->len ? ", " : "",
+                               i);
+        if (lengths[i] < 0) {
+            g_string_append(list, strerror(-lengths[i]));
+        } else {
+            g_string_append_printf(list, "%" PRId64 " bytes", lengths[i]);
+        }
+    }
+    error_setg(errp, "The children do not agree on a length, which "
+               "vote-threshold=%d asks of %d of them (%s)",
+               s->opts.threshold, s->opts.threshold, list->str);
+    return -EINVAL;
+}
+
+/* Exclude and report the child in slot @i, whose length is not @winner. */
+static void GRAPH_RDLOCK quorum_exclude_child(BlockDriverState *bs, int i,
+                                              int64_t length, int64_t winner)
+{
+    BDRVQuorumState *s = bs->opaque;
+    BdrvChild *child = s->slots[i].child;
+    g_autofree char *why = NULL;
+
+    if (length < 0) {
+        why = g_strdup_printf("its length is not known: %s", strerror(-length));
+    } else {
+        why = g_strdup_printf("its length is %" PRId64 " bytes instead "
+                              "of %" PRId64, length, winner);
+    }
+    /*
+     * An inactive image belongs to the other side of a migration, which may be
+     * about to give the child its right length.
+     */
+    quorum_sync_exclude(s->sync, i, bs->open_flags & BDRV_O_INACTIVE, why);
+    warn_report("quorum: children.%d (node '%s') is left out: %s", i,
+                bdrv_get_node_name(child->bs), why);
+    quorum_report_bad(QUORUM_OP_TYPE_READ, 0, winner, child, why);
 }
 
 /*
- * Find the length that the children agree on and count those out that have
+ * Find the length that the children agree on, and exclude those that have
  * another one (promise 7).
  */
 static int GRAPH_RDLOCK quorum_vote_length(BlockDriverState *bs, Error **errp)
@@ -109,223 +112,28 @@ static int GRAPH_RDLOCK quorum_vote_length(BlockDriverState *bs, Error **errp)
 
         lengths[i] = child ? bdrv_getlength(child->bs) : -ENOMEDIUM;
     }
-    quorum_group_values(lengths, s->num_slots, version);
-    winner = quorum_winner(version, s->num_slots, s->opts.threshold, NULL);
-
+    winner = quorum_winning_length(s, lengths, version);
     if (winner < 0) {
-        g_autoptr(GString) list = g_string_new(NULL);
-
-        for (int i = 0; i < s->num_slots; i++) {
-            if (!s->slots[i].child) {
-                continue;
-            }
-            g_string_append_printf(list, "%schildren.%d: ",
-                                   list->len ? ", " : "", i);
-            if (lengths[i] < 0) {
-                g_string_append(list, strerror(-lengths[i]));
-            } else {
-                g_string_append_printf(list, "%" PRId64 " bytes", lengths[i]);
-            }
-        }
-        error_setg(errp, "The children do not agree on a length, which "
-                   "vote-threshold=%d asks of %d of them (%s)",
-                   s->opts.threshold, s->opts.threshold, list->str);
-        return -EINVAL;
+        return quorum_no_length(s, lengths, errp);
     }
 
-    quorum_maps_resize(s, lengths[winner]);
+    quorum_sync_resize(s->sync, lengths[winner]);
     for (int i = 0; i < s->num_slots; i++) {
-        QuorumSlot *slot = &s->slots[i];
-        g_autofree char *why = NULL;
-
-        if (!slot->child) {
+        if (!s->slots[i].child) {
             continue;
         }
-        if (version[i] == winner) {
-            if (qatomic_read(&slot->out) && quorum_stale_bytes(s, i)) {
-                /* What was written while it was out it does not have. */
-                quorum_set_stale(s, i, 0, lengths[winner]);
-            }
-            qatomic_set(&slot->out, false);
-            continue;
+        if (version[i] != winner) {
+            quorum_exclude_child(bs, i, lengths[i], lengths[winner]);
+        } else if (quorum_sync_is_excluded(s->sync, i)) {
+            /* If it was excluded while others were written, it lacks that. */
+            quorum_sync_include(s->sync, i,
+                                quorum_sync_stale_bytes(s->sync, i) > 0);
         }
-        if (bs->open_flags & BDRV_O_INACTIVE) {
-            /* It belongs to somebody else, who may be about to mend it. */
-            qatomic_set(&slot->out, true);
-        } else {
-            quorum_put_out(s, i);
-        }
-        if (lengths[i] < 0) {
-            why = g_strdup_printf("its length is not known: %s",
-                                  strerror(-lengths[i]));
-        } else {
-            why = g_strdup_printf("its length is %" PRId64 " bytes instead "
-                                  "of %" PRId64, lengths[i], lengths[winner]);
-        }
-        warn_report("quorum: children.%d (node '%s') is left out: %s", i,
-                    bdrv_get_node_name(slot->child->bs), why);
-        quorum_report_bad(QUORUM_OP_TYPE_READ, 0, lengths[winner], slot->child,
-                          why);
     }
     return 0;
 }
 
 /* --- opening and closing --- */
-
-/*
- * The options that open the file @name, with a protocol prefix as it is allowed
- * where images are created (bdrv_co_create_file()).  NULL with @errp set if
- * there is no such protocol.
- */
-static QDict *quorum_file_options(const char *name, Error **errp)
-{
-    ERRP_GUARD();
-    BlockDriver *drv = bdrv_find_protocol(name, true, errp);
-    g_autoptr(QDict) options = qdict_new();
-
-    if (!drv) {
-        return NULL;
-    }
-    qdict_put_str(options, "driver", drv->format_name);
-    qdict_put_str(options, "filename", name);
-    if (drv->bdrv_parse_filename) {
-        /* As the core does it: the name goes once it has been parsed. */
-        drv->bdrv_parse_filename(name, options, errp);
-        if (*errp) {
-            return NULL;
-        }
-        if (!drv->bdrv_needs_filename) {
-            qdict_del(options, "filename");
-        }
-    }
-    return g_steal_pointer(&options);
-}
-
-/*
- * quorum:THRESHOLD/TOTAL:FILE1:...:FILEn.  The children are raw: an image
- * format that the file name is opened with goes over the quorum, and must not
- * be seen again below it.
- */
-static void quorum_parse_filename(const char *filename, QDict *options,
-                                  Error **errp)
-{
-    g_autoptr(QuorumFileName) name = quorum_filename_split(filename, errp);
-
-    if (!name) {
-        return;
-    }
-    for (const QDictEntry *e = qdict_first(options); e;
-         e = qdict_next(options, e)) {
-        const char *key = qdict_entry_key(e);
-
-        if (!strcmp(key, QUORUM_OPT_VOTE_THRESHOLD) ||
-            strstart(key, "children", NULL)) {
-            error_setg(errp, "%s can't be given beside the file name '%s', "
-                       "which says it already", key, filename);
-            return;
-        }
-    }
-    for (int i = 0; i < name->total; i++) {
-        g_autofree char *key = quorum_child_name(i);
-        g_autofree char *file_key = g_strdup_printf("%s.file.", key);
-        g_autoptr(QDict) file = quorum_file_options(name->names[i], errp);
-        g_autofree char *driver_key = g_strdup_printf("%s.driver", key);
-
-        if (!file) {
-            return;
-        }
-        qdict_put_str(options, driver_key, "raw");
-        for (const QDictEntry *e = qdict_first(file); e;
-             e = qdict_next(file, e)) {
-            g_autofree char *to = g_strconcat(file_key, qdict_entry_key(e),
-                                              NULL);
-
-            qdict_put_obj(options, to, qobject_ref(qdict_entry_value(e)));
-        }
-    }
-    qdict_put_int(options, QUORUM_OPT_VOTE_THRESHOLD, name->threshold);
-}
-
-int quorum_read_options(QuorumOptions *o, QDict *options, int slots,
-                        int occupied, Error **errp)
-{
-    ERRP_GUARD();
-    QemuOpts *opts = qemu_opts_create(&quorum_runtime_opts, NULL, 0,
-                                      &error_abort);
-    const char *pattern;
-    int64_t threshold;
-    int value;
-    int ret = -EINVAL;
-
-    if (!qemu_opts_absorb_qdict(opts, options, errp)) {
-        goto out;
-    }
-
-    threshold = qemu_opt_get_number(opts, QUORUM_OPT_VOTE_THRESHOLD,
-                                    slots / 2 + 1);
-    o->blkverify = qemu_opt_get_bool(opts, QUORUM_OPT_BLKVERIFY, false);
-    o->rewrite_corrupted = qemu_opt_get_bool(opts, QUORUM_OPT_REWRITE_CORRUPTED,
-                                             false);
-    pattern = qemu_opt_get(opts, QUORUM_OPT_READ_PATTERN);
-    value = qapi_enum_parse(&QuorumReadPattern_lookup, pattern,
-                            pattern ? -EINVAL : QUORUM_READ_PATTERN_QUORUM,
-                            NULL);
-
-    if (threshold < 1) {
-        error_setg(errp, "Parameter 'vote-threshold' expects a value >= 1");
-        goto out;
-    }
-    if (threshold > occupied) {
-        error_setg(errp, "threshold may not exceed children count");
-        error_append_hint(errp, "vote-threshold is %" PRId64 ", and %d "
-                          "children are given.\n", threshold, occupied);
-        goto out;
-    }
-    if (value < 0) {
-        error_setg(errp, "Please set read-pattern as fifo or quorum");
-        error_append_hint(errp, "read-pattern is '%s'; threshold is possible, "
-                          "too.\n", pattern);
-        goto out;
-    }
-    o->threshold = threshold;
-    o->read_pattern = value;
-
-    o->open_degraded = qemu_opt_get_bool(opts, QUORUM_OPT_OPEN_DEGRADED, false);
-    if (o->open_degraded && threshold <= slots / 2) {
-        error_setg(errp, "open-degraded=on needs a vote-threshold of more than "
-                   "half the children: %d of %d, not %" PRId64,
-                   slots / 2 + 1, slots, threshold);
-        goto out;
-    }
-    if (o->blkverify && (slots != 2 || occupied != 2 || threshold != 2)) {
-        error_setg(errp, "blkverify=on can only be set if there are "
-                   "exactly two files and vote-threshold is 2");
-        goto out;
-    }
-    if (o->blkverify && o->rewrite_corrupted) {
-        error_setg(errp,
-                   "rewrite-corrupted=on cannot be used with blkverify=on");
-        goto out;
-    }
-    if (o->blkverify && o->read_pattern != QUORUM_READ_PATTERN_QUORUM) {
-        error_setg(errp, "read-pattern=%s cannot be used with blkverify=on",
-                   pattern);
-        goto out;
-    }
-    ret = 0;
-out:
-    qemu_opts_del(opts);
-    return ret;
-}
-
-bool quorum_key_is_vacant(QDict *options, const char *key)
-{
-    QObject *value = qdict_get(options, key);
-    QString *string = qobject_to(QString, value);
-
-    /* In dotted syntax, which has no null, an empty string stands for it. */
-    return qobject_to(QNull, value) || (string && !*qstring_get_str(string));
-}
 
 /* The image is ours now: what its children look like is to be judged anew. */
 static void coroutine_fn GRAPH_RDLOCK
@@ -353,22 +161,18 @@ static void quorum_close(BlockDriverState *bs)
     BDRVQuorumState *s = bs->opaque;
 
     quorum_detach_children(bs);
-    quorum_slots_destroy(s);
+    assert(QTAILQ_EMPTY(&s->in_flight));
+    quorum_slots_free(s->slots, s->num_slots);
+    quorum_sync_free(s->sync);
     range_lock_destroy(&s->range_lock);
     buffer_pool_destroy(&s->pool);
 }
 
-/*
- * The core forgets only the options of children that exist: do it for the place
- * @key, which is vacant.
- */
-static void quorum_forget_options(QDict *options, const char *key)
+/* The slot @key is vacant: the core deletes only options of real children. */
+static void quorum_delete_options(BlockDriverState *bs, const char *key)
 {
-    g_autofree char *prefix = g_strconcat(key, ".", NULL);
-    g_autoptr(QDict) below = NULL;
-
-    qdict_del(options, key);
-    qdict_extract_subqdict(options, &below, prefix);
+    quorum_opts_delete_child(bs->options, key);
+    quorum_opts_delete_child(bs->explicit_options, key);
 }
 
 /* The child in slot @i could not be opened because of @err. */
@@ -381,25 +185,14 @@ static void quorum_report_vacant(int i, Error *err)
                                       error_get_pretty(err), name, 0, 0);
 }
 
-static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
-                       Error **errp)
+/*
+ * How many slots @options describe, or -errno with @errp set; *@occupied: how
+ * many of them are given a child.
+ */
+static int quorum_count_slots(QDict *options, int *occupied, Error **errp)
 {
-    BDRVQuorumState *s = bs->opaque;
-    Error *local_err = NULL;
-    int slots, ret;
-    int occupied = 0;
+    int slots = quorum_opts_count_children(options, errp);
 
-    if (!quorum_vote_init(errp)) {
-        return -ENOTSUP;
-    }
-
-    /* The node's own options are what it is described by later. */
-    if (!quorum_opts_normalise(options, errp) ||
-        !quorum_opts_normalise(bs->options, errp) ||
-        !quorum_opts_normalise(bs->explicit_options, errp)) {
-        return -EINVAL;
-    }
-    slots = quorum_opts_count_children(options, errp);
     if (slots < 0) {
         return slots;
     }
@@ -412,47 +205,88 @@ static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
                    "not %d", QUORUM_CHILDREN_MAX, slots);
         return -EINVAL;
     }
-
+    *occupied = 0;
     for (int i = 0; i < slots; i++) {
         g_autofree char *key = quorum_child_name(i);
 
-        occupied += !quorum_key_is_vacant(options, key);
+        *occupied += !quorum_key_is_vacant(options, key);
+    }
+    return slots;
+}
+
+/*
+ * Open the child in slot @i, or leave the slot vacant if that is what @options
+ * say, or if *@occupied children are enough without it.
+ */
+static int quorum_open_slot(BlockDriverState *bs, QDict *options, int i,
+                            int *occupied, Error **errp)
+{
+    BDRVQuorumState *s = bs->opaque;
+    g_autofree char *key = quorum_child_name(i);
+    Error *local_err = NULL;
+
+    if (quorum_key_is_vacant(options, key)) {
+        qdict_del(options, key);
+        quorum_delete_options(bs, key);
+        return 0;
+    }
+    s->slots[i].child = bdrv_open_child(NULL, options, key, bs, &child_of_bds,
+                                        BDRV_CHILD_DATA, false, &local_err);
+    if (s->slots[i].child) {
+        quorum_sync_set_present(s->sync, i, true);
+        return 0;
+    }
+    if (!s->opts.open_degraded || --*occupied < s->opts.threshold) {
+        error_propagate(errp, local_err);
+        return -EINVAL;
+    }
+    quorum_report_vacant(i, local_err);
+    s->slots[i].error = g_strdup(error_get_pretty(local_err));
+    error_free(local_err);
+    quorum_delete_options(bs, key);
+    return 0;
+}
+
+static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
+                       Error **errp)
+{
+    BDRVQuorumState *s = bs->opaque;
+    int slots, occupied;
+    int ret;
+
+    if (!quorum_vote_init(errp)) {
+        return -ENOTSUP;
+    }
+
+    /* The node's own options are what it is described by later. */
+    if (!quorum_opts_normalise(options, errp) ||
+        !quorum_opts_normalise(bs->options, errp) ||
+        !quorum_opts_normalise(bs->explicit_options, errp)) {
+        return -EINVAL;
+    }
+    slots = quorum_count_slots(options, &occupied, errp);
+    if (slots < 0) {
+        return slots;
     }
     ret = quorum_read_options(&s->opts, options, slots, occupied, errp);
     if (ret < 0) {
         return ret;
     }
 
-    buffer_pool_init(&s->pool, quorum_limits.pool_bytes, qemu_real_host_page_size());
+    buffer_pool_init(&s->pool, quorum_limits.pool_bytes,
+                     qemu_real_host_page_size());
     range_lock_init(&s->range_lock);
-    qemu_co_rwlock_init(&s->sync_lock);
-    quorum_slots_init(s, slots);
+    qemu_co_rwlock_init(&s->flush_lock);
+    qemu_spin_init(&s->in_flight_lock);
+    QTAILQ_INIT(&s->in_flight);
+    s->sync = quorum_sync_new(bs->node_name, slots);
+    s->slots = quorum_slots_new(slots);
+    s->num_slots = slots;
     for (int i = 0; i < slots; i++) {
-        g_autofree char *key = quorum_child_name(i);
-
-        if (quorum_key_is_vacant(options, key)) {
-            qdict_del(options, key);
-            quorum_forget_options(bs->options, key);
-            quorum_forget_options(bs->explicit_options, key);
-            continue;
-        }
-        s->slots[i].child = bdrv_open_child(NULL, options, key, bs,
-                                            &child_of_bds, BDRV_CHILD_DATA,
-                                            false, &local_err);
-        if (s->slots[i].child) {
-            continue;
-        }
-        if (!s->opts.open_degraded || --occupied < s->opts.threshold) {
-            error_propagate(errp, local_err);
-            ret = -EINVAL;
+        ret = quorum_open_slot(bs, options, i, &occupied, errp);
+        if (ret < 0) {
             goto fail;
         }
-        quorum_report_vacant(i, local_err);
-        s->slots[i].error = g_strdup(error_get_pretty(local_err));
-        error_free(local_err);
-        local_err = NULL;
-        quorum_forget_options(bs->options, key);
-        quorum_forget_options(bs->explicit_options, key);
     }
 
     bdrv_graph_rdlock_main_loop();
@@ -584,8 +418,8 @@ static void GRAPH_RDLOCK quorum_refresh_limits(BlockDriverState *bs,
 /*
  * As the list that the options take, so that what is printed opens again:
  * index-exact, and with the threshold even if it was the default, which depends
- * on the number of slots.  A child that is not in sync is left out, so that
- * whoever opens what is printed does not believe it.
+ * on the number of slots.  A child that is rebuilding is printed as a vacant
+ * slot: opened again, it would be taken for one that is in sync.
  */
 static void GRAPH_RDLOCK
 quorum_gather_child_options(BlockDriverState *bs, QDict *target,
@@ -599,7 +433,7 @@ quorum_gather_child_options(BlockDriverState *bs, QDict *target,
         /* A node that has lost its driver has none, unless asked before. */
         QDict *options = child ? child->bs->full_open_options : NULL;
 
-        if (options && !qatomic_read(&s->slots[i].rebuilding)) {
+        if (options && !quorum_sync_is_rebuilding(s->sync, i)) {
             qlist_append(children, qobject_ref(options));
         } else {
             qlist_append_null(children);
@@ -623,7 +457,7 @@ static int GRAPH_RDLOCK quorum_has_zero_init(BlockDriverState *bs)
     BDRVQuorumState *s = bs->opaque;
 
     for (int i = 0; i < s->num_slots; i++) {
-        if (quorum_slot_is_in(&s->slots[i]) &&
+        if (quorum_is_member(s, i) &&
             !bdrv_has_zero_init(s->slots[i].child->bs)) {
             return 0;
         }

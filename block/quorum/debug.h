@@ -57,7 +57,10 @@ typedef enum QuorumBranch {
 #undef QUORUM_BRANCH_ENUM
 
 typedef struct QuorumDebug {
-    /* Check the invariants after each critical section, and count branches. */
+    /*
+     * Check the invariants after each critical section, and count branches.
+     * What follows has an effect only with it.
+     */
     bool on;
 
     /* Leave out the paths that answer without a lock. */
@@ -92,6 +95,11 @@ static inline void quorum_reached(QuorumBranch branch)
     if (unlikely(quorum_debug.on)) {
         qatomic_inc(&quorum_debug.reached[branch]);
     }
+}
+
+static inline bool quorum_debug_skips_fast_path(void)
+{
+    return unlikely(quorum_debug.on) && quorum_debug.no_fast_path;
 }
 
 #endif /* BLOCK_QUORUM_DEBUG_H */

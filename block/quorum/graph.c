@@ -13,13 +13,33 @@
 #include "qemu/osdep.h"
 #include "block/block-global-state.h"
 #include "block/block-io.h"
-#include "block/qdict.h"
 #include "qapi/error.h"
-#include "qemu/cutils.h"
-#include "qobject/qbool.h"
-#include "qobject/qdict.h"
-#include "quorum-int.h"
-#include "opts.h"
+#include "graph.h"
+#include "trace.h"
+
+/* --- slots --- */
+
+QuorumSlot *quorum_slots_new(int n)
+{
+    QuorumSlot *slots = g_new0(QuorumSlot, n);
+
+    for (int i = 0; i < n; i++) {
+        stat64_init(&slots[i].counters.read_errors, 0);
+        stat64_init(&slots[i].counters.write_errors, 0);
+        stat64_init(&slots[i].counters.flush_errors, 0);
+        stat64_init(&slots[i].counters.mismatches, 0);
+        stat64_init(&slots[i].counters.repaired_bytes, 0);
+    }
+    return slots;
+}
+
+void quorum_slots_free(QuorumSlot *slots, int n)
+{
+    for (int i = 0; i < n; i++) {
+        g_free(slots[i].error);
+    }
+    g_free(slots);
+}
 
 /*
  * A child that lacks an efficient write-zeroes gets ordinary zeroes written, so
@@ -37,7 +57,7 @@ void quorum_refresh_flags(BlockDriverState *bs)
     for (int i = 0; i < s->num_slots; i++) {
         BdrvChild *child = s->slots[i].child;
 
-        if (quorum_slot_is_in(&s->slots[i])) {
+        if (quorum_is_member(s, i)) {
             zero_flags &= ~BDRV_REQ_NO_FALLBACK |
                           child->bs->supported_zero_flags;
             truncate_flags &= child->bs->supported_truncate_flags;
@@ -78,7 +98,7 @@ void quorum_child_perm(BlockDriverState *bs, BdrvChild *c, BdrvChildRole role,
     }
 }
 
-/* Whether nobody but @bs uses @child's node, and so sees what is on it. */
+/* Whether no other node or device than @bs sees what is on @child's node. */
 static bool GRAPH_RDLOCK quorum_is_only_parent(BlockDriverState *bs,
                                                BdrvChild *child)
 {
@@ -93,9 +113,10 @@ static bool GRAPH_RDLOCK quorum_is_only_parent(BlockDriverState *bs,
 }
 
 /*
- * A child that nobody else looks at may be replaced by a node with our data: if
- * it had other data, the others have outvoted it.  But a place that is out
- * stays so, whatever node is there: remove the child and add the new one.
+ * A child that no other parent looks at may be replaced by a node with our data:
+ * if the child had other data, the others have outvoted it.  But a slot that is
+ * excluded stays so, whatever node is there: remove the child and add the new
+ * one.
  */
 bool quorum_recurse_can_replace(BlockDriverState *bs,
                                 BlockDriverState *to_replace)
@@ -105,7 +126,7 @@ bool quorum_recurse_can_replace(BlockDriverState *bs,
     for (int i = 0; i < s->num_slots; i++) {
         BdrvChild *child = s->slots[i].child;
 
-        if (quorum_slot_is_in(&s->slots[i]) &&
+        if (quorum_is_member(s, i) &&
             quorum_is_only_parent(bs, child) &&
             bdrv_recurse_can_replace(child->bs, to_replace)) {
             return true;
@@ -125,17 +146,69 @@ bool quorum_recurse_can_snapshot(BlockDriverState *bs)
 /* What is put back if a change of the children fails */
 typedef struct QuorumChange {
     BlockDriverState *bs;
-    QuorumSlotsChange *slots;
+    QuorumSlot *slots;          /* the old ones */
+    int num_slots;
+    int *from;                  /* [slot]: which slot it was, or -1 */
+    QuorumSyncChange *sync;
     QuorumOptions opts;
     BdrvRequestFlags zero_flags;
     BdrvRequestFlags truncate_flags;
 } QuorumChange;
 
+/*
+ * Install the slots: slot i is what slot @from[i] was, or if that is negative,
+ * vacant, and its child is @children[i].
+ */
+static void GRAPH_WRLOCK quorum_change_slots(BDRVQuorumState *s,
+                                             QuorumChange *change,
+                                             const int *from,
+                                             BdrvChild **children, int n)
+{
+    QuorumSlot *slots = quorum_slots_new(n);
+
+    change->slots = s->slots;
+    change->num_slots = s->num_slots;
+    change->from = g_memdup2(from, n * sizeof(*from));
+    change->sync = quorum_sync_change_begin(s->sync, from, n);
+    for (int i = 0; i < n; i++) {
+        if (from[i] >= 0) {
+            slots[i] = s->slots[from[i]];
+        }
+        slots[i].child = children[i];
+        quorum_sync_set_present(s->sync, i, children[i]);
+    }
+    s->slots = slots;
+    s->num_slots = n;
+}
+
+/* End quorum_change_slots(), for good or going back to what was. */
+static void GRAPH_WRLOCK quorum_change_slots_end(BDRVQuorumState *s,
+                                                 QuorumChange *change,
+                                                 bool commit)
+{
+    QuorumSlot *slots = commit ? change->slots : s->slots;
+    int num_slots = commit ? change->num_slots : s->num_slots;
+
+    for (int i = 0; i < s->num_slots; i++) {
+        if (change->from[i] >= 0) {
+            /* Both arrays have the text; the one that stays keeps it. */
+            slots[commit ? change->from[i] : i].error = NULL;
+        }
+    }
+    if (!commit) {
+        s->slots = change->slots;
+        s->num_slots = change->num_slots;
+    }
+    quorum_sync_change_end(s->sync, change->sync, commit);
+    quorum_slots_free(slots, num_slots);
+    g_free(change->from);
+}
+
 static void GRAPH_WRLOCK quorum_change_commit(void *opaque)
 {
     QuorumChange *change = opaque;
 
-    quorum_slots_change_end(change->bs->opaque, change->slots, true);
+    quorum_change_slots_end(change->bs->opaque, change, true);
 }
 
 static void GRAPH_WRLOCK quorum_change_abort(void *opaque)
@@ -145,7 +218,7 @@ static void GRAPH_WRLOCK quorum_change_abort(void *opaque)
     BDRVQuorumState *s = bs->opaque;
 
     s->opts = change->opts;
-    quorum_slots_change_end(s, change->slots, false);
+    quorum_change_slots_end(s, change, false);
     /* The children that come back are not attached again yet. */
     bs->supported_zero_flags = change->zero_flags;
     bs->supported_truncate_flags = change->truncate_flags;
@@ -159,8 +232,8 @@ static TransactionActionDrv quorum_change_drv = {
 
 /*
  * Set @from[i] to the slot in which @nodes[i] is now, or to -1; a slot that
- * stays vacant stays what it is.  A node may be there more than once, if nobody
- * writes to it.
+ * stays vacant stays what it is.  A node that is not written to may be in
+ * several slots.
  */
 static void GRAPH_RDLOCK quorum_find_nodes(BDRVQuorumState *s,
                                            BlockDriverState **nodes, int n,
@@ -187,10 +260,10 @@ static void GRAPH_RDLOCK quorum_find_nodes(BDRVQuorumState *s,
     }
 }
 
-/* Whether the child in @slot has a vote wherever it is not stale. */
-static bool GRAPH_RDLOCK quorum_slot_counts(const QuorumSlot *slot)
+/* Whether the child in slot @i has a vote wherever it is not stale. */
+static bool GRAPH_RDLOCK quorum_slot_counts(BDRVQuorumState *s, int i)
 {
-    return quorum_slot_is_in(slot) && !qatomic_read(&slot->rebuilding);
+    return quorum_is_member(s, i) && !quorum_sync_is_rebuilding(s->sync, i);
 }
 
 /*
@@ -209,7 +282,7 @@ quorum_check_children(BlockDriverState *bs, const QuorumOptions *opts,
     for (int i = 0; i < n; i++) {
         occupied += nodes[i] != NULL;
         if (from[i] >= 0) {
-            voters += quorum_slot_counts(&s->slots[from[i]]);
+            voters += quorum_slot_counts(s, from[i]);
         } else if (nodes[i]) {
             voters += in_sync;
             if (nodes[i]->total_sectors != bs->total_sectors) {
@@ -217,13 +290,13 @@ quorum_check_children(BlockDriverState *bs, const QuorumOptions *opts,
                            "length is %" PRId64 " bytes instead of %" PRId64,
                            bdrv_get_node_name(nodes[i]), bdrv_get_node_name(bs),
                            nodes[i]->total_sectors << BDRV_SECTOR_BITS,
-                           bs->total_sectors << BDRV_SECTOR_BITS);
+                           quorum_length(bs));
                 return false;
             }
         }
     }
     for (int i = 0; i < s->num_slots; i++) {
-        old_voters += quorum_slot_counts(&s->slots[i]);
+        old_voters += quorum_slot_counts(s, i);
     }
 
     /* What is bad already may stay so, but not become worse. */
@@ -277,7 +350,11 @@ int quorum_change_children(BlockDriverState *bs, const QuorumOptions *opts,
         BdrvChild *child = s->slots[i].child;
 
         if (child && (i >= n || from[i] != i)) {
-            int ret = bdrv_detach_child_tran(bs, child, tran, detached, errp);
+            int ret;
+
+            trace_quorum_child_removed(bs->node_name, i,
+                                       bdrv_get_node_name(child->bs));
+            ret = bdrv_detach_child_tran(bs, child, tran, detached, errp);
 
             if (ret < 0) {
                 return ret;
@@ -288,17 +365,21 @@ int quorum_change_children(BlockDriverState *bs, const QuorumOptions *opts,
     change = g_new(QuorumChange, 1);
     *change = (QuorumChange) {
         .bs = bs,
-        .slots = quorum_slots_change_begin(s, from, n),
         .opts = s->opts,
         .zero_flags = bs->supported_zero_flags,
         .truncate_flags = bs->supported_truncate_flags,
     };
+    quorum_change_slots(s, change, from, children, n);
     s->opts = *opts;
     for (int i = 0; i < n; i++) {
-        s->slots[i].child = children[i];
-        if (nodes[i] && from[i] < 0 && !in_sync) {
-            /* What was on the node before we got it has no vote. */
-            quorum_set_rebuilding(s, i);
+        if (!nodes[i] || from[i] >= 0) {
+            continue;
+        }
+        trace_quorum_child_added(bs->node_name, i,
+                                 bdrv_get_node_name(nodes[i]), in_sync);
+        if (!in_sync) {
+            /* What was on the node before it became a child has no vote. */
+            quorum_sync_set_rebuilding(s->sync, i);
         }
     }
     quorum_refresh_flags(bs);
@@ -342,7 +423,7 @@ static int GRAPH_RDLOCK quorum_choose_slot(BlockDriverState *bs,
     return i;
 }
 
-/* Make @node, or if that is NULL, nobody, the child in slot @i. */
+/* Make @node the child in slot @i, or the slot vacant if @node is NULL. */
 static int GRAPH_WRLOCK
 quorum_set_child(BlockDriverState *bs, int i, BlockDriverState *node,
                  bool in_sync, Transaction *tran, GSList **detached,
@@ -389,259 +470,4 @@ int quorum_del_child(BlockDriverState *bs, BdrvChild *child, Transaction *tran,
         i++;
     }
     return quorum_set_child(bs, i, NULL, true, tran, detached, errp);
-}
-
-/* --- reopening --- */
-
-/* What a reopen asks for */
-typedef struct QuorumReopen {
-    QuorumOptions opts;
-    BlockDriverState **nodes;   /* by slot, NULL: vacant; with references */
-    int n;
-} QuorumReopen;
-
-static void GRAPH_UNLOCKED quorum_reopen_free(BDRVReopenState *state)
-{
-    QuorumReopen *r = state->opaque;
-
-    for (int i = 0; i < r->n; i++) {
-        bdrv_unref(r->nodes[i]);
-    }
-    g_free(r->nodes);
-    g_free(r);
-    state->opaque = NULL;
-}
-
-static bool quorum_options_name_children(QDict *options)
-{
-    for (const QDictEntry *e = qdict_first(options); e;
-         e = qdict_next(options, e)) {
-        if (strstart(qdict_entry_key(e), QUORUM_OPT_CHILDREN, NULL)) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/*
- * A list of children that is shorter than ours takes away the others.  Say so
- * with false as their value, before the core takes out the options of those
- * that it reopens with us: later nobody could tell them apart.
- */
-void quorum_reopen_parse_children(BlockDriverState *bs, QDict *options)
-{
-    BDRVQuorumState *s = bs->opaque;
-
-    if (!quorum_options_name_children(options)) {
-        return;
-    }
-    for (int i = 0; i < s->num_slots; i++) {
-        g_autofree char *key = quorum_child_name(i);
-        g_autofree char *prefix = g_strconcat(key, ".", NULL);
-        bool named = qdict_haskey(options, key);
-
-        for (const QDictEntry *e = qdict_first(options); e && !named;
-             e = qdict_next(options, e)) {
-            named = strstart(qdict_entry_key(e), prefix, NULL);
-        }
-        if (s->slots[i].child && !named) {
-            qdict_put_bool(options, key, false);
-        }
-    }
-}
-
-/*
- * Which node children.@i is to be, with a reference, according to the value of
- * its key in @options: *@node.  Returns false if it is not mentioned, or with
- * @errp set.
- */
-static bool GRAPH_RDLOCK
-quorum_reopen_child(BlockDriverState *bs, QDict *options, int i,
-                    BlockDriverState **node, Error **errp)
-{
-    BDRVQuorumState *s = bs->opaque;
-    g_autofree char *key = quorum_child_name(i);
-    QObject *value = qdict_get(options, key);
-    const char *name = qdict_get_try_str(options, key);
-    BdrvChild *child = i < s->num_slots ? s->slots[i].child : NULL;
-
-    *node = NULL;
-    if (qobject_to(QBool, value)) {
-        return false;
-    }
-    if (value && quorum_key_is_vacant(options, key)) {
-        return true;
-    }
-    if (!value) {
-        /* If it is ours, the core has taken out its options. */
-        *node = child ? child->bs : NULL;
-    } else if (name) {
-        *node = bdrv_find_node(name);
-        if (!*node) {
-            error_setg(errp, "Cannot make '%s' %s of quorum '%s': there is no "
-                       "node of this name", name, key, bdrv_get_node_name(bs));
-            return false;
-        }
-        /* A job may have put a filter there that nobody knows of. */
-        if (child && bdrv_skip_implicit_filters(child->bs) == *node) {
-            *node = child->bs;
-        }
-    } else {
-        error_setg(errp, "Invalid value of option '%s': it must be the name of "
-                   "a node, or null", key);
-        return false;
-    }
-    if (*node) {
-        bdrv_ref(*node);
-    }
-    return *node != NULL;
-}
-
-/* Fill in @r->nodes from @options, where their keys are deleted. */
-static bool GRAPH_RDLOCK quorum_reopen_children(BlockDriverState *bs,
-                                                QDict *options, QuorumReopen *r,
-                                                Error **errp)
-{
-    ERRP_GUARD();
-    BDRVQuorumState *s = bs->opaque;
-    int gap = -1;
-
-    r->nodes = g_new0(BlockDriverState *, QUORUM_CHILDREN_MAX);
-    if (!quorum_options_name_children(options)) {
-        for (; r->n < s->num_slots; r->n++) {
-            if (s->slots[r->n].child) {
-                r->nodes[r->n] = s->slots[r->n].child->bs;
-                bdrv_ref(r->nodes[r->n]);
-            }
-        }
-        return true;
-    }
-    for (const QDictEntry *e = qdict_first(options); e;
-         e = qdict_next(options, e)) {
-        const char *index;
-
-        if (strstart(qdict_entry_key(e), QUORUM_OPT_CHILDREN, &index) &&
-            strchr(index, '.')) {
-            error_setg(errp, "Cannot open a child by '%s' when reopening "
-                       "quorum '%s': add a node, and give its name",
-                       qdict_entry_key(e), bdrv_get_node_name(bs));
-            return false;
-        }
-    }
-
-    for (int i = 0; i < QUORUM_CHILDREN_MAX; i++) {
-        g_autofree char *key = quorum_child_name(i);
-        BlockDriverState *node;
-        bool mentioned = quorum_reopen_child(bs, options, i, &node, errp);
-
-        if (*errp) {
-            return false;
-        }
-        qdict_del(options, key);
-        if (!mentioned) {
-            gap = gap < 0 ? i : gap;
-            continue;
-        }
-        for (int j = 0; node && j < r->n; j++) {
-            if (r->nodes[j] == node) {
-                error_setg(errp, "Node '%s' cannot be both children.%d and %s "
-                           "of quorum '%s'", bdrv_get_node_name(node), j, key,
-                           bdrv_get_node_name(bs));
-                bdrv_unref(node);
-                return false;
-            }
-        }
-        r->nodes[i] = node;
-        r->n = i + 1;
-        if (gap >= 0) {
-            error_setg(errp, "Option children is not a valid array: there is "
-                       "%s, but no children.%d", key, gap);
-            return false;
-        }
-    }
-    for (int i = 0; i < s->num_slots; i++) {
-        BdrvChild *child = s->slots[i].child;
-
-        if (child && child->bs->implicit && r->nodes[i] != child->bs) {
-            error_setg(errp, "Cannot replace implicit %s child of %s",
-                       child->name, bdrv_get_node_name(bs));
-            return false;
-        }
-    }
-    return true;
-}
-
-int quorum_reopen_prepare(BDRVReopenState *state, BlockReopenQueue *queue,
-                          Error **errp)
-{
-    BlockDriverState *bs = state->bs;
-    BDRVQuorumState *s = bs->opaque;
-    QuorumReopen *r = g_new0(QuorumReopen, 1);
-    int occupied = 0;
-    bool ok;
-    int ret = -EINVAL;
-
-    state->opaque = r;
-    if (s->scrub_repairs && !(state->flags & BDRV_O_RDWR)) {
-        error_setg(errp, "Cannot make node '%s' read-only while a scrub "
-                   "repairs it; cancel the scrub first",
-                   bdrv_get_node_name(bs));
-        ret = -EBUSY;
-        goto fail;
-    }
-    if (!quorum_opts_normalise(state->options, errp) ||
-        !quorum_opts_normalise(state->explicit_options, errp)) {
-        goto fail;
-    }
-    bdrv_graph_rdlock_main_loop();
-    ok = quorum_reopen_children(bs, state->options, r, errp);
-    bdrv_graph_rdunlock_main_loop();
-    if (!ok) {
-        goto fail;
-    }
-    for (int i = 0; i < r->n; i++) {
-        occupied += r->nodes[i] != NULL;
-    }
-    ret = quorum_read_options(&r->opts, state->options, r->n, occupied, errp);
-    if (ret < 0) {
-        goto fail;
-    }
-    if (r->opts.blkverify != s->opts.blkverify) {
-        error_setg(errp, "Cannot change the option '" QUORUM_OPT_BLKVERIFY "'");
-        ret = -EINVAL;
-        goto fail;
-    }
-    return 0;
-
-fail:
-    quorum_reopen_free(state);
-    return ret;
-}
-
-/* From here on permissions are asked for as the new options want it. */
-int quorum_reopen_change_children(BDRVReopenState *state, Transaction *tran,
-                                  GSList **detached, Error **errp)
-{
-    QuorumReopen *r = state->opaque;
-
-    return quorum_change_children(state->bs, &r->opts, r->nodes, r->n, false,
-                                  tran, detached, errp);
-}
-
-void quorum_reopen_commit(BDRVReopenState *state)
-{
-    g_autoptr(QDict) options = NULL;
-    g_autoptr(QDict) explicit_options = NULL;
-
-    /* The core forgets only those of children that exist. */
-    qdict_extract_subqdict(state->options, &options, QUORUM_OPT_CHILDREN);
-    qdict_extract_subqdict(state->explicit_options, &explicit_options,
-                           QUORUM_OPT_CHILDREN);
-    quorum_reopen_free(state);
-}
-
-/* What has been changed, the transaction changes back. */
-void quorum_reopen_abort(BDRVReopenState *state)
-{
-    quorum_reopen_free(state);
 }

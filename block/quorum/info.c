@@ -9,7 +9,9 @@
 #include "qemu/osdep.h"
 #include "block/block-io.h"
 #include "qapi/qapi-types-block-core.h"
-#include "quorum-int.h"
+#include "qemu/timer.h"
+#include "info.h"
+#include "request.h"
 
 BlockStatsSpecific *quorum_get_stats(BlockDriverState *bs)
 {
@@ -26,7 +28,7 @@ BlockStatsSpecific *quorum_get_stats(BlockDriverState *bs)
         if (slot->child) {
             info->node_name = g_strdup(bdrv_get_node_name(slot->child->bs));
         }
-        info->stale_bytes = quorum_stale_bytes(s, i);
+        info->stale_bytes = quorum_sync_stale_bytes(s->sync, i);
         info->read_errors = stat64_get(&slot->counters.read_errors);
         info->write_errors = stat64_get(&slot->counters.write_errors);
         info->flush_errors = stat64_get(&slot->counters.flush_errors);
@@ -38,18 +40,20 @@ BlockStatsSpecific *quorum_get_stats(BlockDriverState *bs)
 }
 
 static QuorumChildState GRAPH_RDLOCK
-quorum_child_state(const QuorumSlot *slot, int64_t stale_bytes)
+quorum_child_state(BDRVQuorumState *s, int i, int64_t stale_bytes)
 {
-    if (!slot->child) {
+    BdrvChild *child = s->slots[i].child;
+
+    if (!child) {
         return QUORUM_CHILD_STATE_VACANT;
     }
-    if (!slot->child->bs->drv) {
+    if (!child->bs->drv) {
         return QUORUM_CHILD_STATE_CORRUPT;
     }
-    if (qatomic_read(&slot->out)) {
-        return QUORUM_CHILD_STATE_OUT;
+    if (quorum_sync_is_excluded(s->sync, i)) {
+        return QUORUM_CHILD_STATE_EXCLUDED;
     }
-    if (qatomic_read(&slot->rebuilding)) {
+    if (quorum_sync_is_rebuilding(s->sync, i)) {
         return QUORUM_CHILD_STATE_REBUILDING;
     }
     return stale_bytes ? QUORUM_CHILD_STATE_STALE : QUORUM_CHILD_STATE_OK;
@@ -69,6 +73,7 @@ ImageInfoSpecific *quorum_get_specific_info(BlockDriverState *bs, Error **errp)
     for (int i = 0; i < s->num_slots; i++) {
         QuorumSlot *slot = &s->slots[i];
         QuorumChildInfo *info = g_new0(QuorumChildInfo, 1);
+        int64_t oldest_ns;
 
         info->child = quorum_child_name(i);
         if (slot->child) {
@@ -76,9 +81,33 @@ ImageInfoSpecific *quorum_get_specific_info(BlockDriverState *bs, Error **errp)
         } else {
             info->error = g_strdup(slot->error);
         }
-        info->stale_bytes = quorum_stale_bytes(s, i);
-        info->state = quorum_child_state(slot, info->stale_bytes);
+        info->stale_bytes = quorum_sync_stale_bytes(s->sync, i);
+        info->state = quorum_child_state(s, i, info->stale_bytes);
+        oldest_ns = quorum_oldest_request_ns(s, i);
+        info->has_oldest_request_ms = oldest_ns >= 0;
+        info->oldest_request_ms = oldest_ns / SCALE_MS;
         QAPI_LIST_APPEND(tail, info);
     }
     return spec;
+}
+
+void quorum_dump(BlockDriverState *bs)
+{
+    BDRVQuorumState *s = bs->opaque;
+    g_autofree char *text = quorum_sync_text(s->sync);
+    QuorumRequest *req;
+
+    fputs(text, stderr);
+    qemu_spin_lock(&s->in_flight_lock);
+    QTAILQ_FOREACH(req, &s->in_flight, next) {
+        fprintf(stderr, "  request [%" PRId64 ", %" PRId64 ") waits for:",
+                req->offset, req->offset + req->bytes);
+        for (int i = 0; i < req->n; i++) {
+            if (qatomic_read(&req->answers[i].in_flight)) {
+                fprintf(stderr, " child %d", i);
+            }
+        }
+        fputc('\n', stderr);
+    }
+    qemu_spin_unlock(&s->in_flight_lock);
 }

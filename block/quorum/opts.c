@@ -1,5 +1,5 @@
 /*
- * Quorum block driver: file names and spellings of options
+ * Quorum block driver: options, their spellings, and file names
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
@@ -7,10 +7,14 @@
  */
 
 #include "qemu/osdep.h"
+#include "block/block-global-state.h"
+#include "block/block_int.h"
 #include "block/qdict.h"
 #include "qapi/error.h"
 #include "qemu/ctype.h"
 #include "qemu/cutils.h"
+#include "qemu/option.h"
+#include "qobject/qnull.h"
 #include "qobject/qstring.h"
 #include "opts.h"
 
@@ -30,7 +34,7 @@ void quorum_filename_free(QuorumFileName *name)
  * Read the number at *@pos, which must be followed by @end; leave *@pos behind
  * that.  Returns -1 if there is no such number.
  */
-static int read_number(const char **pos, char end)
+static int quorum_read_number(const char **pos, char end)
 {
     unsigned long value;
     const char *after;
@@ -47,7 +51,7 @@ static int read_number(const char **pos, char end)
  * Split @list at its colons and unescape the pieces.  Returns NULL with @errp
  * set if there is an escape that means nothing.
  */
-static GPtrArray *split_names(const char *list, const char *filename,
+static GPtrArray *quorum_split_names(const char *list, const char *filename,
                               Error **errp)
 {
     g_autoptr(GPtrArray) names = g_ptr_array_new_with_free_func(g_free);
@@ -89,14 +93,14 @@ QuorumFileName *quorum_filename_split(const char *filename, Error **errp)
 
     strstart(filename, PREFIX, &pos);
 
-    result->threshold = read_number(&pos, '/');
+    result->threshold = quorum_read_number(&pos, '/');
     if (result->threshold < 0) {
         error_setg(errp, "Invalid file name '%s': it must be of the form "
                    "quorum:THRESHOLD/TOTAL:FILE1:...:FILEn, where THRESHOLD "
                    "is a number", filename);
         return NULL;
     }
-    result->total = read_number(&pos, ':');
+    result->total = quorum_read_number(&pos, ':');
     if (result->total < 1) {
         error_setg(errp, "Invalid file name '%s': after the slash there must "
                    "be the number of files, 1 to %d, and a colon",
@@ -110,7 +114,7 @@ QuorumFileName *quorum_filename_split(const char *filename, Error **errp)
         return NULL;
     }
 
-    names = split_names(pos, filename, errp);
+    names = quorum_split_names(pos, filename, errp);
     if (!names) {
         return NULL;
     }
@@ -133,14 +137,109 @@ QuorumFileName *quorum_filename_split(const char *filename, Error **errp)
     return g_steal_pointer(&result);
 }
 
-/* --- keys --- */
+/*
+ * The options that open the file @name, with a protocol prefix as it is allowed
+ * where images are created (bdrv_co_create_file()).  NULL with @errp set if
+ * there is no such protocol.
+ */
+static QDict *quorum_file_options(const char *name, Error **errp)
+{
+    ERRP_GUARD();
+    BlockDriver *drv = bdrv_find_protocol(name, true, errp);
+    g_autoptr(QDict) options = qdict_new();
+
+    if (!drv) {
+        return NULL;
+    }
+    qdict_put_str(options, "driver", drv->format_name);
+    qdict_put_str(options, "filename", name);
+    if (drv->bdrv_parse_filename) {
+        /* As the core does it: the name goes once it has been parsed. */
+        drv->bdrv_parse_filename(name, options, errp);
+        if (*errp) {
+            return NULL;
+        }
+        if (!drv->bdrv_needs_filename) {
+            qdict_del(options, "filename");
+        }
+    }
+    return g_steal_pointer(&options);
+}
+
+/*
+ * The children are raw: an image format that the file name is opened with goes
+ * over the quorum, and must not be seen again below it.
+ */
+void quorum_parse_filename(const char *filename, QDict *options, Error **errp)
+{
+    g_autoptr(QuorumFileName) name = quorum_filename_split(filename, errp);
+
+    if (!name) {
+        return;
+    }
+    for (const QDictEntry *e = qdict_first(options); e;
+         e = qdict_next(options, e)) {
+        const char *key = qdict_entry_key(e);
+
+        if (!strcmp(key, QUORUM_OPT_VOTE_THRESHOLD) ||
+            strstart(key, "children", NULL)) {
+            error_setg(errp, "%s can't be given beside the file name '%s', "
+                       "which says it already", key, filename);
+            return;
+        }
+    }
+    for (int i = 0; i < name->total; i++) {
+        g_autofree char *key = quorum_child_name(i);
+        g_autofree char *file_key = g_strdup_printf("%s.file.", key);
+        g_autoptr(QDict) file = quorum_file_options(name->names[i], errp);
+        g_autofree char *driver_key = g_strdup_printf("%s.driver", key);
+
+        if (!file) {
+            return;
+        }
+        qdict_put_str(options, driver_key, "raw");
+        for (const QDictEntry *e = qdict_first(file); e;
+             e = qdict_next(file, e)) {
+            g_autofree char *to = g_strconcat(file_key, qdict_entry_key(e),
+                                              NULL);
+
+            qdict_put_obj(options, to, qobject_ref(qdict_entry_value(e)));
+        }
+    }
+    qdict_put_int(options, QUORUM_OPT_VOTE_THRESHOLD, name->threshold);
+}
+
+/* --- keys of children --- */
+
+char *quorum_child_name(int i)
+{
+    return g_strdup_printf(QUORUM_OPT_CHILDREN "%d", i);
+}
+
+bool quorum_key_is_vacant(QDict *options, const char *key)
+{
+    QObject *value = qdict_get(options, key);
+    QString *string = qobject_to(QString, value);
+
+    /* In dotted syntax, which has no null, an empty string stands for it. */
+    return qobject_to(QNull, value) || (string && !*qstring_get_str(string));
+}
+
+void quorum_opts_delete_child(QDict *options, const char *key)
+{
+    g_autofree char *prefix = g_strconcat(key, ".", NULL);
+    g_autoptr(QDict) below = NULL;
+
+    qdict_del(options, key);
+    qdict_extract_subqdict(options, &below, prefix);
+}
 
 /*
  * If @key is of the 2013 spelling, set *@index and *@rest (what follows the
  * index: nothing, or a dot and more) and return true; set @errp too if it only
  * looks like it.
  */
-static bool read_old_key(const char *key, int *index, const char **rest,
+static bool quorum_read_old_key(const char *key, int *index, const char **rest,
                          Error **errp)
 {
     const char *digits;
@@ -165,7 +264,7 @@ static bool read_old_key(const char *key, int *index, const char **rest,
 }
 
 /* Whether @options have a key that begins with @key and a dot. */
-static bool has_keys_below(QDict *options, const char *key)
+static bool quorum_has_keys_below(QDict *options, const char *key)
 {
     const QDictEntry *entry;
     const char *rest;
@@ -180,11 +279,11 @@ static bool has_keys_below(QDict *options, const char *key)
 }
 
 /* Whether @options say anything of children.@index. */
-static bool has_child(QDict *options, int index)
+static bool quorum_has_child(QDict *options, int index)
 {
     g_autofree char *key = g_strdup_printf("children.%d", index);
 
-    return qdict_haskey(options, key) || has_keys_below(options, key);
+    return qdict_haskey(options, key) || quorum_has_keys_below(options, key);
 }
 
 bool quorum_opts_normalise(QDict *options, Error **errp)
@@ -200,13 +299,13 @@ bool quorum_opts_normalise(QDict *options, Error **errp)
         int index;
 
         next = qdict_next(options, entry);
-        if (!read_old_key(key, &index, &rest, errp)) {
+        if (!quorum_read_old_key(key, &index, &rest, errp)) {
             continue;
         }
         if (*errp) {
             return false;
         }
-        if (has_child(options, index)) {
+        if (quorum_has_child(options, index)) {
             error_setg(errp, "Child %d is given twice, as '%s' and as "
                        "'children.%d'", index, key, index);
             return false;
@@ -267,13 +366,13 @@ int quorum_opts_count_children(QDict *options, Error **errp)
             return -EINVAL;
         }
         for (int i = 0; i < index; i++) {
-            if (!has_child(options, i)) {
+            if (!quorum_has_child(options, i)) {
                 error_setg(errp, "Option children is not a valid array: there "
                            "is children.%lu, but no children.%d", index, i);
                 return -EINVAL;
             }
         }
-        if (*rest == '\0' && has_keys_below(options, key)) {
+        if (*rest == '\0' && quorum_has_keys_below(options, key)) {
             error_setg(errp, "Option children is not a valid array: '%s' is "
                        "given both as a value and with options of its own",
                        key);
@@ -282,4 +381,134 @@ int quorum_opts_count_children(QDict *options, Error **errp)
     }
     error_setg(errp, "Option children is not a valid array");
     return -EINVAL;
+}
+
+/* --- values --- */
+
+static QemuOptsList quorum_runtime_opts = {
+    .name = "quorum",
+    .head = QTAILQ_HEAD_INITIALIZER(quorum_runtime_opts.head),
+    .desc = {
+        {
+            .name = QUORUM_OPT_VOTE_THRESHOLD,
+            .type = QEMU_OPT_NUMBER,
+            .help = "How many equal answers make a version believable",
+        },
+        {
+            .name = QUORUM_OPT_BLKVERIFY,
+            .type = QEMU_OPT_BOOL,
+            .help = "Exit at the first difference between two children",
+        },
+        {
+            .name = QUORUM_OPT_REWRITE_CORRUPTED,
+            .type = QEMU_OPT_BOOL,
+            .help = "Repair the children that were outvoted on a read",
+        },
+        {
+            .name = QUORUM_OPT_READ_PATTERN,
+            .type = QEMU_OPT_STRING,
+            .help = "quorum: ask all children and vote; "
+                    "threshold: ask just enough of them, and vote; "
+                    "fifo: ask one after the other until one answers",
+        },
+        {
+            .name = QUORUM_OPT_OPEN_DEGRADED,
+            .type = QEMU_OPT_BOOL,
+            .help = "Do without a child that can't be opened",
+        },
+        { /* end of list */ }
+    },
+};
+
+static bool quorum_check_threshold(int64_t threshold, int occupied, Error **errp)
+{
+    ERRP_GUARD();
+
+    if (threshold < 1) {
+        error_setg(errp, "Parameter 'vote-threshold' expects a value >= 1");
+        return false;
+    }
+    if (threshold > occupied) {
+        error_setg(errp, "threshold may not exceed children count");
+        error_append_hint(errp, "vote-threshold is %" PRId64 ", and %d "
+                          "children are given.\n", threshold, occupied);
+        return false;
+    }
+    return true;
+}
+
+/* Whether the options in @o go together. */
+static bool quorum_check_options(const QuorumOptions *o, int slots, int occupied,
+                          Error **errp)
+{
+    if (o->open_degraded && o->threshold <= slots / 2) {
+        error_setg(errp, "open-degraded=on needs a vote-threshold of more than "
+                   "half the children: %d of %d, not %d",
+                   slots / 2 + 1, slots, o->threshold);
+        return false;
+    }
+    if (!o->blkverify) {
+        return true;
+    }
+    if (slots != 2 || occupied != 2 || o->threshold != 2) {
+        error_setg(errp, "blkverify=on can only be set if there are "
+                   "exactly two files and vote-threshold is 2");
+        return false;
+    }
+    if (o->rewrite_corrupted) {
+        error_setg(errp,
+                   "rewrite-corrupted=on cannot be used with blkverify=on");
+        return false;
+    }
+    if (o->read_pattern != QUORUM_READ_PATTERN_QUORUM) {
+        error_setg(errp, "read-pattern=%s cannot be used with blkverify=on",
+                   QuorumReadPattern_str(o->read_pattern));
+        return false;
+    }
+    return true;
+}
+
+int quorum_read_options(QuorumOptions *o, QDict *options, int slots,
+                        int occupied, Error **errp)
+{
+    ERRP_GUARD();
+    QemuOpts *opts = qemu_opts_create(&quorum_runtime_opts, NULL, 0,
+                                      &error_abort);
+    const char *pattern;
+    int64_t threshold;
+    int value;
+    int ret = -EINVAL;
+
+    if (!qemu_opts_absorb_qdict(opts, options, errp)) {
+        goto out;
+    }
+
+    threshold = qemu_opt_get_number(opts, QUORUM_OPT_VOTE_THRESHOLD,
+                                    slots / 2 + 1);
+    pattern = qemu_opt_get(opts, QUORUM_OPT_READ_PATTERN);
+    value = qapi_enum_parse(&QuorumReadPattern_lookup, pattern,
+                            pattern ? -EINVAL : QUORUM_READ_PATTERN_QUORUM,
+                            NULL);
+    if (!quorum_check_threshold(threshold, occupied, errp)) {
+        goto out;
+    }
+    if (value < 0) {
+        error_setg(errp, "Please set read-pattern as fifo or quorum");
+        error_append_hint(errp, "read-pattern is '%s'; threshold is possible, "
+                          "too.\n", pattern);
+        goto out;
+    }
+    *o = (QuorumOptions) {
+        .threshold = threshold,
+        .blkverify = qemu_opt_get_bool(opts, QUORUM_OPT_BLKVERIFY, false),
+        .rewrite_corrupted =
+            qemu_opt_get_bool(opts, QUORUM_OPT_REWRITE_CORRUPTED, false),
+        .read_pattern = value,
+        .open_degraded =
+            qemu_opt_get_bool(opts, QUORUM_OPT_OPEN_DEGRADED, false),
+    };
+    ret = quorum_check_options(o, slots, occupied, errp) ? 0 : -EINVAL;
+out:
+    qemu_opts_del(opts);
+    return ret;
 }

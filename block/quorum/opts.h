@@ -1,5 +1,5 @@
 /*
- * Quorum block driver: file names and spellings of options
+ * Quorum block driver: options, their spellings, and file names
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
@@ -11,13 +11,31 @@
 #ifndef BLOCK_QUORUM_OPTS_H
 #define BLOCK_QUORUM_OPTS_H
 
+#include "qapi/qapi-types-block-core.h"
 #include "qobject/qdict.h"
 
 /*
- * How many children a node may have: a piece of a read needs a buffer for each
- * of them, and one for the result, from a pool that is capped.
+ * How many children a node may have: a read needs a buffer for each of them, and
+ * one for the result, from a pool that is capped.
  */
 #define QUORUM_CHILDREN_MAX 1000
+
+#define QUORUM_OPT_CHILDREN          "children."
+#define QUORUM_OPT_VOTE_THRESHOLD    "vote-threshold"
+#define QUORUM_OPT_BLKVERIFY         "blkverify"
+#define QUORUM_OPT_REWRITE_CORRUPTED "rewrite-corrupted"
+#define QUORUM_OPT_READ_PATTERN      "read-pattern"
+#define QUORUM_OPT_OPEN_DEGRADED     "open-degraded"
+
+typedef struct QuorumOptions {
+    int threshold;              /* 1 to the number of occupied slots */
+    bool blkverify;             /* exit at the first difference */
+    bool rewrite_corrupted;     /* repair on read */
+    QuorumReadPattern read_pattern;
+    bool open_degraded;         /* do without children that can't be opened */
+} QuorumOptions;
+
+/* --- file names --- */
 
 /* What a file name of the form quorum:THRESHOLD/TOTAL:FILE1:...:FILEn says. */
 typedef struct QuorumFileName {
@@ -37,6 +55,20 @@ QuorumFileName *quorum_filename_split(const char *filename, Error **errp);
 void quorum_filename_free(QuorumFileName *name);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(QuorumFileName, quorum_filename_free)
 
+/* BlockDriver.bdrv_parse_filename: @filename in the form above to @options. */
+void quorum_parse_filename(const char *filename, QDict *options, Error **errp);
+
+/* --- options --- */
+
+/* "children.@i", the name of the child in slot @i.  Owned by the caller. */
+char *quorum_child_name(int i);
+
+/* Whether the value of @key in @options stands for a vacant slot. */
+bool quorum_key_is_vacant(QDict *options, const char *key);
+
+/* Delete @key, the name of a child, and all that is nested below it. */
+void quorum_opts_delete_child(QDict *options, const char *key);
+
 /*
  * Rewrite the 2013 spelling of children in @options, childrenN.KEY, to
  * children.N.KEY; childrenN.file=NAME, a file whose format is probed, becomes
@@ -52,5 +84,13 @@ bool quorum_opts_normalise(QDict *options, Error **errp);
  * or -EINVAL with @errp set if they are not a list.
  */
 int quorum_opts_count_children(QDict *options, Error **errp);
+
+/*
+ * Read all @options but the children into @o, and delete them.  There are
+ * @slots slots, of which @occupied are given a child.  Returns 0, or -EINVAL
+ * with @errp set.
+ */
+int quorum_read_options(QuorumOptions *o, QDict *options, int slots,
+                        int occupied, Error **errp);
 
 #endif /* BLOCK_QUORUM_OPTS_H */

@@ -8,83 +8,106 @@
  * A read that could not decide without its range, and each chunk of a scrub,
  * takes the range, reads into private buffers and votes on each unit by itself.
  * Repairs happen under the same hold, from the same buffers (promise 6).
+ *
+ * Offsets are bytes of the disk.
  */
 
 #include "qemu/osdep.h"
 #include "block/block-io.h"
 #include "qemu/bitmap.h"
 #include "qemu/cutils.h"
-#include "qemu/lockable.h"
+#include "qemu/units.h"
 #include "debug.h"
-#include "request.h"
+#include "read-locked.h"
+#include "trace.h"
 #include "vote.h"
 
 /*
- * Repairs look for zeroes in aligned blocks of this size: cut into smaller
- * pieces than the clusters of most images, they would not make it any thinner.
+ * Repairs look for zeroes in aligned blocks of this size: cut into smaller parts
+ * than the clusters of most images, they would not make it any thinner.
  */
 #define QUORUM_ZEROES (64 * KiB)
+QEMU_BUILD_BUG_ON(QUORUM_ZEROES % QUORUM_UNIT);
 
-/* The votes on one locked read, unit by unit. */
-typedef struct QuorumBallot {
+/* The bytes from start to end, without the latter. */
+typedef struct QuorumRange {
+    int64_t start;
+    int64_t end;
+} QuorumRange;
+
+typedef struct QuorumLockedRead {
     QuorumRequest *req;
+    RangeLockRequest range;
+    int64_t base;               /* where unit 0 begins, or would */
     int units;
-    unsigned long *stale;   /* [slot * units + unit]: has no vote there */
-    unsigned long *wrong;   /* the same: lost the vote there */
-    unsigned long *mend;    /* the same: not the winner, and to be repaired */
-    unsigned long *missing; /* [unit]: a child has no answer */
-    unsigned long *weak;    /* [unit]: wrong, and nothing to repair it from */
-    const uint8_t **data;   /* [slot]: the unit at hand, NULL without answer */
-    int *version;           /* [slot]: the unit at hand */
-    uint8_t *result;        /* the winners; private */
-} QuorumBallot;
 
-/* Where unit @u of a request is: *pos bytes from its start; returns its size */
-static size_t quorum_unit(const QuorumRequest *req, int u, int64_t *pos)
+    /* [slot * units + unit] */
+    unsigned long *stale;       /* the child has no vote there */
+    unsigned long *wrong;       /* the child has lost the vote there */
+    unsigned long *to_repair;   /* not the winner, and to be repaired */
+
+    /* [unit] */
+    unsigned long *missing;     /* a child has no answer */
+    unsigned long *weak;        /* wrong, and nothing to repair it from */
+
+    /* [slot], for the unit at hand */
+    const uint8_t **data;       /* NULL without an answer */
+    int *version;
+
+    uint8_t *result;            /* the winners; private */
+} QuorumLockedRead;
+
+/* --- units --- */
+
+/* The part of unit @u that is in the request. */
+static QuorumRange quorum_unit(const QuorumLockedRead *lr, int u)
 {
-    int64_t aligned = QEMU_ALIGN_DOWN(req->offset, QUORUM_UNIT);
-    int64_t start = MAX(aligned + (int64_t)u * QUORUM_UNIT, req->offset);
-    int64_t end = MIN(aligned + (int64_t)(u + 1) * QUORUM_UNIT,
-                      req->offset + req->bytes);
+    const QuorumRequest *req = lr->req;
+    int64_t start = lr->base + (int64_t)u * QUORUM_UNIT;
 
-    *pos = start - req->offset;
-    return end - start;
+    assert(u >= 0 && u < lr->units);
+    return (QuorumRange) {
+        .start = MAX(start, req->offset),
+        .end = MIN(start + QUORUM_UNIT, req->offset + req->bytes),
+    };
 }
 
-static bool quorum_bit(QuorumBallot *b, unsigned long *bits, int i, int u)
+/* What is in @buf, which holds the whole request, at the offset @pos. */
+static uint8_t *quorum_at(const QuorumLockedRead *lr, uint8_t *buf, int64_t pos)
 {
-    return test_bit((long)i * b->units + u, bits);
+    return buf + (pos - lr->req->offset);
 }
+
+static long quorum_bit(const QuorumLockedRead *lr, int i, int u)
+{
+    return (long)i * lr->units + u;
+}
+
+/* --- voting --- */
 
 /*
- * Choose who takes part in the vote, unit by unit; who is stale throughout is
- * not even asked.  The range is held, so nobody's staleness ends meanwhile; but
- * it may begin, so this is done again when they have answered.
+ * Choose which children take part in the vote, unit by unit; a child that is
+ * stale throughout is not even asked.  The range is held, so no child ceases to
+ * be stale meanwhile; but one may become stale, so this is done again when all
+ * have answered.
  */
-static void GRAPH_RDLOCK quorum_ballot_voters(QuorumBallot *b)
+static void GRAPH_RDLOCK quorum_choose_voters(QuorumLockedRead *lr)
 {
-    QuorumRequest *req = b->req;
-    BDRVQuorumState *s = req->bs->opaque;
+    QuorumRequest *req = lr->req;
 
-    quorum_request_recheck(req);
-    if (!qatomic_read(&s->stale_slots)) {
+    quorum_request_leave_out_excluded(req);
+    if (!quorum_sync_is_degraded(req->s->sync)) {
         return;
     }
-    QEMU_LOCK_GUARD(&s->lock);
     for (int i = 0; i < req->n; i++) {
-        if (!quorum_is_stale(s, i, req->offset, req->bytes)) {
-            continue;
-        }
-        for (int u = 0; u < b->units; u++) {
-            int64_t pos;
-            size_t size = quorum_unit(req, u, &pos);
+        QuorumAnswer *a = &req->answers[i];
+        QuorumStaleness staleness =
+            quorum_sync_stale_units(req->s->sync, i, req->offset, req->bytes,
+                                    lr->stale, quorum_bit(lr, i, 0));
 
-            if (quorum_is_stale(s, i, req->offset + pos, size)) {
-                set_bit((long)i * b->units + u, b->stale);
-            }
-        }
-        if (quorum_is_all_stale(s, i, req->offset, req->bytes)) {
-            req->answers[i].child = NULL;
+        if (staleness == QUORUM_STALE_THROUGHOUT &&
+            quorum_answer_is_member(a)) {
+            quorum_answer_leave_out(a, QUORUM_PART_STALE);
         }
     }
 }
@@ -95,305 +118,114 @@ static void GRAPH_RDLOCK quorum_ballot_voters(QuorumBallot *b)
  * Returns how many more have answered.
  */
 static int coroutine_fn GRAPH_RDLOCK
-quorum_reread_unit(QuorumBallot *b, int u)
+quorum_reread_unit(QuorumLockedRead *lr, int u)
 {
-    QuorumRequest *req = b->req;
-    int64_t pos;
-    size_t size = quorum_unit(req, u, &pos);
+    QuorumRequest *req = lr->req;
+    QuorumRange unit = quorum_unit(lr, u);
+    int64_t size = unit.end - unit.start;
     int answers = 0;
 
+    quorum_reached(QUORUM_BRANCH_UNIT_READ_AGAIN);
     for (int i = 0; i < req->n; i++) {
         QuorumAnswer *a = &req->answers[i];
 
-        if (a->child && a->ret < 0 && !quorum_bit(b, b->stale, i, u) &&
-            quorum_child_reaches(a->child, req->offset + pos + size)) {
-            QEMUIOVector qiov = QEMU_IOVEC_INIT_BUF(qiov, a->buf + pos, size);
+        if (quorum_answer_counts(a) && a->ret < 0 &&
+            !test_bit(quorum_bit(lr, i, u), lr->stale) &&
+            quorum_child_reaches(a->child, unit.end)) {
+            uint8_t *buf = quorum_at(lr, a->buf, unit.start);
+            QEMUIOVector qiov = QEMU_IOVEC_INIT_BUF(qiov, buf, size);
 
-            if (bdrv_co_preadv(a->child, req->offset + pos, size, &qiov, 0)
-                >= 0) {
-                b->data[i] = a->buf + pos;
+            if (bdrv_co_preadv(a->child, unit.start, size, &qiov, 0) >= 0) {
+                lr->data[i] = buf;
                 answers++;
             }
         }
     }
-    quorum_ballot_voters(b);
+    quorum_choose_voters(lr);
     for (int i = 0; i < req->n; i++) {
-        if (quorum_bit(b, b->stale, i, u)) {
-            b->data[i] = NULL;
+        if (test_bit(quorum_bit(lr, i, u), lr->stale)) {
+            lr->data[i] = NULL;
         }
     }
     return answers;
 }
 
-/* Vote on unit @u and note who was wrong.  Returns 0, or -errno: no winner. */
-static int coroutine_fn GRAPH_RDLOCK quorum_vote_unit(QuorumBallot *b, int u)
+/*
+ * @members of @voters have voted for @winner in unit @u.  Take note of the
+ * children that have something else, and whether they may be repaired.
+ */
+static void quorum_judge_unit(QuorumLockedRead *lr, int u, int winner,
+                              int members, int voters)
 {
-    QuorumRequest *req = b->req;
-    BDRVQuorumState *s = req->bs->opaque;
-    int64_t pos;
-    size_t size = quorum_unit(req, u, &pos);
+    QuorumRequest *req = lr->req;
+
+    for (int i = 0; i < req->n; i++) {
+        if (!quorum_answer_is_member(&req->answers[i]) ||
+            lr->version[i] == winner) {
+            continue;
+        }
+        if (lr->version[i] != QUORUM_NO_VERSION) {
+            set_bit(quorum_bit(lr, i, u), lr->wrong);
+        } else {
+            set_bit(u, lr->missing);
+        }
+        /* Promise 6: the winner must outnumber all others together. */
+        if (members > voters - members) {
+            set_bit(quorum_bit(lr, i, u), lr->to_repair);
+        } else {
+            quorum_reached(QUORUM_BRANCH_REPAIR_TOO_WEAK);
+            set_bit(u, lr->weak);
+        }
+    }
+}
+
+/* Vote on unit @u.  Returns 0, or -errno: no winner. */
+static int coroutine_fn GRAPH_RDLOCK quorum_vote_unit(QuorumLockedRead *lr,
+                                                      int u)
+{
+    QuorumRequest *req = lr->req;
+    int threshold = req->s->opts.threshold;
+    QuorumRange unit = quorum_unit(lr, u);
+    int64_t size = unit.end - unit.start;
     int voters = 0, answers = 0;
     int winner, members;
 
     for (int i = 0; i < req->n; i++) {
         QuorumAnswer *a = &req->answers[i];
-        bool votes = a->child && !quorum_bit(b, b->stale, i, u);
+        bool votes = quorum_answer_counts(a) &&
+                     !test_bit(quorum_bit(lr, i, u), lr->stale);
 
-        b->data[i] = votes && a->ret >= 0 ? a->buf + pos : NULL;
+        lr->data[i] = votes && a->ret >= 0 ? quorum_at(lr, a->buf, unit.start)
+                                           : NULL;
         voters += votes;
-        answers += b->data[i] != NULL;
+        answers += lr->data[i] != NULL;
     }
 
-    quorum_group_data(b->data, req->n, size, b->version);
-    winner = quorum_winner(b->version, req->n, s->opts.threshold, &members);
+    quorum_group_data(lr->data, req->n, size, lr->version);
+    winner = quorum_winner(lr->version, req->n, threshold, &members);
     if (winner < 0 && answers < voters) {
-        quorum_reached(QUORUM_BRANCH_UNIT_READ_AGAIN);
-        answers += quorum_reread_unit(b, u);
-        quorum_group_data(b->data, req->n, size, b->version);
-        winner = quorum_winner(b->version, req->n, s->opts.threshold, &members);
+        answers += quorum_reread_unit(lr, u);
+        quorum_group_data(lr->data, req->n, size, lr->version);
+        winner = quorum_winner(lr->version, req->n, threshold, &members);
     }
     if (winner < 0) {
-        if (answers >= s->opts.threshold) {
-            quorum_reached(QUORUM_BRANCH_TIE);
+        set_bit(u, lr->weak);
+        trace_quorum_no_winner(req->bs->node_name, unit.start, size, answers,
+                               voters);
+        if (answers < threshold) {
+            return quorum_request_errno(req);
         }
-        set_bit(u, b->weak);
-        return answers < s->opts.threshold ? quorum_request_errno(req) : -EIO;
+        quorum_reached(QUORUM_BRANCH_TIE);
+        return -EIO;
     }
 
-    memcpy(b->result + pos, b->data[winner], size);
-    for (int i = 0; i < req->n; i++) {
-        if (!quorum_slot_is_in(&s->slots[i]) || b->version[i] == winner) {
-            continue;
-        }
-        if (b->version[i] != QUORUM_NO_VERSION) {
-            set_bit((long)i * b->units + u, b->wrong);
-        } else {
-            set_bit(u, b->missing);
-        }
-        /* Promise 6: the winner must outnumber all others together. */
-        if (members > voters - members) {
-            set_bit((long)i * b->units + u, b->mend);
-        } else {
-            quorum_reached(QUORUM_BRANCH_REPAIR_TOO_WEAK);
-            set_bit(u, b->weak);
-        }
-    }
+    assert(members >= threshold && members <= voters);
+    memcpy(quorum_at(lr, lr->result, unit.start), lr->data[winner], size);
+    quorum_judge_unit(lr, u, winner, members, voters);
     return 0;
 }
 
-bool quorum_may_repair(BlockDriverState *bs, int i)
-{
-    BDRVQuorumState *s = bs->opaque;
-    QuorumSlot *slot = &s->slots[i];
-
-    return quorum_slot_is_in(slot) && (slot->child->perm & BLK_PERM_WRITE) &&
-           !(bs->open_flags & BDRV_O_INACTIVE);
-}
-
-/*
- * The winners from @pos on, up to @end at most, in a block of QUORUM_ZEROES:
- * *@past is where it ends.  Returns whether they are zeroes.
- */
-static bool quorum_next_piece(QuorumBallot *b, int64_t pos, int64_t end,
-                              int64_t *past)
-{
-    int64_t offset = b->req->offset;
-
-    *past = MIN(ROUND_UP(offset + pos + 1, QUORUM_ZEROES) - offset, end);
-    return buffer_is_zero(b->result + pos, *past - pos);
-}
-
-/* Whether it is known that the range of @child has nothing but zeroes. */
-static bool coroutine_fn GRAPH_RDLOCK
-quorum_child_has_zeroes(BdrvChild *child, int64_t offset, int64_t bytes)
-{
-    int64_t pnum = 0;
-    int ret = bdrv_co_block_status_above(child->bs, NULL, offset, bytes, &pnum,
-                                         NULL, NULL);
-
-    return ret >= 0 && (ret & BDRV_BLOCK_ZERO) && pnum == bytes;
-}
-
-/*
- * Write the winners over [@pos, @end) of @child.  Zeroes are written as such,
- * and not where a stale child has them anyway, so that it stays thin.
- */
-static int coroutine_fn GRAPH_RDLOCK
-quorum_repair_write(QuorumBallot *b, BdrvChild *child, int64_t pos, int64_t end,
-                    bool stale)
-{
-    int ret = 0;
-
-    while (pos < end && ret >= 0) {
-        int64_t offset = b->req->offset + pos;
-        int64_t past, next;
-        bool zeroes = quorum_next_piece(b, pos, end, &past);
-
-        while (past < end && quorum_next_piece(b, past, end, &next) == zeroes) {
-            past = next;
-        }
-        if (!zeroes) {
-            QEMUIOVector qiov = QEMU_IOVEC_INIT_BUF(qiov, b->result + pos,
-                                                    past - pos);
-
-            ret = bdrv_co_pwritev(child, offset, past - pos, &qiov, 0);
-        } else if (!stale ||
-                   !quorum_child_has_zeroes(child, offset, past - pos)) {
-            ret = bdrv_co_pwrite_zeroes(child, offset, past - pos,
-                                        BDRV_REQ_MAY_UNMAP);
-        }
-        pos = past;
-    }
-    return ret;
-}
-
-/* Repair [@pos, @pos + @size) of slot @i, which is all stale there or not. */
-static int coroutine_fn GRAPH_RDLOCK
-quorum_repair_run(QuorumBallot *b, int i, int64_t pos, int64_t size, bool stale)
-{
-    QuorumRequest *req = b->req;
-    BDRVQuorumState *s = req->bs->opaque;
-    QuorumSlot *slot = &s->slots[i];
-    int64_t offset = req->offset + pos;
-    int ret;
-
-    /* The permission may go while we wait for a write. */
-    if (!quorum_may_repair(req->bs, i) ||
-        !quorum_child_reaches(slot->child, offset + size)) {
-        return -EPERM;
-    }
-    ret = quorum_repair_write(b, slot->child, pos, pos + size, stale);
-    quorum_note_repair(slot, ret < 0);
-    if (ret < 0) {
-        quorum_child_failed(req, i, QUORUM_OP_TYPE_WRITE, ret);
-        return ret;
-    }
-    if (!quorum_repair_settle(s, &req->write, i, offset, size)) {
-        quorum_reached(QUORUM_BRANCH_REPAIR_LOST);
-        return -EIO;    /* a flush has failed on it meanwhile */
-    }
-    quorum_reached(QUORUM_BRANCH_REPAIR);
-    stat64_add(&slot->counters.repaired_bytes, size);
-    return 0;
-}
-
-/*
- * Write the winners over what the child in slot @i holds.  The range is held,
- * and the data are private (promise 6).  What is left to be mended stays in
- * @b->mend.
- */
-static int coroutine_fn GRAPH_RDLOCK quorum_repair(QuorumBallot *b, int i)
-{
-    QuorumRequest *req = b->req;
-    BDRVQuorumState *s = req->bs->opaque;
-    unsigned long base = (unsigned long)i * b->units;
-    unsigned long end = base + b->units;
-    unsigned long first = base, past;
-
-    for (; (first = find_next_bit(b->mend, end, first)) < end; first = past) {
-        bool stale = test_bit(first, b->stale);
-        int64_t pos, last_pos, size;
-        int ret;
-
-        /* A run of units that are all stale, or all not. */
-        past = find_next_zero_bit(b->mend, end, first);
-        past = MIN(past, stale ? find_next_zero_bit(b->stale, end, first)
-                               : find_next_bit(b->stale, end, first));
-        quorum_unit(req, first - base, &pos);
-        size = quorum_unit(req, past - 1 - base, &last_pos);
-        size += last_pos - pos;
-
-        /*
-         * A child that can't read can't fill up a write to its own blocks
-         * either: garbage would become valid data.  So it gets whole units.
-         * And only what covers a whole granule ends being stale.
-         */
-        if (stale || req->answers[i].ret < 0) {
-            int64_t start = req->offset + pos;
-            int64_t stop = start + size;
-
-            if (stale) {
-                quorum_whole_granules(s, &start, &stop);
-            } else {
-                start = ROUND_UP(start, QUORUM_UNIT);
-                if (stop < req->bs->total_sectors << BDRV_SECTOR_BITS) {
-                    stop = QEMU_ALIGN_DOWN(stop, QUORUM_UNIT);
-                }
-            }
-            pos = start - req->offset;
-            size = stop - start;
-        }
-        if (size <= 0) {
-            continue;
-        }
-        ret = quorum_repair_run(b, i, pos, size, stale);
-        if (ret < 0) {
-            /* It will not take more; what is left of it stays as it is. */
-            return ret;
-        }
-        pos += req->offset % QUORUM_UNIT;
-        bitmap_clear(b->mend, base + pos / QUORUM_UNIT,
-                     DIV_ROUND_UP(pos + size, QUORUM_UNIT) - pos / QUORUM_UNIT);
-    }
-    return 0;
-}
-
-/* Repair all children; returns the error of the first one that failed. */
-static int coroutine_fn GRAPH_RDLOCK quorum_repair_all(QuorumBallot *b)
-{
-    QuorumRequest *req = b->req;
-    BDRVQuorumState *s = req->bs->opaque;
-    long bits = (long)req->n * b->units;
-    int ret = 0;
-
-    if (find_first_bit(b->mend, bits) == bits) {
-        return 0;
-    }
-    quorum_write_begin(s, &req->write, req->offset, req->bytes, false,
-                       req->failed);
-    for (int i = 0; i < req->n; i++) {
-        int child_ret = quorum_repair(b, i);
-
-        ret = ret < 0 ? ret : child_ret;
-    }
-    quorum_write_end(s, &req->write);
-    return ret;
-}
-
-/*
- * Tell req->scrub what has been found.  Returns false if there is something
- * that should have been repaired, and is not.
- */
-static bool quorum_count_units(QuorumBallot *b)
-{
-    QuorumRequest *req = b->req;
-    QuorumScrub *scrub = req->scrub;
-
-    for (int u = 0; u < b->units; u++) {
-        bool missing = test_bit(u, b->missing);
-        bool left = test_bit(u, b->weak);
-        bool wrong = false;
-        QuorumFigures *figures;
-        int64_t pos;
-        size_t size = quorum_unit(req, u, &pos);
-
-        for (int i = 0; i < req->n; i++) {
-            wrong |= quorum_bit(b, b->wrong, i, u);
-            left |= scrub->repair && quorum_bit(b, b->mend, i, u);
-        }
-        if (!missing && !wrong && !left) {
-            continue;
-        }
-        figures = scrub->repair && !left ? &scrub->mended : &scrub->left;
-        figures->mismatched += wrong ? size : 0;
-        figures->missing += missing ? size : 0;
-        figures->repaired += scrub->repair && !left ? size : 0;
-        figures->unrepairable += left ? size : 0;
-    }
-    return !scrub->repair || !scrub->left.unrepairable;
-}
-
-/* In blkverify mode a difference ends QEMU: there is nobody to believe. */
+/* In blkverify mode a difference ends QEMU: there is no child to believe. */
 static void quorum_blkverify(QuorumRequest *req)
 {
     QuorumAnswer *one = &req->answers[0];
@@ -413,141 +245,417 @@ static void quorum_blkverify(QuorumRequest *req)
     }
 }
 
-/* Report and count those that were outvoted, and have not been reported. */
-static void GRAPH_RDLOCK quorum_report_wrong(QuorumBallot *b)
+/* Get all the memory that a locked read needs.  False if there is none. */
+static bool coroutine_fn GRAPH_RDLOCK
+quorum_locked_read_alloc(QuorumLockedRead *lr, QuorumRequest *req)
 {
-    QuorumRequest *req = b->req;
-    BDRVQuorumState *s = req->bs->opaque;
+    int64_t base = QEMU_ALIGN_DOWN(req->offset, QUORUM_UNIT);
+    int units = DIV_ROUND_UP(req->offset + req->bytes - base, QUORUM_UNIT);
+
+    *lr = (QuorumLockedRead) {
+        .req = req,
+        .base = base,
+        .units = units,
+        .stale = bitmap_new((long)req->n * units),
+        .wrong = bitmap_new((long)req->n * units),
+        .to_repair = bitmap_new((long)req->n * units),
+        .missing = bitmap_new(units),
+        .weak = bitmap_new(units),
+        .data = g_new(const uint8_t *, req->n),
+        .version = g_new(int, req->n),
+    };
+    if (!quorum_request_alloc(req)) {
+        return false;
+    }
+    lr->result = req->bufs[0];
+    return true;
+}
+
+static void quorum_locked_read_free(QuorumLockedRead *lr)
+{
+    g_free(lr->stale);
+    g_free(lr->wrong);
+    g_free(lr->to_repair);
+    g_free(lr->missing);
+    g_free(lr->weak);
+    g_free(lr->data);
+    g_free(lr->version);
+}
+
+/*
+ * Take the range, read from all children, and vote: on all units, or if
+ * @all_units is not set, up to the first one that has no winner.  Returns 0, or
+ * the error of the first unit without one.  The range stays held.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+quorum_locked_read_vote(QuorumLockedRead *lr, bool all_units)
+{
+    QuorumRequest *req = lr->req;
+    int ret = 0;
+
+    quorum_range_lock(req->bs, &lr->range, req->offset, req->bytes);
+    quorum_choose_voters(lr);
+    quorum_ask_all(req, quorum_ask_read);
+    quorum_choose_voters(lr);
+    if (req->s->opts.blkverify) {
+        quorum_blkverify(req);
+    }
+    for (int u = 0; u < lr->units && (ret == 0 || all_units); u++) {
+        int unit_ret = quorum_vote_unit(lr, u);
+
+        ret = ret ?: unit_ret;
+    }
+    return ret;
+}
+
+static void coroutine_fn quorum_locked_read_unlock(QuorumLockedRead *lr)
+{
+    range_lock_co_unlock(&lr->req->s->range_lock, &lr->range);
+}
+
+/* Report and count those that were outvoted, and have not been reported. */
+static void GRAPH_RDLOCK quorum_report_wrong(QuorumLockedRead *lr)
+{
+    QuorumRequest *req = lr->req;
 
     for (int i = 0; i < req->n; i++) {
         QuorumAnswer *a = &req->answers[i];
-        unsigned long base = (unsigned long)i * b->units;
-        unsigned long end = base + b->units;
+        long base = quorum_bit(lr, i, 0);
+        long end = base + lr->units;
+        long first = find_next_bit(lr->wrong, end, base);
 
-        if (a->child && !a->reported &&
-            find_next_bit(b->wrong, end, base) < end) {
-            stat64_add(&s->slots[i].counters.mismatches, 1);
-            quorum_request_report_bad(req, i, QUORUM_OP_TYPE_READ, NULL);
+        if (quorum_answer_counts(a) && !a->reported && first < end) {
+            trace_quorum_mismatch(req->bs->node_name, i, req->offset,
+                                  req->bytes,
+                                  quorum_unit(lr, first - base).start);
+            stat64_add(&req->s->slots[i].counters.mismatches, 1);
+            quorum_answer_report_bad(a, QUORUM_OP_TYPE_READ, NULL);
         }
     }
 }
 
+/* --- repairing --- */
+
 /*
- * Vote with the range held.  Reports dissenters and failures, repairs if asked
- * to, and fills @qiov with the winners; if it is NULL, the guest has its
- * answer, and a unit without a winner is a failure only to a scrub.
+ * The winners from @pos on, up to @end at most, in a block of QUORUM_ZEROES:
+ * *@past is where it ends.  Returns whether they are zeroes.
+ */
+static bool quorum_next_block(const QuorumLockedRead *lr, int64_t pos,
+                              int64_t end, int64_t *past)
+{
+    *past = MIN(ROUND_UP(pos + 1, QUORUM_ZEROES), end);
+    return buffer_is_zero(quorum_at(lr, lr->result, pos), *past - pos);
+}
+
+/* Whether it is known that the range of @child has nothing but zeroes. */
+static bool coroutine_fn GRAPH_RDLOCK
+quorum_child_has_zeroes(BdrvChild *child, int64_t offset, int64_t bytes)
+{
+    int64_t pnum = 0;
+    int ret = bdrv_co_block_status_above(child->bs, NULL, offset, bytes, &pnum,
+                                         NULL, NULL);
+
+    return ret >= 0 && (ret & BDRV_BLOCK_ZERO) && pnum == bytes;
+}
+
+/*
+ * Write the winners over @range of @child.  Zeroes are written as such, and not
+ * where a stale child has them anyway, so that it stays thin.
  */
 static int coroutine_fn GRAPH_RDLOCK
-quorum_vote_locked(QuorumRequest *req, QEMUIOVector *qiov)
+quorum_repair_write(QuorumLockedRead *lr, BdrvChild *child, QuorumRange range,
+                    bool stale)
 {
-    BDRVQuorumState *s = req->bs->opaque;
-    QuorumScrub *scrub = req->scrub;
-    int units = (QEMU_ALIGN_UP(req->offset + req->bytes, QUORUM_UNIT) -
-                 QEMU_ALIGN_DOWN(req->offset, QUORUM_UNIT)) / QUORUM_UNIT;
-    g_autofree unsigned long *stale = bitmap_new((long)req->n * units);
-    g_autofree unsigned long *wrong = bitmap_new((long)req->n * units);
-    g_autofree unsigned long *mend = bitmap_new((long)req->n * units);
-    g_autofree unsigned long *missing = bitmap_new(units);
-    g_autofree unsigned long *weak = bitmap_new(units);
-    g_autofree const uint8_t **data = g_new(const uint8_t *, req->n);
-    g_autofree int *version = g_new(int, req->n);
-    QuorumBallot ballot = {
-        .req = req,
-        .units = units,
-        .stale = stale,
-        .wrong = wrong,
-        .mend = mend,
-        .missing = missing,
-        .weak = weak,
-        .data = data,
-        .version = version,
-    };
-    RangeLockRequest range;
-    int repair_ret = 0;
+    int64_t pos = range.start;
     int ret = 0;
 
-    if (!quorum_request_alloc(req)) {
-        if (scrub) {
-            scrub->left.unrepairable = req->bytes;
+    while (pos < range.end && ret >= 0) {
+        int64_t past, next;
+        bool zeroes = quorum_next_block(lr, pos, range.end, &past);
+
+        while (past < range.end &&
+               quorum_next_block(lr, past, range.end, &next) == zeroes) {
+            past = next;
         }
-        return -ENOMEM;
-    }
+        if (!zeroes) {
+            QEMUIOVector qiov =
+                QEMU_IOVEC_INIT_BUF(qiov, quorum_at(lr, lr->result, pos),
+                                    past - pos);
 
-    ballot.result = req->bufs[0];
-
-    range_lock_co_lock(&s->range_lock, &range, req->offset, req->bytes);
-
-    quorum_ballot_voters(&ballot);
-    quorum_ask_all(req, quorum_ask_read);
-    quorum_ballot_voters(&ballot);
-    if (s->opts.blkverify) {
-        quorum_blkverify(req);
-    }
-    for (int u = 0; u < units; u++) {
-        int unit_ret = quorum_vote_unit(&ballot, u);
-
-        if (unit_ret < 0 && (qiov || scrub)) {
-            ret = ret ?: unit_ret;
-            if (qiov) {
-                break;
-            }
+            ret = bdrv_co_pwritev(child, pos, past - pos, &qiov, 0);
+        } else if (!stale ||
+                   !quorum_child_has_zeroes(child, pos, past - pos)) {
+            ret = bdrv_co_pwrite_zeroes(child, pos, past - pos,
+                                        BDRV_REQ_MAY_UNMAP);
         }
-    }
-
-    if (ret == 0 || scrub) {
-        quorum_report_wrong(&ballot);
-        if (scrub ? scrub->repair : s->opts.rewrite_corrupted) {
-            repair_ret = quorum_repair_all(&ballot);
-        }
-    }
-
-    range_lock_co_unlock(&s->range_lock, &range);
-
-    if (ret < 0 && !(scrub && scrub->failure_reported)) {
-        quorum_report_failure(req);
-    }
-    if (ret == 0 && qiov) {
-        qemu_iovec_from_buf(qiov, 0, ballot.result, req->bytes);
-    }
-    if (scrub) {
-        scrub->failure_reported |= ret < 0;
-        scrub->write_failed = repair_ret < 0;
-        ret = repair_ret ?: ret;
-        if (!quorum_count_units(&ballot)) {
-            ret = ret ?: -EIO;
-        }
+        pos = past;
     }
     return ret;
+}
+
+/* Repair @range of slot @i, which is all stale there or not. */
+static int coroutine_fn GRAPH_RDLOCK
+quorum_repair_slot_range(QuorumLockedRead *lr, int i, QuorumRange range,
+                         bool stale)
+{
+    QuorumRequest *req = lr->req;
+    QuorumSlot *slot = &req->s->slots[i];
+    int64_t size = range.end - range.start;
+    int ret;
+
+    /* The permission may go while we wait for a write. */
+    if (!quorum_may_repair(req->bs, i) ||
+        !quorum_child_reaches(slot->child, range.end)) {
+        return -EPERM;
+    }
+    ret = quorum_repair_write(lr, slot->child, range, stale);
+    trace_quorum_repair(req->bs->node_name, i, range.start, size, ret);
+    quorum_set_repair_failed(slot, ret < 0);
+    if (ret < 0) {
+        quorum_answer_failed(&req->answers[i], QUORUM_OP_TYPE_WRITE, ret);
+        return ret;
+    }
+    if (!quorum_sync_repair_settle(req->s->sync, &req->write, i, range.start,
+                                   size)) {
+        return -EIO;    /* a flush has failed on it meanwhile */
+    }
+    quorum_reached(QUORUM_BRANCH_REPAIR);
+    stat64_add(&slot->counters.repaired_bytes, size);
+    return 0;
+}
+
+/* What of @range can be repaired on slot @i, which is all stale there or not. */
+static QuorumRange quorum_repairable(const QuorumLockedRead *lr, int i,
+                                     QuorumRange range, bool stale)
+{
+    QuorumRequest *req = lr->req;
+
+    if (stale) {
+        /* Only what covers a whole granule ends being stale. */
+        quorum_sync_whole_granules(req->s->sync, &range.start, &range.end);
+    } else if (req->answers[i].ret < 0) {
+        /*
+         * A child that can't read can't fill up a write to its own blocks
+         * either: garbage would become valid data.  So it gets whole units.
+         */
+        range.start = ROUND_UP(range.start, QUORUM_UNIT);
+        if (range.end < quorum_length(req->bs)) {
+            range.end = QEMU_ALIGN_DOWN(range.end, QUORUM_UNIT);
+        }
+    }
+    return range;
+}
+
+/*
+ * Write the winners over what the child in slot @i holds.  The range is held,
+ * and the data are private (promise 6).  What is left to be repaired stays in
+ * @lr->to_repair.
+ */
+static int coroutine_fn GRAPH_RDLOCK quorum_repair_slot(QuorumLockedRead *lr,
+                                                        int i)
+{
+    long base = quorum_bit(lr, i, 0);
+    long end = base + lr->units;
+    long first = base, past;
+
+    for (; (first = find_next_bit(lr->to_repair, end, first)) < end;
+         first = past) {
+        bool stale = test_bit(first, lr->stale);
+        QuorumRange range;
+        int ret;
+
+        /* Units that are all stale, or all not. */
+        past = find_next_zero_bit(lr->to_repair, end, first);
+        past = MIN(past, stale ? find_next_zero_bit(lr->stale, end, first)
+                               : find_next_bit(lr->stale, end, first));
+        range.start = quorum_unit(lr, first - base).start;
+        range.end = quorum_unit(lr, past - 1 - base).end;
+
+        range = quorum_repairable(lr, i, range, stale);
+        if (range.start >= range.end) {
+            continue;
+        }
+        ret = quorum_repair_slot_range(lr, i, range, stale);
+        if (ret < 0) {
+            /* The child will not take more; the rest of it stays as it is. */
+            return ret;
+        }
+        range.start = (range.start - lr->base) / QUORUM_UNIT;
+        range.end = DIV_ROUND_UP(range.end - lr->base, QUORUM_UNIT);
+        bitmap_clear(lr->to_repair, base + range.start,
+                     range.end - range.start);
+    }
+    return 0;
+}
+
+/* Repair all children; returns the error of the first one that failed. */
+static int coroutine_fn GRAPH_RDLOCK quorum_repair_all(QuorumLockedRead *lr)
+{
+    QuorumRequest *req = lr->req;
+    long bits = (long)req->n * lr->units;
+    int ret = 0;
+
+    if (find_first_bit(lr->to_repair, bits) == bits) {
+        return 0;
+    }
+    quorum_sync_write_begin(req->s->sync, &req->write, req->offset, req->bytes,
+                            false, req->missed);
+    for (int i = 0; i < req->n; i++) {
+        int child_ret = quorum_repair_slot(lr, i);
+
+        ret = ret ?: child_ret;
+    }
+    quorum_sync_write_abandon(req->s->sync, &req->write);
+    return ret;
+}
+
+/* --- the three that need a locked read --- */
+
+/* A request for a locked read. */
+static QuorumRequest *GRAPH_RDLOCK
+quorum_locked_request_new(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                          BdrvRequestFlags flags, const bool *reported,
+                          const char *why)
+{
+    QuorumRequest *req = quorum_request_new(bs, offset, bytes, NULL, flags);
+
+    quorum_request_leave_out_excluded(req);
+    quorum_reached(QUORUM_BRANCH_LOCKED_READ);
+    trace_quorum_locked_read(bs->node_name, offset, bytes, why);
+    for (int i = 0; i < req->n; i++) {
+        req->answers[i].reported = reported && reported[i];
+    }
+    return req;
 }
 
 int coroutine_fn quorum_read_locked(BlockDriverState *bs, int64_t offset,
                                     int64_t bytes, QEMUIOVector *qiov,
                                     BdrvRequestFlags flags,
-                                    const bool *reported)
+                                    const bool *reported, const char *why)
 {
-    QuorumRequest *req = quorum_request_new(bs, offset, bytes, NULL, flags);
-    int ret;
+    QuorumRequest *req = quorum_locked_request_new(bs, offset, bytes, flags,
+                                                   reported, why);
+    QuorumLockedRead lr;
+    int ret = -ENOMEM;
 
-    quorum_reached(QUORUM_BRANCH_LOCKED_READ);
-    for (int i = 0; i < req->n; i++) {
-        req->answers[i].reported = reported && reported[i];
+    if (quorum_locked_read_alloc(&lr, req)) {
+        ret = quorum_locked_read_vote(&lr, false);
+        if (ret == 0) {
+            quorum_report_wrong(&lr);
+            if (req->s->opts.rewrite_corrupted) {
+                quorum_repair_all(&lr);
+            }
+        }
+        quorum_locked_read_unlock(&lr);
+        if (ret < 0) {
+            quorum_report_failure(req);
+        } else {
+            qemu_iovec_from_buf(qiov, 0, lr.result, bytes);
+        }
     }
-    ret = quorum_vote_locked(req, qiov);
+    quorum_locked_read_free(&lr);
     quorum_request_free(req);
     return ret;
+}
+
+void coroutine_fn quorum_repair_range(BlockDriverState *bs, int64_t offset,
+                                      int64_t bytes, const bool *reported,
+                                      const char *why)
+{
+    QuorumRequest *req = quorum_locked_request_new(bs, offset, bytes, 0,
+                                                   reported, why);
+    QuorumLockedRead lr;
+
+    if (quorum_locked_read_alloc(&lr, req)) {
+        quorum_locked_read_vote(&lr, true);
+        quorum_report_wrong(&lr);
+        if (req->s->opts.rewrite_corrupted) {
+            quorum_repair_all(&lr);
+        }
+        quorum_locked_read_unlock(&lr);
+    }
+    quorum_locked_read_free(&lr);
+    quorum_request_free(req);
+}
+
+/*
+ * Tell req->scrub what has been found.  Returns false if there is something
+ * that should have been repaired, and is not.
+ */
+static bool quorum_count_units(QuorumLockedRead *lr)
+{
+    QuorumRequest *req = lr->req;
+    QuorumScrub *scrub = req->scrub;
+
+    for (int u = 0; u < lr->units; u++) {
+        QuorumRange unit = quorum_unit(lr, u);
+        int64_t size = unit.end - unit.start;
+        bool missing = test_bit(u, lr->missing);
+        bool left = test_bit(u, lr->weak);
+        bool wrong = false;
+        QuorumFigures *figures;
+
+        for (int i = 0; i < req->n; i++) {
+            wrong |= test_bit(quorum_bit(lr, i, u), lr->wrong);
+            left |= scrub->repair &&
+                    test_bit(quorum_bit(lr, i, u), lr->to_repair);
+        }
+        if (!missing && !wrong && !left) {
+            continue;
+        }
+        figures = scrub->repair && !left ? &scrub->repaired : &scrub->left;
+        figures->mismatched += wrong ? size : 0;
+        figures->missing += missing ? size : 0;
+        figures->repaired += scrub->repair && !left ? size : 0;
+        figures->unrepairable += left ? size : 0;
+    }
+    return !scrub->repair || !scrub->left.unrepairable;
+}
+
+/* A chunk of a scrub, whose memory is there. */
+static int coroutine_fn GRAPH_RDLOCK quorum_scrub_locked(QuorumLockedRead *lr)
+{
+    QuorumRequest *req = lr->req;
+    QuorumScrub *scrub = req->scrub;
+    int vote_ret, repair_ret = 0;
+
+    vote_ret = quorum_locked_read_vote(lr, true);
+    quorum_report_wrong(lr);
+    if (scrub->repair) {
+        repair_ret = quorum_repair_all(lr);
+    }
+    quorum_locked_read_unlock(lr);
+
+    if (vote_ret < 0 && !scrub->failure_reported) {
+        scrub->failure_reported = true;
+        quorum_report_failure(req);
+    }
+    scrub->write_failed = repair_ret < 0;
+    if (!quorum_count_units(lr) && !repair_ret && !vote_ret) {
+        return -EIO;
+    }
+    return repair_ret ?: vote_ret;
 }
 
 int coroutine_fn quorum_co_scrub(BlockDriverState *bs, int64_t offset,
                                  int64_t bytes, QuorumScrub *scrub)
 {
-    QuorumRequest *req = quorum_request_new(bs, offset, bytes, NULL, 0);
+    QuorumRequest *req = quorum_locked_request_new(bs, offset, bytes, 0, NULL,
+                                                   "scrub");
+    QuorumLockedRead lr;
     int ret;
 
-    scrub->mended = (QuorumFigures) { 0 };
+    scrub->repaired = (QuorumFigures) { 0 };
     scrub->left = (QuorumFigures) { 0 };
     scrub->write_failed = false;
     req->scrub = scrub;
-    ret = quorum_vote_locked(req, NULL);
+    if (quorum_locked_read_alloc(&lr, req)) {
+        ret = quorum_scrub_locked(&lr);
+    } else {
+        scrub->left.unrepairable = bytes;
+        ret = -ENOMEM;
+    }
+    quorum_locked_read_free(&lr);
     quorum_request_free(req);
     return ret;
 }

@@ -5,22 +5,47 @@
  *
  * Copyright (c) 2026 The quorum project authors
  *
- * A request asks its children in parallel (but see fifo), decides when all of
- * them have answered, and then reports those that failed.  Only reads report at
- * once: nothing is to be settled first.  They are in read.c and
- * read-locked.c, what changes the children in write.c, and what asks
- * them about themselves is here.
+ * A request asks its children in parallel (but see pattern fifo), decides when
+ * all of them have answered, and then reports those that failed.  Only reads
+ * report at once, because nothing has to be settled before.
  */
 
 #include "qemu/osdep.h"
 #include "block/block-io.h"
 #include "qapi/error.h"
 #include "qapi/qapi-events-block-core.h"
-#include "qemu/lockable.h"
+#include "qemu/timer.h"
 #include "request.h"
+#include "read-locked.h"
 #include "vote.h"
 
-/* --- asking --- */
+/*
+ * How long a request waits for its range before a trace tells.  Long beside what
+ * healthy children take, and short beside what a guest notices.
+ */
+#define QUORUM_RANGE_WAIT_NS (100 * SCALE_MS)
+
+/* --- creation and memory --- */
+
+/* Where the arrays are that follow the answers of a request of @n children. */
+typedef struct QuorumRequestLayout {
+    size_t bufs;                /* void *[n + 1] */
+    size_t others;              /* void *[n] */
+    size_t missed;              /* bool[n] */
+    size_t size;
+} QuorumRequestLayout;
+
+static inline QuorumRequestLayout quorum_request_layout(int n)
+{
+    QuorumRequestLayout l;
+
+    QEMU_BUILD_BUG_ON(sizeof(QuorumAnswer) % sizeof(void *));
+    l.bufs = offsetof(QuorumRequest, answers) + n * sizeof(QuorumAnswer);
+    l.others = l.bufs + (n + 1) * sizeof(void *);
+    l.missed = l.others + n * sizeof(void *);
+    l.size = l.missed + n * sizeof(bool);
+    return l;
+}
 
 QuorumRequest *quorum_request_new(BlockDriverState *bs, int64_t offset,
                                   int64_t bytes, QEMUIOVector *qiov,
@@ -28,80 +53,183 @@ QuorumRequest *quorum_request_new(BlockDriverState *bs, int64_t offset,
 {
     BDRVQuorumState *s = bs->opaque;
     int n = s->num_slots;
-    size_t size = sizeof(QuorumRequest) + n * sizeof(QuorumAnswer) +
-                  (n + 1 + n) * sizeof(void *) + n * sizeof(bool);
-    QuorumRequest *req = g_malloc(size);
+    QuorumRequestLayout layout = quorum_request_layout(n);
+    QuorumRequest *req = g_malloc(layout.size);
 
     /* glibc's calloc() takes four times as long. */
-    memset(req, 0, size);
+    memset(req, 0, layout.size);
     req->bs = bs;
+    req->s = s;
     req->offset = offset;
     req->bytes = bytes;
     req->qiov = qiov;
     req->flags = flags;
-    req->bufs = (void **)&req->answers[n];
-    req->others = req->bufs + n + 1;
-    req->failed = (bool *)&req->others[n];
+    req->bufs = (void **)((char *)req + layout.bufs);
+    req->others = (void **)((char *)req + layout.others);
+    req->missed = (bool *)req + layout.missed;
     req->n = n;
     for (int i = 0; i < n; i++) {
-        QuorumSlot *slot = &s->slots[i];
+        QuorumAnswer *a = &req->answers[i];
 
-        req->answers[i].req = req;
-        req->answers[i].child = quorum_slot_is_in(slot) ? slot->child : NULL;
+        a->req = req;
+        a->child = s->slots[i].child;
+        a->part = a->child ? QUORUM_PART_ASKED : QUORUM_PART_VACANT;
     }
     return req;
 }
 
-void quorum_request_recheck(QuorumRequest *req)
-{
-    BDRVQuorumState *s = req->bs->opaque;
-
-    /* Who goes out is stale throughout. */
-    if (!qatomic_read(&s->stale_slots)) {
-        return;
-    }
-    for (int i = 0; i < req->n; i++) {
-        if (qatomic_read(&s->slots[i].out)) {
-            req->answers[i].child = NULL;
-        }
-    }
-}
-
 void coroutine_fn quorum_request_free(QuorumRequest *req)
 {
-    BDRVQuorumState *s = req->bs->opaque;
-
+    assert(!req->pending);
     if (req->n_bufs) {
-        buffer_pool_put(&s->pool, req->bytes, req->n_bufs, req->bufs);
+        buffer_pool_put(&req->s->pool, req->bytes, req->n_bufs, req->bufs);
     }
     g_free(req);
 }
 
-void quorum_request_everybody(QuorumRequest *req)
+/* Whether the child of @a is asked now, or may be later. */
+static bool quorum_answer_needs_buffer(const QuorumAnswer *a)
 {
-    BDRVQuorumState *s = req->bs->opaque;
+    return a->part == QUORUM_PART_ASKED || a->part == QUORUM_PART_DEFERRED;
+}
 
+bool coroutine_fn quorum_request_alloc(QuorumRequest *req)
+{
+    bool first = req->qiov != NULL;
+    int n = first ? -1 : 1;
+
+    assert(!req->n_bufs);
     for (int i = 0; i < req->n; i++) {
-        req->answers[i].child = s->slots[i].child;
+        n += quorum_answer_needs_buffer(&req->answers[i]);
     }
+    if (n <= 0) {
+        return true;
+    }
+    if (!buffer_pool_co_get(&req->s->pool, req->bytes, n, req->bufs)) {
+        return false;
+    }
+    req->n_bufs = n;
+    for (int i = 0; i < req->n; i++) {
+        QuorumAnswer *a = &req->answers[i];
+
+        if (first && quorum_answer_counts(a)) {
+            first = false;
+        } else if (quorum_answer_needs_buffer(a)) {
+            a->buf = req->bufs[--n];
+            qemu_iovec_init_buf(&a->qiov, a->buf, req->bytes);
+        }
+    }
+    return true;
+}
+
+int64_t quorum_request_max_bytes(BlockDriverState *bs)
+{
+    BDRVQuorumState *s = bs->opaque;
+
+    return buffer_pool_max_size(&s->pool, s->num_slots + 1);
+}
+
+/* --- who takes part --- */
+
+void quorum_answer_leave_out(QuorumAnswer *a, QuorumPart part)
+{
+    static const char *const why[] = {
+        [QUORUM_PART_DEFERRED] = "deferred",
+        [QUORUM_PART_STALE] = "stale",
+        [QUORUM_PART_EXCLUDED] = "excluded",
+    };
+
+    assert(a->child && part > QUORUM_PART_ASKED && part < ARRAY_SIZE(why));
+    if (a->part != part) {
+        a->part = part;
+        trace_quorum_left_out(a->req->bs->node_name, quorum_answer_slot(a),
+                              a->req->offset, a->req->bytes, why[part]);
+    }
+}
+
+void quorum_leave_out_excluded(QuorumRequest *req)
+{
+    for (int i = 0; i < req->n; i++) {
+        QuorumAnswer *a = &req->answers[i];
+
+        if (a->child && quorum_sync_is_excluded(req->s->sync, i)) {
+            quorum_answer_leave_out(a, QUORUM_PART_EXCLUDED);
+        }
+    }
+}
+
+void quorum_request_ask_excluded(QuorumRequest *req)
+{
+    for (int i = 0; i < req->n; i++) {
+        QuorumAnswer *a = &req->answers[i];
+
+        if (a->part == QUORUM_PART_EXCLUDED) {
+            a->part = QUORUM_PART_ASKED;
+        }
+    }
+}
+
+/* --- asking --- */
+
+/*
+ * From now until quorum_request_answered(), query commands see the request: its
+ * answers that are in_flight are what its children are working on.
+ */
+static inline void quorum_request_sent(QuorumRequest *req)
+{
+    req->asked_ns = get_clock();
+    qemu_spin_lock(&req->s->in_flight_lock);
+    QTAILQ_INSERT_HEAD(&req->s->in_flight, req, next);
+    qemu_spin_unlock(&req->s->in_flight_lock);
+}
+
+static inline void quorum_request_answered(QuorumRequest *req)
+{
+    qemu_spin_lock(&req->s->in_flight_lock);
+    QTAILQ_REMOVE(&req->s->in_flight, req, next);
+    qemu_spin_unlock(&req->s->in_flight_lock);
+}
+
+int64_t quorum_oldest_request_ns(BDRVQuorumState *s, int i)
+{
+    int64_t now = get_clock();
+    int64_t oldest = -1;
+    QuorumRequest *req;
+
+    qemu_spin_lock(&s->in_flight_lock);
+    QTAILQ_FOREACH(req, &s->in_flight, next) {
+        if (i < req->n && qatomic_read(&req->answers[i].in_flight)) {
+            oldest = MAX(oldest, now - req->asked_ns);
+        }
+    }
+    qemu_spin_unlock(&s->in_flight_lock);
+    return oldest;
+}
+
+/* Ask the child of @a, in the coroutine of the caller. */
+static inline void coroutine_fn GRAPH_RDLOCK quorum_ask(QuorumAnswer *a)
+{
+    qatomic_set(&a->in_flight, true);
+    a->ret = a->req->ask(a->req, a);
+    qatomic_set(&a->in_flight, false);
 }
 
 /*
  * This can count as GRAPH_RDLOCK because the asking coroutine holds the lock
- * until this one has ended.  It must not take it again: a writer that has
- * announced itself in between would wait for the asker, the asker for us, and
- * we for the writer.
+ * until this one has ended.  It must not take the lock again: a writer that has
+ * announced itself in between would wait for the asking coroutine, which waits
+ * for this one, which would wait for the writer.
  */
 static void coroutine_fn GRAPH_RDLOCK quorum_ask_entry(void *opaque)
 {
     QuorumAnswer *a = opaque;
     QuorumRequest *req = a->req;
 
-    a->ret = req->ask(req, a);
+    quorum_ask(a);
 
     /*
-     * The asking coroutine may still be on its way to the yield: it must not
-     * be entered before.  It is the same thread, so this is no race.
+     * The asking coroutine may still be on its way to the yield, and must not
+     * be entered before.  It runs in the same thread, so this is no race.
      */
     if (--req->pending == 0 && req->co) {
         aio_co_wake(req->co);
@@ -113,10 +241,11 @@ void coroutine_fn quorum_ask_all(QuorumRequest *req, QuorumAskFn *ask)
     QuorumAnswer *last = NULL;
 
     req->ask = ask;
+    quorum_request_sent(req);
     for (int i = 0; i < req->n; i++) {
         QuorumAnswer *a = &req->answers[i];
 
-        if (!a->child || a->done) {
+        if (!quorum_answer_counts(a) || a->done) {
             continue;
         }
         if (last) {
@@ -128,7 +257,7 @@ void coroutine_fn quorum_ask_all(QuorumRequest *req, QuorumAskFn *ask)
     }
     if (last) {
         /* The last child is asked by this coroutine itself. */
-        last->ret = ask(req, last);
+        quorum_ask(last);
     }
 
     if (req->pending) {
@@ -136,6 +265,58 @@ void coroutine_fn quorum_ask_all(QuorumRequest *req, QuorumAskFn *ask)
         qemu_coroutine_yield();
         req->co = NULL;
         assert(req->pending == 0);
+    }
+    quorum_request_answered(req);
+}
+
+void coroutine_fn quorum_ask_one(QuorumAnswer *a, QuorumAskFn *ask)
+{
+    assert(quorum_answer_counts(a));
+    a->req->ask = ask;
+    quorum_request_sent(a->req);
+    quorum_ask(a);
+    quorum_request_answered(a->req);
+}
+
+/* The child of @a can't read: report it, the first time. */
+static int64_t GRAPH_RDLOCK quorum_read_failed(QuorumAnswer *a, int ret)
+{
+    if (!a->reported) {
+        a->reported = true;
+        quorum_answer_failed(a, QUORUM_OP_TYPE_READ, ret);
+    }
+    return ret;
+}
+
+int64_t coroutine_fn quorum_ask_read(QuorumRequest *req, QuorumAnswer *a)
+{
+    BdrvRequestFlags flags = req->flags;
+    int ret;
+
+    if (!quorum_child_reaches(a->child, req->offset + req->bytes)) {
+        return quorum_read_failed(a, -EIO);
+    }
+    if (a->buf) {
+        /* The caller's memory is registered, our buffers are not. */
+        flags &= ~BDRV_REQ_REGISTERED_BUF;
+    }
+    ret = bdrv_co_preadv(a->child, req->offset, req->bytes,
+                         quorum_answer_qiov(a), flags);
+    return ret < 0 ? quorum_read_failed(a, ret) : ret;
+}
+
+void coroutine_fn quorum_range_lock_timed(BlockDriverState *bs,
+                                          RangeLockRequest *range,
+                                          int64_t offset, int64_t bytes)
+{
+    BDRVQuorumState *s = bs->opaque;
+    int64_t start = get_clock();
+    int64_t ns;
+
+    range_lock_co_lock(&s->range_lock, range, offset, bytes);
+    ns = get_clock() - start;
+    if (ns > QUORUM_RANGE_WAIT_NS) {
+        trace_quorum_range_wait(bs->node_name, offset, bytes, ns / SCALE_MS);
     }
 }
 
@@ -156,6 +337,7 @@ void quorum_report_failure(const QuorumRequest *req)
     int64_t first = req->offset / BDRV_SECTOR_SIZE;
     int64_t end = DIV_ROUND_UP(req->offset + req->bytes, BDRV_SECTOR_SIZE);
 
+    trace_quorum_failure(req->bs->node_name, req->offset, req->bytes);
     qapi_event_send_quorum_failure(bdrv_get_device_or_node_name(req->bs),
                                    first, end - first);
 }
@@ -174,11 +356,11 @@ static Stat64 *quorum_error_counter(QuorumSlot *slot, QuorumOpType type)
     }
 }
 
-void quorum_request_report_bad(const QuorumRequest *req, int i,
-                               QuorumOpType type, const char *error)
+void quorum_answer_report_bad(const QuorumAnswer *a, QuorumOpType type,
+                              const char *error)
 {
-    BDRVQuorumState *s = req->bs->opaque;
-    QuorumSlot *slot = &s->slots[i];
+    const QuorumRequest *req = a->req;
+    QuorumSlot *slot = &req->s->slots[quorum_answer_slot(a)];
 
     if (req->scrub) {
         if (slot->scrub_reported & BIT(type)) {
@@ -186,16 +368,18 @@ void quorum_request_report_bad(const QuorumRequest *req, int i,
         }
         slot->scrub_reported |= BIT(type);
     }
-    quorum_report_bad(type, req->offset, req->bytes, slot->child, error);
+    quorum_report_bad(type, req->offset, req->bytes, a->child, error);
 }
 
-void quorum_child_failed(const QuorumRequest *req, int i, QuorumOpType type,
-                         int ret)
+void quorum_answer_failed(const QuorumAnswer *a, QuorumOpType type, int ret)
 {
-    BDRVQuorumState *s = req->bs->opaque;
+    const QuorumRequest *req = a->req;
+    int i = quorum_answer_slot(a);
 
-    stat64_add(quorum_error_counter(&s->slots[i], type), 1);
-    quorum_request_report_bad(req, i, type, strerror(-ret));
+    trace_quorum_child_failed(req->bs->node_name, i, QuorumOpType_str(type),
+                              req->offset, req->bytes, ret);
+    stat64_add(quorum_error_counter(&req->s->slots[i], type), 1);
+    quorum_answer_report_bad(a, type, strerror(-ret));
 }
 
 int quorum_count_asked(const QuorumRequest *req)
@@ -203,7 +387,7 @@ int quorum_count_asked(const QuorumRequest *req)
     int asked = 0;
 
     for (int i = 0; i < req->n; i++) {
-        asked += req->answers[i].child != NULL;
+        asked += quorum_answer_counts(&req->answers[i]);
     }
     return asked;
 }
@@ -213,7 +397,9 @@ int quorum_count_good(const QuorumRequest *req)
     int good = 0;
 
     for (int i = 0; i < req->n; i++) {
-        good += req->answers[i].child && req->answers[i].ret >= 0;
+        const QuorumAnswer *a = &req->answers[i];
+
+        good += quorum_answer_counts(a) && a->ret >= 0;
     }
     return good;
 }
@@ -223,7 +409,9 @@ int quorum_request_errno(const QuorumRequest *req)
     g_autofree int64_t *rets = g_new0(int64_t, req->n);
 
     for (int i = 0; i < req->n; i++) {
-        rets[i] = req->answers[i].child ? req->answers[i].ret : 0;
+        const QuorumAnswer *a = &req->answers[i];
+
+        rets[i] = quorum_answer_counts(a) ? a->ret : 0;
     }
     return quorum_vote_errno(rets, req->n);
 }
@@ -239,13 +427,31 @@ void quorum_report_errors(const QuorumRequest *req, QuorumOpType type)
     for (int i = 0; i < req->n; i++) {
         const QuorumAnswer *a = &req->answers[i];
 
-        if (a->child && a->ret < 0) {
-            quorum_child_failed(req, i, type, a->ret);
+        if (quorum_answer_counts(a) && a->ret < 0) {
+            quorum_answer_failed(a, type, a->ret);
         }
     }
 }
 
+/* --- what may be asked of a child --- */
+
+bool quorum_may_repair(BlockDriverState *bs, int i)
+{
+    BDRVQuorumState *s = bs->opaque;
+
+    return quorum_is_member(s, i) &&
+           (s->slots[i].child->perm & BLK_PERM_WRITE) &&
+           !(bs->open_flags & BDRV_O_INACTIVE);
+}
+
 /* --- what the children say about themselves --- */
+
+int quorum_winning_length(const BDRVQuorumState *s, const int64_t *lengths,
+                          int *version)
+{
+    quorum_group_values(lengths, s->num_slots, version);
+    return quorum_winner(version, s->num_slots, s->opts.threshold, NULL);
+}
 
 static int64_t coroutine_fn GRAPH_RDLOCK
 quorum_ask_length(QuorumRequest *req, QuorumAnswer *a)
@@ -255,22 +461,23 @@ quorum_ask_length(QuorumRequest *req, QuorumAnswer *a)
 
 int64_t coroutine_fn quorum_co_getlength(BlockDriverState *bs)
 {
-    BDRVQuorumState *s = bs->opaque;
     QuorumRequest *req = quorum_request_new(bs, 0, 0, NULL, 0);
     g_autofree int64_t *lengths = g_new(int64_t, req->n);
     g_autofree int *version = g_new(int, req->n);
     int64_t ret;
     int winner;
 
+    quorum_request_leave_out_excluded(req);
     quorum_ask_all(req, quorum_ask_length);
     for (int i = 0; i < req->n; i++) {
-        lengths[i] = req->answers[i].child ? req->answers[i].ret : -ENOMEDIUM;
+        const QuorumAnswer *a = &req->answers[i];
+
+        lengths[i] = quorum_answer_counts(a) ? a->ret : -ENOMEDIUM;
     }
-    quorum_group_values(lengths, req->n, version);
-    winner = quorum_winner(version, req->n, s->opts.threshold, NULL);
+    winner = quorum_winning_length(req->s, lengths, version);
     if (winner >= 0) {
         ret = lengths[winner];
-    } else if (quorum_count_good(req) < s->opts.threshold) {
+    } else if (quorum_count_good(req) < req->s->opts.threshold) {
         ret = quorum_request_errno(req);
     } else {
         ret = -EIO;
@@ -290,10 +497,13 @@ int64_t coroutine_fn quorum_co_get_allocated_file_size(BlockDriverState *bs)
     QuorumRequest *req = quorum_request_new(bs, 0, 0, NULL, 0);
     int64_t sum = 0;
 
+    quorum_request_leave_out_excluded(req);
     quorum_ask_all(req, quorum_ask_allocated_file_size);
     for (int i = 0; i < req->n; i++) {
-        if (req->answers[i].child && req->answers[i].ret > 0) {
-            sum += req->answers[i].ret;
+        const QuorumAnswer *a = &req->answers[i];
+
+        if (quorum_answer_counts(a) && a->ret > 0) {
+            sum += a->ret;
         }
     }
     if (!quorum_count_good(req)) {
@@ -304,8 +514,8 @@ int64_t coroutine_fn quorum_co_get_allocated_file_size(BlockDriverState *bs)
 }
 
 /*
- * Clusters matter to who copies in their size: the largest of any child is one
- * for all of them.
+ * A caller that copies cluster by cluster must not split the cluster of any
+ * child: the largest one is a size that suits all of them.
  */
 int coroutine_fn quorum_co_get_info(BlockDriverState *bs, BlockDriverInfo *bdi)
 {
@@ -315,7 +525,7 @@ int coroutine_fn quorum_co_get_info(BlockDriverState *bs, BlockDriverInfo *bdi)
     for (int i = 0; i < s->num_slots; i++) {
         BlockDriverInfo child_info = { 0 };
 
-        if (quorum_slot_is_in(&s->slots[i]) &&
+        if (quorum_is_member(s, i) &&
             bdrv_co_get_info(s->slots[i].child->bs, &child_info) >= 0) {
             bdi->cluster_size = MAX(bdi->cluster_size,
                                     child_info.cluster_size);
@@ -330,9 +540,10 @@ int coroutine_fn quorum_co_get_info(BlockDriverState *bs, BlockDriverInfo *bdi)
 bool coroutine_fn quorum_co_is_inserted(BlockDriverState *bs)
 {
     /*
-     * A vote on it would be the wrong place to find out that too few children
+     * A vote here would be the wrong place to find out that too few children
      * have a medium: to the core, flushing what is not inserted is a success.
-     * And one child without a medium is no disk without one (promise 7).
+     * And one child without a medium does not make the disk one without a
+     * medium (promise 7).
      */
     return true;
 }
@@ -348,8 +559,29 @@ quorum_ask_block_status(QuorumRequest *req, QuorumAnswer *a)
 }
 
 /*
- * Zero only if enough voters say so and none says otherwise: who takes zeroes
- * for granted does not read, and so would not vote (promise 2).
+ * Cut @req to the bytes in which each child is either stale or not, and leave
+ * out the children that are.
+ */
+static void quorum_request_leave_out_stale(QuorumRequest *req)
+{
+    QuorumSync *sync = req->s->sync;
+
+    if (!quorum_sync_is_degraded(sync)) {
+        return;
+    }
+    quorum_leave_out_excluded(req);
+    req->bytes = quorum_sync_uniform_range(sync, req->offset, req->bytes);
+    for (int i = 0; i < req->n; i++) {
+        if (quorum_answer_counts(&req->answers[i]) &&
+            quorum_sync_staleness(sync, i, req->offset, req->bytes)) {
+            quorum_answer_leave_out(&req->answers[i], QUORUM_PART_STALE);
+        }
+    }
+}
+
+/*
+ * Zero only if enough voters say so and none says otherwise: a caller that takes
+ * zeroes for granted does not read, so that there is no vote (promise 2).
  */
 int coroutine_fn quorum_co_block_status(BlockDriverState *bs, bool want_zero,
                                         int64_t offset, int64_t bytes,
@@ -369,22 +601,14 @@ int coroutine_fn quorum_co_block_status(BlockDriverState *bs, bool want_zero,
     }
 
     req = quorum_request_new(bs, offset, bytes, NULL, 0);
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
-        /* As far as those that are stale now are, and no others. */
-        bytes = quorum_stale_run(s, offset, bytes);
-        for (int i = 0; i < req->n; i++) {
-            if (quorum_is_stale(s, i, offset, bytes)) {
-                req->answers[i].child = NULL;
-            }
-        }
-    }
-    req->bytes = bytes;
+    quorum_request_leave_out_stale(req);
+    bytes = req->bytes;
     quorum_ask_all(req, quorum_ask_block_status);
 
     for (int i = 0; i < req->n; i++) {
         QuorumAnswer *a = &req->answers[i];
 
-        if (!a->child || a->ret < 0) {
+        if (!quorum_answer_counts(a) || a->ret < 0) {
             continue;
         }
         if (a->ret & BDRV_BLOCK_ZERO) {

@@ -1,28 +1,72 @@
 /*
- * Quorum block driver: what the requests share
+ * Quorum block driver: one request to all children
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Copyright (c) 2026 The quorum project authors
+ *
+ * The life of a read (read.c, read-locked.c):
+ *
+ *   quorum_co_preadv()           cuts it into pieces that the pool can serve
+ *   quorum_read_vote()           leaves out stale children; pattern threshold
+ *                                defers some
+ *   quorum_request_alloc()       all buffers at once; may wait for memory
+ *   quorum_ask_all()             all children that are asked, in parallel
+ *   quorum_unanimous()           all answers are alike, and enough: done
+ *   ---------------------------  otherwise, with no buffer held:
+ *   quorum_read_locked()         takes buffers, then the range: no write beside
+ *   quorum_locked_read_vote()    asks again, then votes unit by unit
+ *   quorum_repair_all()          if asked for: winners over all that differ
+ *
+ * The life of a write (write.c; zeroes, discards and resizes are alike):
+ *
+ *   quorum_write_lock()          waits for the range, and a FUA write for
+ *                                flush_lock
+ *   quorum_sync_write_begin()    the range counts as unflushed
+ *   quorum_ask_all()             all children, stale ones, too
+ *   quorum_collect_missed()      which children have not done it
+ *   quorum_sync_write_settle()   may it be acknowledged?  Those that missed it
+ *                                are stale before the range is given back
+ *   quorum_write_unlock()        the next write of the range goes on
+ *   quorum_report_errors()       events and counters; then the guest hears
+ *
+ * The life of a flush (flush.c):
+ *
+ *   flush_lock                   alone: no FUA write and no other flush beside
+ *   quorum_sync_flush_begin()    what is unflushed becomes what is being flushed
+ *   quorum_ask_all()             one that fails: quorum_sync_flush_failed()
+ *   quorum_sync_flush_settle()   is all of it on enough media?  Those that
+ *                                failed are stale there
  */
 
-#ifndef BLOCK_QUORUM_IO_H
-#define BLOCK_QUORUM_IO_H
+#ifndef BLOCK_QUORUM_REQUEST_H
+#define BLOCK_QUORUM_REQUEST_H
 
 #include "quorum-int.h"
+#include "trace.h"
 
-typedef struct QuorumRequest QuorumRequest;
 typedef struct QuorumAnswer QuorumAnswer;
+typedef struct QuorumScrub QuorumScrub;
 
 /* Ask one child, with the graph lock held; returns its number, or -errno. */
 typedef int64_t coroutine_fn QuorumAskFn(QuorumRequest *req, QuorumAnswer *a);
 
+/* What part a child has in a request. */
+typedef enum QuorumPart {
+    QUORUM_PART_ASKED,          /* it is asked, and its answer counts */
+    QUORUM_PART_DEFERRED,       /* it is asked later, if at all */
+    QUORUM_PART_STALE,          /* none: it lacks data there */
+    QUORUM_PART_EXCLUDED,       /* none: it has another length */
+    QUORUM_PART_VACANT,         /* there is no child */
+} QuorumPart;
+
 /* What one child is asked, and what it says. */
 struct QuorumAnswer {
     QuorumRequest *req;
-    BdrvChild *child;           /* NULL: not asked */
+    BdrvChild *child;           /* NULL only if VACANT */
+    QuorumPart part;
     bool done;                  /* has answered in an earlier round */
-    bool spare;                 /* to be asked in a later round, if at all */
+    bool in_flight;             /* is at work.  Atomic */
     bool reported;              /* that it can't read */
     int64_t ret;                /* a number, or -errno */
     uint8_t *buf;               /* one of req->bufs, or NULL */
@@ -33,10 +77,12 @@ struct QuorumAnswer {
 
 /*
  * One question to all children.  It belongs to one coroutine; its children's
- * coroutines run in the same AioContext, so that nothing here needs a lock.
+ * coroutines run in the same AioContext, so that nothing here needs a lock,
+ * except for what query commands look at: in_flight and asked_ns.
  */
 struct QuorumRequest {
     BlockDriverState *bs;
+    BDRVQuorumState *s;
     int64_t offset;
     int64_t bytes;
     QEMUIOVector *qiov;         /* the caller's */
@@ -48,23 +94,28 @@ struct QuorumRequest {
     } resize;
 
     QuorumAskFn *ask;           /* what is being asked */
+    int64_t asked_ns;           /* when, in QEMU_CLOCK_REALTIME */
     int pending;                /* coroutines that have not ended */
     Coroutine *co;              /* sleeps until pending is 0, or NULL */
+    QTAILQ_ENTRY(QuorumRequest) next;   /* in BDRVQuorumState.in_flight */
 
     void **bufs;                /* from the pool, room for n + 1 of them */
     int n_bufs;
     void **others;              /* of bufs, what one answer is compared with */
     QuorumScrub *scrub;         /* on whose behalf it is, or NULL */
     QuorumWrite write;          /* a request that changes the children */
-    bool *failed;               /* by slot, all false: memory for write */
+    bool *missed;               /* [slot], all false: memory for write */
 
     int n;
-    QuorumAnswer answers[];     /* by slot */
+    QuorumAnswer answers[];     /* [slot] */
 };
 
+/* --- creation and memory --- */
+
 /*
- * A request to all children that are in.  Freed by quorum_request_free(), with
- * the buffers.
+ * A request to all children.  The caller says which of them take no part: those
+ * that are excluded at least, except when resizing.  Freed by
+ * quorum_request_free(), with the buffers.
  */
 QuorumRequest *GRAPH_RDLOCK
 quorum_request_new(BlockDriverState *bs, int64_t offset, int64_t bytes,
@@ -72,70 +123,71 @@ quorum_request_new(BlockDriverState *bs, int64_t offset, int64_t bytes,
 void coroutine_fn GRAPH_RDLOCK quorum_request_free(QuorumRequest *req);
 
 /*
- * Leave out those that have gone out since: a resize may have done that while
- * the request waited for its range.  (It may have brought one back as well; as
- * that is stale, it can wait for the next request.)
+ * Get all the memory that @req needs from the pool at once (promise 8), with no
+ * range held: who waits for memory holds nothing that others wait for.
+ *
+ * A request with a vector of the caller's lets the first child read into that
+ * vector; one without gets one buffer more, for the result, as the first one.
+ * Returns false if there is no memory.
  */
-void GRAPH_RDLOCK quorum_request_recheck(QuorumRequest *req);
+bool coroutine_fn GRAPH_RDLOCK quorum_request_alloc(QuorumRequest *req);
 
-/* Choose the children that are out as well. */
-void GRAPH_RDLOCK quorum_request_everybody(QuorumRequest *req);
+/* How many bytes can be read at once: each child and the result get a buffer. */
+int64_t quorum_request_max_bytes(BlockDriverState *bs);
+
+/* --- who takes part --- */
+
+/* The slot of the child that @a is of. */
+static inline int quorum_answer_slot(const QuorumAnswer *a)
+{
+    return a - a->req->answers;
+}
+
+static inline bool quorum_answer_counts(const QuorumAnswer *a)
+{
+    return a->part == QUORUM_PART_ASKED;
+}
+
+/* Whether the child of @a is a member, as far as the request knows. */
+static inline bool quorum_answer_is_member(const QuorumAnswer *a)
+{
+    return a->part != QUORUM_PART_VACANT && a->part != QUORUM_PART_EXCLUDED;
+}
+
+/* The child of @a takes no part any more, for the reason @part. */
+void quorum_answer_leave_out(QuorumAnswer *a, QuorumPart part);
 
 /*
- * Ask, in parallel, all children that have not answered in an earlier round,
- * and wait for all of them: req->answers[].ret is the outcome.
+ * Leave out the children that are excluded.  After a request has waited for its
+ * range, it does so again: a resize may have excluded a child meanwhile.  (A
+ * resize may have included a child as well; as that child is stale, it can wait
+ * for the next request.)
+ */
+void GRAPH_RDLOCK quorum_leave_out_excluded(QuorumRequest *req);
+
+static inline void GRAPH_RDLOCK
+quorum_request_leave_out_excluded(QuorumRequest *req)
+{
+    if (quorum_sync_is_degraded(req->s->sync)) {
+        quorum_leave_out_excluded(req);
+    }
+}
+
+/* Ask the excluded children as well. */
+void GRAPH_RDLOCK quorum_request_ask_excluded(QuorumRequest *req);
+
+/* --- asking --- */
+
+/*
+ * Ask, in parallel, all children that take part and have not answered in an
+ * earlier round, and wait for all of them: req->answers[].ret is the outcome.
  */
 void coroutine_fn GRAPH_RDLOCK
 quorum_ask_all(QuorumRequest *req, QuorumAskFn *ask);
 
-/* How many children have been asked, and how many of them have not failed. */
-int quorum_count_asked(const QuorumRequest *req);
-int quorum_count_good(const QuorumRequest *req);
-
-/* The most common error among the children, or -EIO if none has failed. */
-int quorum_request_errno(const QuorumRequest *req);
-
-/* Note whether repairs of @slot are worth a try: see repair_failed. */
-static inline void quorum_note_repair(QuorumSlot *slot, bool failed)
-{
-    if (qatomic_read(&slot->repair_failed) != failed) {
-        qatomic_set(&slot->repair_failed, failed);
-    }
-}
-
-/*
- * Report the child in slot @i, as quorum_report_bad().  A scrub does that once
- * for each kind of operation.
- */
-void GRAPH_RDLOCK quorum_request_report_bad(const QuorumRequest *req, int i,
-                                            QuorumOpType type,
-                                            const char *error);
-
-/* The child in slot @i has failed with @ret: count and report it. */
-void GRAPH_RDLOCK quorum_child_failed(const QuorumRequest *req, int i,
-                                      QuorumOpType type, int ret);
-
-/* Count and report all children that have failed. */
-void GRAPH_RDLOCK quorum_report_errors(const QuorumRequest *req,
-                                       QuorumOpType type);
-
-/* The request as a whole has failed: report it, and return its error. */
-int GRAPH_RDLOCK quorum_request_fail(const QuorumRequest *req);
-
-/* The same, with an error that the caller knows better. */
-void GRAPH_RDLOCK quorum_report_failure(const QuorumRequest *req);
-
-/* --- reads: read.c, and with the range held read-locked.c --- */
-
-/*
- * Get all the memory that @req needs from the pool at once (promise 8), with no
- * range held: who waits for memory holds nothing that others wait for.
- *
- * A request with a vector of the caller's lets the first child read into that;
- * one without gets one buffer more, for the result, as the first one.  Returns
- * false if there is no memory.
- */
-bool coroutine_fn GRAPH_RDLOCK quorum_request_alloc(QuorumRequest *req);
+/* Ask the child of @a alone, and wait for it. */
+void coroutine_fn GRAPH_RDLOCK
+quorum_ask_one(QuorumAnswer *a, QuorumAskFn *ask);
 
 /*
  * A QuorumAskFn: read the whole request into the answer's buffer.  A child that
@@ -144,27 +196,101 @@ bool coroutine_fn GRAPH_RDLOCK quorum_request_alloc(QuorumRequest *req);
 int64_t coroutine_fn GRAPH_RDLOCK quorum_ask_read(QuorumRequest *req,
                                                   QuorumAnswer *a);
 
+/* Where @a reads into: a child without a buffer, into the caller's vector. */
+static inline QEMUIOVector *quorum_answer_qiov(QuorumAnswer *a)
+{
+    return a->buf ? &a->qiov : a->req->qiov;
+}
+
+/*
+ * How long, in ns, the oldest request that is in flight on the child in slot @i
+ * has been so; -1 if there is none.  Any thread, with the graph lock held.
+ */
+int64_t GRAPH_RDLOCK quorum_oldest_request_ns(BDRVQuorumState *s, int i);
+
+/* quorum_range_lock() with a trace if that takes long. */
+void coroutine_fn quorum_range_lock_timed(BlockDriverState *bs,
+                                          RangeLockRequest *range,
+                                          int64_t offset, int64_t bytes);
+
+/*
+ * Wait until no overlapping range is held, and hold the range.  Released with
+ * range_lock_co_unlock().
+ */
+static inline void coroutine_fn quorum_range_lock(BlockDriverState *bs,
+                                                  RangeLockRequest *range,
+                                                  int64_t offset, int64_t bytes)
+{
+    BDRVQuorumState *s = bs->opaque;
+
+    if (unlikely(trace_event_get_state_backends(TRACE_QUORUM_RANGE_WAIT))) {
+        quorum_range_lock_timed(bs, range, offset, bytes);
+    } else {
+        range_lock_co_lock(&s->range_lock, range, offset, bytes);
+    }
+}
+
+/* --- counting and reporting --- */
+
+/* How many children take part, and how many of them have not failed. */
+int quorum_count_asked(const QuorumRequest *req);
+int quorum_count_good(const QuorumRequest *req);
+
+/* The most common error among the children, or -EIO if none has failed. */
+int quorum_request_errno(const QuorumRequest *req);
+
+/*
+ * Send QUORUM_REPORT_BAD for @child: it failed the operation @type with @error
+ * (a text for people), or, if that is NULL, answered with what is not the
+ * winner.  [@offset, @offset + @bytes) is the whole request.  Any thread.
+ */
+void GRAPH_RDLOCK
+quorum_report_bad(QuorumOpType type, int64_t offset, int64_t bytes,
+                  BdrvChild *child, const char *error);
+
+/*
+ * Report the child of @a, as quorum_report_bad().  A scrub does that once for
+ * each kind of operation.
+ */
+void GRAPH_RDLOCK quorum_answer_report_bad(const QuorumAnswer *a,
+                                           QuorumOpType type,
+                                           const char *error);
+
+/* The child of @a has failed with @ret: count and report it. */
+void GRAPH_RDLOCK quorum_answer_failed(const QuorumAnswer *a,
+                                       QuorumOpType type, int ret);
+
+/* Count and report all children that have failed. */
+void GRAPH_RDLOCK quorum_report_errors(const QuorumRequest *req,
+                                       QuorumOpType type);
+
+/* Send QUORUM_FAILURE: the request as a whole has failed. */
+void GRAPH_RDLOCK quorum_report_failure(const QuorumRequest *req);
+
+/* The same, and return the most common error. */
+int GRAPH_RDLOCK quorum_request_fail(const QuorumRequest *req);
+
+/* --- what may be asked of a child --- */
+
 /*
  * Whether the child in slot @i may be written to for a repair.  Not without the
  * permission: the image is inactive, or the child read-only.
  */
 bool GRAPH_RDLOCK quorum_may_repair(BlockDriverState *bs, int i);
 
-/*
- * Read with the range held and vote; @reported[slot] tells which children this
- * request has reported before, or is NULL.  Reports dissenters and failures,
- * repairs if the options ask for it, and fills @qiov with the winners; if it is
- * NULL, the guest has its answer, and a unit without a winner is no failure.
- */
-int coroutine_fn GRAPH_RDLOCK
-quorum_read_locked(BlockDriverState *bs, int64_t offset, int64_t bytes,
-                   QEMUIOVector *qiov, BdrvRequestFlags flags,
-                   const bool *reported);
+/* Remember whether repairs of @slot are worth a try: see repair_failed. */
+static inline void quorum_set_repair_failed(QuorumSlot *slot, bool failed)
+{
+    if (qatomic_read(&slot->repair_failed) != failed) {
+        qatomic_set(&slot->repair_failed, failed);
+    }
+}
 
 /*
  * Whether @child has all bytes before @end.  One that has become shorter than
- * the others (it missed a growing write, or got an overlay that is) would say
- * zeroes that the core makes up, and must not be written behind its end.
+ * the others (it missed a growing write, or got an overlay that is shorter)
+ * would say zeroes that the core makes up, and must not be written behind its
+ * end.
  */
 static inline bool GRAPH_RDLOCK quorum_child_reaches(BdrvChild *child,
                                                      int64_t end)
@@ -172,4 +298,33 @@ static inline bool GRAPH_RDLOCK quorum_child_reaches(BdrvChild *child,
     return end <= child->bs->total_sectors << BDRV_SECTOR_BITS;
 }
 
-#endif /* BLOCK_QUORUM_IO_H */
+/* --- what the children say about themselves --- */
+
+/*
+ * Vote on @lengths[slot], of which negative ones are errors.  Returns the slot of
+ * a child that has the length of the winner, or QUORUM_NO_VERSION; fills in
+ * version[slot], see vote.h.
+ */
+int quorum_winning_length(const BDRVQuorumState *s, const int64_t *lengths,
+                          int *version);
+
+/* Callbacks of BlockDriver. */
+
+/* The length that the children agree on, or -errno if they do not. */
+int64_t coroutine_fn GRAPH_RDLOCK quorum_co_getlength(BlockDriverState *bs);
+
+/* What the children occupy together; those that can't tell don't count. */
+int64_t coroutine_fn GRAPH_RDLOCK
+quorum_co_get_allocated_file_size(BlockDriverState *bs);
+
+int coroutine_fn GRAPH_RDLOCK
+quorum_co_get_info(BlockDriverState *bs, BlockDriverInfo *bdi);
+
+bool coroutine_fn GRAPH_RDLOCK quorum_co_is_inserted(BlockDriverState *bs);
+
+int coroutine_fn GRAPH_RDLOCK
+quorum_co_block_status(BlockDriverState *bs, bool want_zero, int64_t offset,
+                       int64_t bytes, int64_t *pnum, int64_t *map,
+                       BlockDriverState **file);
+
+#endif /* BLOCK_QUORUM_REQUEST_H */

@@ -7,9 +7,9 @@
  *
  * A scrub goes once from the start of the node to its end, chunk by chunk, and
  * each chunk is one locked read (see quorum_co_scrub()).  Between two chunks it
- * holds nothing at all: the guest may be waiting for a range, whoever drains
- * the node waits for us, and the graph may change.  So nothing that was learned
- * of the node in one chunk is believed in the next one.
+ * holds nothing at all: the guest may be waiting for a range, a drained section
+ * waits for the job, and the graph may change.  So nothing that was learned of
+ * the node in one chunk is believed in the next one.
  *
  * Reads of the guest end once a winner is found, so only a scrub finds out what
  * a second failure would cost.
@@ -24,7 +24,8 @@
 #include "qapi/qapi-events-block-core.h"
 #include "qemu/stats64.h"
 #include "qemu/units.h"
-#include "quorum-int.h"
+#include "read-locked.h"
+#include "trace.h"
 
 /*
  * How much is read at once: enough for disks to be busy, little enough for a
@@ -45,7 +46,7 @@ typedef struct QuorumScrubJob {
     int64_t offset;             /* all before it is done */
     int64_t left_stale;         /* of what is stale, what is before it */
 
-    /* Atomic: the job's coroutine writes, and anybody asks. */
+    /* Atomic: the job's coroutine writes, query commands read. */
     Stat64 checked;
     Stat64 mismatched;
     Stat64 missing;
@@ -65,14 +66,18 @@ static void quorum_scrub_count(QuorumScrubJob *sj, const QuorumFigures *figures)
 static int64_t GRAPH_RDLOCK quorum_scrub_remaining(QuorumScrubJob *sj,
                                                    int64_t length)
 {
+    BDRVQuorumState *s = sj->bs->opaque;
     int64_t ahead = MAX(length - sj->offset, 0);
     int64_t stale;
 
     if (sj->sync == QUORUM_SCRUB_SYNC_FULL) {
         return ahead;
     }
-    /* What is stale on several children is done at once, but is it? */
-    stale = quorum_stale_sum(sj->bs->opaque, 0, INT64_MAX) - sj->left_stale;
+    /*
+     * An estimate: a range that is stale on two children is counted twice here,
+     * but one chunk repairs both.
+     */
+    stale = quorum_sync_stale_sum(s->sync, 0, INT64_MAX) - sj->left_stale;
     return MIN(MAX(stale, 0), ahead);
 }
 
@@ -92,12 +97,12 @@ static bool GRAPH_RDLOCK quorum_scrub_next(QuorumScrubJob *sj, int64_t length,
     *bytes = length - sj->offset;
     if (*bytes <= 0 ||
         (sj->sync == QUORUM_SCRUB_SYNC_STALE &&
-         !quorum_next_stale(s, sj->offset, length, start, bytes))) {
+         !quorum_sync_next_stale(s->sync, sj->offset, length, start, bytes))) {
         return false;
     }
-    quorum_stale_widen(s, &granule_start, &granule);
+    quorum_sync_widen(s->sync, &granule_start, &granule);
     chunk = MIN(MAX(QUORUM_SCRUB_CHUNK, pow2ceil(granule)),
-                quorum_read_most(sj->bs));
+                quorum_request_max_bytes(sj->bs));
     *bytes = MIN(*bytes, QEMU_ALIGN_DOWN(*start + chunk, chunk) - *start);
     return true;
 }
@@ -110,7 +115,7 @@ static int coroutine_fn GRAPH_RDLOCK
 quorum_scrub_chunk(QuorumScrubJob *sj, int64_t *bytes)
 {
     BlockDriverState *bs = sj->bs;
-    int64_t length = bs->total_sectors << BDRV_SECTOR_BITS;
+    int64_t length = quorum_length(bs);
     int64_t start;
     int ret;
 
@@ -123,7 +128,13 @@ quorum_scrub_chunk(QuorumScrubJob *sj, int64_t *bytes)
     }
     sj->offset = start;
     ret = quorum_co_scrub(bs, start, *bytes, &sj->scrub);
-    quorum_scrub_count(sj, &sj->scrub.mended);
+    trace_quorum_scrub_chunk(bs->node_name, start, *bytes,
+                             sj->scrub.left.mismatched +
+                             sj->scrub.repaired.mismatched,
+                             sj->scrub.left.missing +
+                             sj->scrub.repaired.missing,
+                             sj->scrub.left.unrepairable, ret);
+    quorum_scrub_count(sj, &sj->scrub.repaired);
     return ret;
 }
 
@@ -134,8 +145,10 @@ quorum_scrub_advance(QuorumScrubJob *sj, int64_t bytes)
     quorum_scrub_count(sj, &sj->scrub.left);
     stat64_add(&sj->checked, bytes);
     if (sj->sync == QUORUM_SCRUB_SYNC_STALE) {
+        BDRVQuorumState *s = sj->bs->opaque;
+
         GRAPH_RDLOCK_GUARD();
-        sj->left_stale += quorum_stale_sum(sj->bs->opaque, sj->offset, bytes);
+        sj->left_stale += quorum_sync_stale_sum(s->sync, sj->offset, bytes);
     }
     sj->offset += bytes;
     job_progress_update(&sj->common.job, bytes);
@@ -333,6 +346,7 @@ static void quorum_scrub_clean(Job *job)
     QuorumScrubCompleted info = { 0 };
 
     quorum_scrub_end(sj->bs);
+    trace_quorum_scrub_end(sj->bs->node_name, job->ret);
 
     quorum_scrub_describe(sj, qapi_QuorumScrubCompleted_base(&info));
     info.id = job->id;
@@ -406,7 +420,7 @@ void qmp_quorum_scrub(const char *job_id, const char *node,
         quorum_scrub_end(bs);
         return;
     }
-    /* Whatever else is done to the node, a scrub bears it. */
+    /* Nothing that is done to the node meanwhile harms a scrub. */
     bdrv_op_unblock_all(bs, sj->common.blocker);
 
     sj->bs = bs;
@@ -418,5 +432,7 @@ void qmp_quorum_scrub(const char *job_id, const char *node,
     stat64_init(&sj->missing, 0);
     stat64_init(&sj->repaired, 0);
     stat64_init(&sj->unrepairable, 0);
+    trace_quorum_scrub_start(bs->node_name, repair,
+                             QuorumScrubSync_str(sj->sync));
     job_start(&sj->common.job);
 }

@@ -1,224 +1,82 @@
 /*
- * Quorum block driver: what becomes of requests that change the children
+ * Quorum block driver: who stores what: the decisions
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Copyright (c) 2026 The quorum project authors
  *
- * When all children have answered a write, a flush or a resize, it is
- * *settled*: may it be acknowledged, and who is stale from now on?
+ * When all children have answered a write, a flush or a resize, the request is
+ * *settled*: may it be acknowledged, and which children are stale from now on?
  *
  * All that makes a child stale, or ends that, happens under one mutex, and so
  * does each decision that counts children that are not stale.  That is what
- * keeps this true at any moment (promise 1): what has been acknowledged is held
- * by at least threshold children that are not stale there, unless children were
- * taken out since, or a flush that failed has taken back what had cured them.
- * Two requests that each lose another child in one granule can't both believe
- * in the other's loser.
+ * keeps this true at any moment (promise 1): what has been acknowledged is
+ * stored by at least threshold children that are not stale there, unless
+ * children were taken out since, or a flush that failed has taken back what they
+ * had recovered.  Of two requests that each miss another child in one granule,
+ * the later one finds the child of the earlier one stale, and does not count it.
  *
- * Staleness ends only where a write or a repair covers a whole granule, with
- * its range held in range_lock: no other write in flight can have made the
- * granule stale for good reason meanwhile.
+ * Staleness ends only where a write or a repair covers a whole granule, with its
+ * range held in BDRVQuorumState.range_lock: no other write in flight can have
+ * made the granule stale for good reason meanwhile.
  */
 
 #include "qemu/osdep.h"
 #include "qemu/bitmap.h"
-#include "qemu/lockable.h"
-#include "debug.h"
 #include "sync-int.h"
+#include "trace.h"
 
-/*
- * How many children that are in have not failed; *@any_failed says whether one
- * has.
- */
-static int GRAPH_RDLOCK quorum_count_done(BDRVQuorumState *s,
-                                          const bool *failed,
-                                          bool *any_failed)
+/* --- counting --- */
+
+/* How many members are not in @missed; *@any_missed: whether one is. */
+static int quorum_sync_count_done(const QuorumSync *sync, const bool *missed,
+                                  bool *any_missed)
 {
     int done = 0;
 
-    *any_failed = false;
-    for (int i = 0; i < s->num_slots; i++) {
-        if (quorum_slot_is_in(&s->slots[i])) {
-            done += !failed[i];
-            *any_failed |= failed[i];
+    *any_missed = false;
+    for (int i = 0; i < sync->num_children; i++) {
+        if (quorum_sync_is_member(sync, i)) {
+            done += !missed[i];
+            *any_missed |= missed[i];
         }
     }
     return done;
 }
 
-/* --- writes --- */
-
-/* Called with lock held. */
-static void quorum_set_unflushed(BDRVQuorumState *s, int64_t offset,
-                                 int64_t bytes)
-{
-    int64_t first = offset >> s->unflushed_shift;
-    int64_t last = (offset + bytes - 1) >> s->unflushed_shift;
-
-    /* Mostly it is one that is set already. */
-    if (bytes && (first != last || !test_bit(first, s->unflushed))) {
-        bitmap_set(s->unflushed, first, last - first + 1);
-    }
-}
-
-/* Forget the oldest FUA write that was acknowledged.  Called with lock held. */
-static void quorum_fua_forget(BDRVQuorumState *s)
-{
-    QuorumFuaDone *done = QSIMPLEQ_FIRST(&s->fua_done);
-
-    QSIMPLEQ_REMOVE_HEAD(&s->fua_done, next);
-    s->num_fua_done--;
-    g_free(done);
-}
-
-/* ... but that it was written.  Called with lock held. */
-static void quorum_fua_to_unflushed(BDRVQuorumState *s)
-{
-    QuorumFuaDone *done = QSIMPLEQ_FIRST(&s->fua_done);
-    int64_t end = MIN(done->offset + done->bytes, s->map_bytes);
-
-    if (done->offset < end) {
-        quorum_set_unflushed(s, done->offset, end - done->offset);
-    }
-    quorum_fua_forget(s);
-}
-
-/* The FUA write @w has ended.  Called with lock held. */
-static void quorum_fua_end(BDRVQuorumState *s, QuorumWrite *w, bool held)
-{
-    QuorumWrite *oldest;
-
-    QTAILQ_REMOVE(&s->fua_writes, w, next);
-    oldest = QTAILQ_FIRST(&s->fua_writes);
-    if (!held) {
-        /* Some may have it, and others may have lost what they had. */
-        quorum_set_unflushed(s, w->offset, w->bytes);
-        while (!QSIMPLEQ_EMPTY(&s->fua_done)) {
-            quorum_fua_to_unflushed(s);
-        }
-    } else if (oldest) {
-        QuorumFuaDone *done = g_new(QuorumFuaDone, 1);
-
-        *done = (QuorumFuaDone) {
-            .offset = w->offset,
-            .bytes = w->bytes,
-            .ended = s->fua_clock++,
-        };
-        QSIMPLEQ_INSERT_TAIL(&s->fua_done, done, next);
-        quorum_reached(QUORUM_BRANCH_FUA_REMEMBERED);
-        if (++s->num_fua_done > quorum_limits.fua_done) {
-            quorum_reached(QUORUM_BRANCH_FUA_LIST_FULL);
-            quorum_fua_to_unflushed(s);
-        }
-    }
-    while (!QSIMPLEQ_EMPTY(&s->fua_done) &&
-           (!oldest || QSIMPLEQ_FIRST(&s->fua_done)->ended < oldest->begun)) {
-        quorum_fua_forget(s);
-    }
-}
-
-void quorum_write_begin(BDRVQuorumState *s, QuorumWrite *w, int64_t offset,
-                        int64_t bytes, bool fua, bool *failed)
-{
-    *w = (QuorumWrite) {
-        .offset = offset,
-        .bytes = bytes,
-        .failed = failed,
-        .fua = fua,
-    };
-
-    QEMU_LOCK_GUARD(&s->lock);
-    if (offset + bytes > s->map_bytes) {
-        quorum_maps_resize_locked(s, offset + bytes);
-    }
-    if (fua) {
-        w->begun = s->fua_clock++;
-        QTAILQ_INSERT_TAIL(&s->fua_writes, w, next);
-    } else {
-        quorum_set_unflushed(s, offset, bytes);
-    }
-    w->epoch = stat64_get(&s->flush_epoch);
-}
-
-/* Called with lock held. */
-static void quorum_write_end_locked(BDRVQuorumState *s, QuorumWrite *w)
-{
-    uint64_t epoch = stat64_get(&s->flush_epoch);
-
-    if (epoch == w->epoch) {
-        return;
-    }
-    quorum_reached(QUORUM_BRANCH_WRITE_BESIDE_FLUSH);
-    if (!w->fua) {
-        /* The flush may well have come too early for it. */
-        quorum_set_unflushed(s, w->offset, w->bytes);
-    }
-    for (int i = 0; i < s->num_slots; i++) {
-        if (s->slots[i].lost_epoch > w->epoch) {
-            w->failed[i] = true;
-        }
-    }
-    w->epoch = epoch;
-}
-
-void quorum_write_end(BDRVQuorumState *s, QuorumWrite *w)
-{
-    QEMU_LOCK_GUARD(&s->lock);
-    quorum_write_end_locked(s, w);
-    if (w->fua) {
-        quorum_fua_end(s, w, false);
-    }
-}
-
 /*
- * The smallest number, anywhere in the range, of children that are not stale
- * and have not failed.  Called with lock held.
+ * The smallest number, anywhere in the range, of members that store it and are
+ * not in @missed.  If @flushed, only what the flush has covered is stored.
  */
-static int GRAPH_RDLOCK
-quorum_count_holders(BDRVQuorumState *s, const bool *failed, int64_t offset,
-                     int64_t bytes)
+static int quorum_sync_count_copies_locked(const QuorumSync *sync,
+                                           const bool *missed, int64_t offset,
+                                           int64_t bytes, bool flushed)
 {
     int64_t end = offset + bytes;
-    int least = INT_MAX;
+    int fewest = INT_MAX;
 
     while (offset < end) {
-        int holders = 0;
+        int copies = 0;
 
-        for (int i = 0; i < s->num_slots; i++) {
-            holders += quorum_slot_is_in(&s->slots[i]) && !failed[i] &&
-                       !quorum_is_stale(s, i, offset, 1);
+        for (int i = 0; i < sync->num_children; i++) {
+            copies += quorum_sync_is_member(sync, i) && !missed[i] &&
+                      !quorum_sync_lacks_locked(sync, i, offset, 1, flushed);
         }
-        least = MIN(least, holders);
-        offset += quorum_stale_run(s, offset, end - offset);
+        fewest = MIN(fewest, copies);
+        offset += quorum_sync_uniform_range_locked(sync, offset, end - offset,
+                                                   flushed);
     }
-    return least;
+    return fewest;
 }
 
 /*
- * Find the next area from *@start on in @map, which is unflushed or flushing.
- * Called with lock held.
+ * Whether at least @threshold members that are not in @missed store the range,
+ * without the granules that are whole in @w, which may be NULL.
  */
-static bool quorum_next_unflushed(BDRVQuorumState *s, const unsigned long *map,
-                                  int64_t *start, int64_t *bytes)
-{
-    int64_t bits = quorum_unflushed_bits(s->map_bytes, s->unflushed_shift);
-    int64_t from = DIV_ROUND_UP(*start, INT64_C(1) << s->unflushed_shift);
-    int64_t first = find_next_bit(map, bits, from);
-    int64_t end = find_next_zero_bit(map, bits, first);
-
-    *start = first << s->unflushed_shift;
-    *bytes = MIN(end << s->unflushed_shift, s->map_bytes) - *start;
-    return first < bits && *bytes > 0;
-}
-
-/*
- * Whether the range is held by enough children that have not failed.  Granules
- * that are whole in @w, if not NULL, are not looked at.  Called with lock held.
- */
-static bool GRAPH_RDLOCK
-quorum_range_is_held(BDRVQuorumState *s, const bool *failed, int64_t offset,
-                     int64_t bytes, const QuorumWrite *w)
+static bool quorum_sync_has_copies_locked(const QuorumSync *sync,
+                                          const bool *missed, int64_t offset,
+                                          int64_t bytes, bool flushed,
+                                          const QuorumWrite *w, int threshold)
 {
     int64_t end = offset + bytes;
     int64_t skip = end, resume = end;
@@ -226,306 +84,500 @@ quorum_range_is_held(BDRVQuorumState *s, const bool *failed, int64_t offset,
     if (w) {
         skip = w->offset;
         resume = w->offset + w->bytes;
-        quorum_whole_granules_locked(s, &skip, &resume);
+        quorum_sync_whole_granules_locked(sync, &skip, &resume);
         skip = MIN(MAX(skip, offset), end);
         resume = MIN(MAX(resume, skip), end);
     }
-    return quorum_count_holders(s, failed, offset, skip - offset) >=
-           s->opts.threshold &&
-           quorum_count_holders(s, failed, resume, end - resume) >=
-           s->opts.threshold;
+    return quorum_sync_count_copies_locked(sync, missed, offset, skip - offset,
+                                           flushed) >= threshold &&
+           quorum_sync_count_copies_locked(sync, missed, resume, end - resume,
+                                           flushed) >= threshold;
 }
 
-/* The same for all that is in @map. */
-static bool GRAPH_RDLOCK quorum_is_held(BDRVQuorumState *s,
-                                        const unsigned long *map,
-                                        const bool *failed,
-                                        const QuorumWrite *w)
+/*
+ * Find the next range from *@start on in @map, which is unflushed or flushing.
+ * False if there is none.
+ */
+static bool quorum_sync_next_unflushed_locked(const QuorumSync *sync,
+                                              const unsigned long *map,
+                                              int64_t *start, int64_t *bytes)
+{
+    int64_t bits = quorum_sync_unflushed_bits(sync->bytes,
+                                              sync->unflushed_shift);
+    int64_t from = DIV_ROUND_UP(*start, INT64_C(1) << sync->unflushed_shift);
+    int64_t first = find_next_bit(map, bits, from);
+    int64_t end = find_next_zero_bit(map, bits, first);
+
+    *start = first << sync->unflushed_shift;
+    *bytes = MIN(end << sync->unflushed_shift, sync->bytes) - *start;
+    return first < bits && *bytes > 0;
+}
+
+/* quorum_sync_has_copies_locked() for all that is in @map. */
+static bool quorum_sync_map_has_copies_locked(const QuorumSync *sync,
+                                              const unsigned long *map,
+                                              const bool *missed, bool flushed,
+                                              const QuorumWrite *w,
+                                              int threshold)
 {
     int64_t start, bytes;
 
-    for (start = 0; quorum_next_unflushed(s, map, &start, &bytes);
+    for (start = 0;
+         quorum_sync_next_unflushed_locked(sync, map, &start, &bytes);
          start += bytes) {
-        if (!quorum_range_is_held(s, failed, start, bytes, w)) {
+        if (!quorum_sync_has_copies_locked(sync, missed, start, bytes, flushed,
+                                           w, threshold)) {
             return false;
         }
     }
     return true;
 }
 
-void quorum_note_loss(BDRVQuorumState *s, int i)
+/* The members in @missed may have lost the range; enough others store it. */
+static void quorum_sync_range_lost_locked(QuorumSync *sync, const bool *missed,
+                                          int64_t offset, int64_t bytes,
+                                          const char *why)
 {
-    /*
-     * What is in flight counts as failed even if the flush, as it turns out,
-     * makes nobody stale because too many have failed it: the guest may hear of
-     * a write after it has heard of that flush, and rely on it (promise 1).
-     */
-    QEMU_LOCK_GUARD(&s->lock);
-    stat64_add(&s->flush_epoch, 1);
-    s->slots[i].lost_epoch = stat64_get(&s->flush_epoch);
-    /* What ended its being stale may be what is lost. */
-    quorum_stale_restore(s, i);
-}
-
-/*
- * Those that failed may have lost the range.  Others hold it.  Called with lock
- * held.
- */
-static void GRAPH_RDLOCK quorum_range_lost(BDRVQuorumState *s,
-                                           const bool *failed, int64_t offset,
-                                           int64_t bytes)
-{
-    for (int i = 0; i < s->num_slots; i++) {
-        if (quorum_slot_is_in(&s->slots[i]) && failed[i]) {
-            quorum_stale_set(s, i, offset, bytes);
+    for (int i = 0; i < sync->num_children; i++) {
+        if (quorum_sync_is_member(sync, i) && missed[i]) {
+            quorum_sync_mark_stale_locked(sync, i, offset, bytes, why);
         }
     }
 }
 
 /* The same for all that is in @map. */
-static void GRAPH_RDLOCK quorum_flush_lost(BDRVQuorumState *s,
-                                           const unsigned long *map,
-                                           const bool *failed)
+static void quorum_sync_map_lost_locked(QuorumSync *sync,
+                                        const unsigned long *map,
+                                        const bool *missed, const char *why)
 {
     int64_t start, bytes;
 
-    for (start = 0; quorum_next_unflushed(s, map, &start, &bytes);
+    for (start = 0;
+         quorum_sync_next_unflushed_locked(sync, map, &start, &bytes);
          start += bytes) {
-        quorum_range_lost(s, failed, start, bytes);
+        quorum_sync_range_lost_locked(sync, missed, start, bytes, why);
+    }
+}
+
+/* --- FUA writes --- */
+
+static void quorum_sync_set_unflushed_locked(QuorumSync *sync, int64_t offset,
+                                             int64_t bytes)
+{
+    int64_t first = offset >> sync->unflushed_shift;
+    int64_t last = (offset + bytes - 1) >> sync->unflushed_shift;
+
+    /* Mostly it is one bit, and set already. */
+    if (bytes && (first != last || !test_bit(first, sync->unflushed))) {
+        bitmap_set(sync->unflushed, first, last - first + 1);
+    }
+}
+
+/* Stop tracking the oldest acknowledged FUA write: it can't be lost any more. */
+static void quorum_sync_forget_fua_locked(QuorumSync *sync)
+{
+    QuorumFuaDone *done = QSIMPLEQ_FIRST(&sync->fua_done);
+
+    QSIMPLEQ_REMOVE_HEAD(&sync->fua_done, next);
+    sync->num_fua_done--;
+    g_free(done);
+}
+
+/*
+ * Stop tracking the oldest acknowledged FUA write by itself, and count its range
+ * as unflushed instead.
+ */
+static void quorum_sync_fua_to_unflushed_locked(QuorumSync *sync)
+{
+    QuorumFuaDone *done = QSIMPLEQ_FIRST(&sync->fua_done);
+    int64_t end = MIN(done->offset + done->bytes, sync->bytes);
+
+    if (done->offset < end) {
+        quorum_sync_set_unflushed_locked(sync, done->offset,
+                                         end - done->offset);
+    }
+    quorum_sync_forget_fua_locked(sync);
+}
+
+/* The FUA write @w is acknowledged: other ones in flight may still lose it. */
+static void quorum_sync_remember_fua_locked(QuorumSync *sync,
+                                            const QuorumWrite *w)
+{
+    QuorumFuaDone *done = g_new(QuorumFuaDone, 1);
+
+    quorum_reached(QUORUM_BRANCH_FUA_REMEMBERED);
+    *done = (QuorumFuaDone) {
+        .offset = w->offset,
+        .bytes = w->bytes,
+        .ended_tick = sync->fua_ticks++,
+    };
+    QSIMPLEQ_INSERT_TAIL(&sync->fua_done, done, next);
+    if (++sync->num_fua_done > quorum_limits.fua_done) {
+        quorum_reached(QUORUM_BRANCH_FUA_LIST_FULL);
+        quorum_sync_fua_to_unflushed_locked(sync);
+    }
+}
+
+/* The FUA write @w has ended, and is @acknowledged or not. */
+static void quorum_sync_end_fua_locked(QuorumSync *sync, QuorumWrite *w,
+                                       bool acknowledged)
+{
+    QuorumWrite *oldest;
+
+    QTAILQ_REMOVE(&sync->fua_writes, w, fua_next);
+    oldest = QTAILQ_FIRST(&sync->fua_writes);
+    if (!acknowledged) {
+        /*
+         * Some children may have @w unflushed, and others may have lost in its
+         * flush what earlier FUA writes had given them.
+         */
+        quorum_sync_set_unflushed_locked(sync, w->offset, w->bytes);
+        while (!QSIMPLEQ_EMPTY(&sync->fua_done)) {
+            quorum_sync_fua_to_unflushed_locked(sync);
+        }
+    } else if (oldest) {
+        quorum_sync_remember_fua_locked(sync, w);
+    }
+    while (!QSIMPLEQ_EMPTY(&sync->fua_done) &&
+           (!oldest || QSIMPLEQ_FIRST(&sync->fua_done)->ended_tick <
+                       oldest->begun_tick)) {
+        quorum_sync_forget_fua_locked(sync);
     }
 }
 
 /*
- * The FUA write @w has failed on children, which may have been its flush.  That
- * @w is held has been found out before; so here, that what may be lost with it
- * is.  Called with lock held.
+ * @w was a FUA write and failed on some children.  The part that failed may have
+ * been the flush, so those children may also have lost everything they had not
+ * flushed yet.  The caller has checked that enough children store @w itself;
+ * check the same for that older data.  If enough do, mark the failed children
+ * stale there and return true.  Otherwise change nothing and return false.
  */
-static bool GRAPH_RDLOCK quorum_fua_failed(BDRVQuorumState *s,
-                                           const QuorumWrite *w)
+static bool quorum_sync_settle_failed_fua_locked(QuorumSync *sync,
+                                                 const QuorumWrite *w,
+                                                 int threshold)
 {
     QuorumFuaDone *done;
+    bool ok = quorum_sync_map_has_copies_locked(sync, sync->unflushed,
+                                                w->missed, false, w, threshold);
 
-    if (!quorum_is_held(s, s->unflushed, w->failed, w)) {
+    QSIMPLEQ_FOREACH(done, &sync->fua_done, next) {
+        ok = ok && quorum_sync_has_copies_locked(sync, w->missed, done->offset,
+                                                 done->bytes, false, w,
+                                                 threshold);
+    }
+    if (!ok) {
         quorum_reached(QUORUM_BRANCH_FUA_REFUSED);
         return false;
     }
-    QSIMPLEQ_FOREACH(done, &s->fua_done, next) {
-        if (!quorum_range_is_held(s, w->failed, done->offset, done->bytes,
-                                  w)) {
-            quorum_reached(QUORUM_BRANCH_FUA_REFUSED);
-            return false;
-        }
-    }
     quorum_reached(QUORUM_BRANCH_FUA_MADE_STALE);
-    quorum_flush_lost(s, s->unflushed, w->failed);
-    QSIMPLEQ_FOREACH(done, &s->fua_done, next) {
-        quorum_range_lost(s, w->failed, done->offset, done->bytes);
+    quorum_sync_map_lost_locked(sync, sync->unflushed, w->missed,
+                                "failed FUA write");
+    QSIMPLEQ_FOREACH(done, &sync->fua_done, next) {
+        quorum_sync_range_lost_locked(sync, w->missed, done->offset,
+                                      done->bytes, "failed FUA write");
     }
     return true;
 }
 
-/* Whether the child in slot @i holds @w now.  Called with lock held. */
-static bool GRAPH_RDLOCK quorum_holds(BDRVQuorumState *s, QuorumWrite *w, int i)
+/* --- writes --- */
+
+void quorum_sync_write_begin(QuorumSync *sync, QuorumWrite *w, int64_t offset,
+                             int64_t bytes, bool fua, bool *missed)
+{
+    *w = (QuorumWrite) {
+        .offset = offset,
+        .bytes = bytes,
+        .missed = missed,
+        .fua = fua,
+    };
+
+    QUORUM_SYNC_GUARD(sync);
+    if (offset + bytes > sync->bytes) {
+        quorum_sync_resize_locked(sync, offset + bytes);
+    }
+    if (fua) {
+        w->begun_tick = sync->fua_ticks++;
+        QTAILQ_INSERT_TAIL(&sync->fua_writes, w, fua_next);
+    } else {
+        quorum_sync_set_unflushed_locked(sync, offset, bytes);
+    }
+    w->flush_generation = stat64_get(&sync->flush_generation);
+    if (unlikely(quorum_debug.on)) {
+        quorum_check_write_begins_locked(sync, w);
+    }
+}
+
+/*
+ * A flush that began, or failed, while @w was in flight may have lost @w, or
+ * come too early for it: take note.
+ */
+static void quorum_sync_catch_up_locked(QuorumSync *sync, QuorumWrite *w)
+{
+    uint64_t generation = stat64_get(&sync->flush_generation);
+
+    if (generation == w->flush_generation) {
+        return;
+    }
+    quorum_reached(QUORUM_BRANCH_WRITE_BESIDE_FLUSH);
+    if (!w->fua) {
+        quorum_sync_set_unflushed_locked(sync, w->offset, w->bytes);
+    }
+    for (int i = 0; i < sync->num_children; i++) {
+        if (sync->children[i].failed_flush_generation > w->flush_generation) {
+            w->missed[i] = true;
+        }
+    }
+    w->flush_generation = generation;
+}
+
+void quorum_sync_write_abandon(QuorumSync *sync, QuorumWrite *w)
+{
+    QUORUM_SYNC_GUARD(sync);
+    quorum_sync_catch_up_locked(sync, w);
+    if (w->fua) {
+        quorum_sync_end_fua_locked(sync, w, false);
+    }
+    if (unlikely(quorum_debug.on)) {
+        quorum_check_write_ends_locked(sync, w);
+    }
+}
+
+/*
+ * Whether the child in slot @i stores all of @w, once the granules that are
+ * whole in @w have ceased to be stale.
+ */
+static bool quorum_sync_stores_write_locked(const QuorumSync *sync,
+                                            const QuorumWrite *w, int i)
 {
     int64_t start = w->offset;
     int64_t end = w->offset + w->bytes;
 
-    if (!quorum_slot_is_in(&s->slots[i]) || w->failed[i]) {
+    if (!quorum_sync_is_member(sync, i) || w->missed[i]) {
         return false;
     }
-    if (!s->slots[i].stale) {
+    if (!sync->children[i].stale) {
         return true;
     }
-    quorum_whole_granules_locked(s, &start, &end);
+    quorum_sync_whole_granules_locked(sync, &start, &end);
     if (start == end) {
-        return !quorum_is_stale(s, i, w->offset, w->bytes);
+        return !quorum_sync_is_stale_locked(sync, i, w->offset, w->bytes);
     }
-    return !quorum_is_stale(s, i, w->offset, start - w->offset) &&
-           !quorum_is_stale(s, i, end, w->offset + w->bytes - end);
+    return !quorum_sync_is_stale_locked(sync, i, w->offset,
+                                        start - w->offset) &&
+           !quorum_sync_is_stale_locked(sync, i, end,
+                                        w->offset + w->bytes - end);
 }
 
-bool quorum_write_settle(BDRVQuorumState *s, QuorumWrite *w)
+/* @w is acknowledged: whoever missed it is stale, whoever stores it is not. */
+static void quorum_sync_acknowledge_locked(QuorumSync *sync,
+                                           const QuorumWrite *w, int threshold)
 {
-    bool any_failed;
-    int took = quorum_count_done(s, w->failed, &any_failed);
-    int holders = 0;
-    bool held;
+    for (int i = 0; i < sync->num_children; i++) {
+        if (!sync->children[i].present) {
+            continue;
+        }
+        if (w->missed[i] || !quorum_sync_is_member(sync, i)) {
+            quorum_reached(QUORUM_BRANCH_WRITE_MADE_STALE);
+            quorum_sync_mark_stale_locked(sync, i, w->offset, w->bytes,
+                                          "missed write");
+        } else {
+            quorum_sync_clear_stale_locked(sync, i, w->offset, w->bytes);
+        }
+    }
+    if (unlikely(quorum_debug.on)) {
+        assert(quorum_sync_count_copies_locked(sync, w->missed, w->offset,
+                                               w->bytes, false) >= threshold);
+    }
+}
+
+bool quorum_sync_write_settle(QuorumSync *sync, QuorumWrite *w, int threshold)
+{
+    bool any_missed;
+    int done = quorum_sync_count_done(sync, w->missed, &any_missed);
+    int copies = 0;
+    bool acknowledged;
 
     /*
-     * The hot path.  Should a flush begin right now, it comes after what the
-     * children have done (see quorum_flush_begin()), and finds the range
-     * unflushed.  Should a child become stale right now, then whoever makes it
-     * so counts on those that are left, and all of them have @w.
+     * The fast path: nothing has failed, and nothing is to be marked.
+     *
+     * The barrier orders the loads of what the children have answered before
+     * the load of flush_generation.  It pairs with smp_mb() in
+     * quorum_sync_flush_begin(), between the store to flush_generation and what
+     * the children are asked.  So if the load here still sees the old value, all
+     * children had done this write before the first one was asked to flush: the
+     * flush covers the write, and finds its range in the map.
+     *
+     * If another request makes a child stale at this very moment, it has
+     * counted the children that are left, and all of them store this write.
      */
     smp_rmb();
-    if (!w->fua && !any_failed && !qatomic_read(&s->stale_slots) &&
-        !quorum_debug.no_fast_path &&
-        stat64_get(&s->flush_epoch) == w->epoch) {
-        return took >= s->opts.threshold;
+    if (!w->fua && !any_missed && !qatomic_read(&sync->num_degraded) &&
+        stat64_get(&sync->flush_generation) == w->flush_generation &&
+        !quorum_debug_skips_fast_path()) {
+        if (unlikely(quorum_debug.on)) {
+            quorum_check_write_ends(sync, w);
+        }
+        return done >= threshold;
     }
 
-    QEMU_LOCK_GUARD(&s->lock);
-    quorum_write_end_locked(s, w);
-    quorum_count_done(s, w->failed, &any_failed);
-    for (int i = 0; i < s->num_slots; i++) {
-        holders += quorum_holds(s, w, i);
+    QUORUM_SYNC_GUARD(sync);
+    quorum_sync_catch_up_locked(sync, w);
+    quorum_sync_count_done(sync, w->missed, &any_missed);
+    for (int i = 0; i < sync->num_children; i++) {
+        copies += quorum_sync_stores_write_locked(sync, w, i);
     }
-    held = holders >= s->opts.threshold &&
-           !(w->fua && any_failed && !quorum_fua_failed(s, w));
+    acknowledged = copies >= threshold &&
+                   !(w->fua && any_missed &&
+                     !quorum_sync_settle_failed_fua_locked(sync, w, threshold));
     if (w->fua) {
-        quorum_fua_end(s, w, held);
+        quorum_sync_end_fua_locked(sync, w, acknowledged);
     }
-    if (!held) {
+    if (unlikely(quorum_debug.on)) {
+        quorum_check_write_ends_locked(sync, w);
+    }
+    if (!acknowledged) {
         quorum_reached(QUORUM_BRANCH_WRITE_REFUSED);
         return false;
     }
-    for (int i = 0; i < s->num_slots; i++) {
-        if (!s->slots[i].child) {
-            continue;
-        }
-        if (w->failed[i] || !quorum_slot_is_in(&s->slots[i])) {
-            quorum_reached(QUORUM_BRANCH_WRITE_MADE_STALE);
-            quorum_stale_set(s, i, w->offset, w->bytes);
-        } else {
-            quorum_stale_clear(s, i, w->offset, w->bytes);
-        }
-    }
+    quorum_sync_acknowledge_locked(sync, w, threshold);
     return true;
 }
 
-bool quorum_repair_settle(BDRVQuorumState *s, QuorumWrite *w, int i,
-                          int64_t offset, int64_t bytes)
+bool quorum_sync_repair_settle(QuorumSync *sync, QuorumWrite *w, int i,
+                               int64_t offset, int64_t bytes)
 {
-    QEMU_LOCK_GUARD(&s->lock);
-    quorum_write_end_locked(s, w);
-    if (!quorum_slot_is_in(&s->slots[i]) || w->failed[i]) {
+    assert(offset >= w->offset && offset + bytes <= w->offset + w->bytes);
+
+    QUORUM_SYNC_GUARD(sync);
+    quorum_sync_catch_up_locked(sync, w);
+    if (!quorum_sync_is_member(sync, i) || w->missed[i]) {
+        quorum_reached(QUORUM_BRANCH_REPAIR_LOST);
         return false;
     }
-    quorum_stale_clear(s, i, offset, bytes);
+    quorum_sync_clear_stale_locked(sync, i, offset, bytes);
     return true;
 }
 
 /* --- flushes --- */
 
-void quorum_flush_begin(BDRVQuorumState *s)
+void quorum_sync_flush_failed(QuorumSync *sync, int i)
 {
-    WITH_QEMU_LOCK_GUARD(&s->lock) {
-        unsigned long *empty = s->flushing;
+    /*
+     * What is in flight counts as failed even if the flush, as it turns out,
+     * makes no child stale because too many have failed it: the guest may hear
+     * of a write after it has heard of that flush, and rely on it (promise 1).
+     */
+    QUORUM_SYNC_GUARD(sync);
+    stat64_add(&sync->flush_generation, 1);
+    sync->children[i].failed_flush_generation =
+        stat64_get(&sync->flush_generation);
+    quorum_sync_take_back_locked(sync, i);
+}
 
-        s->flushing = s->unflushed;
-        s->unflushed = empty;
-        stat64_add(&s->flush_epoch, 1);
-        for (int i = 0; i < s->num_slots; i++) {
-            quorum_cured_age(s, i);
+void quorum_sync_flush_begin(QuorumSync *sync)
+{
+    {
+        QUORUM_SYNC_GUARD(sync);
+        unsigned long *empty = sync->flushing;
+
+        /* See BDRVQuorumState.flush_lock. */
+        assert(QTAILQ_EMPTY(&sync->fua_writes));
+        sync->flushing = sync->unflushed;
+        sync->unflushed = empty;
+        stat64_add(&sync->flush_generation, 1);
+        for (int i = 0; i < sync->num_children; i++) {
+            quorum_sync_age_recovered_locked(sync, i);
         }
     }
     /*
-     * Before the children get to flush, writes must be able to see that: one
-     * that does not, has been done by all children by now.  Pairs with the
-     * smp_rmb() in quorum_write_settle().
+     * Order the store to flush_generation, and the swap of the maps, before the
+     * children are asked to flush.  Pairs with smp_rmb() in
+     * quorum_sync_write_settle(): a write that still loads the old generation
+     * there was completed by all children before this flush was sent to them, so
+     * the flush covers it.
      */
     smp_mb();
 }
 
 /*
- * Whether all that was to be flushed is held by enough children that have done
- * so.  What was cured after the flush began, still counts as stale.  Called
- * with lock held.
+ * Whether the flush may be acknowledged, which enough members have done: they
+ * have flushed all that was to be flushed.  If @any_missed, they must also store
+ * what was written meanwhile, which the members in @missed may have lost, too.
  */
-static bool GRAPH_RDLOCK quorum_is_flushed(BDRVQuorumState *s,
-                                           const bool *failed)
+static bool quorum_sync_flush_may_succeed_locked(const QuorumSync *sync,
+                                                 const bool *missed,
+                                                 bool any_missed, int threshold)
 {
-    g_autofree HBitmap **stale = g_new(HBitmap *, s->num_slots);
-    int stale_slots = s->stale_slots;
-    bool held;
+    return quorum_sync_map_has_copies_locked(sync, sync->flushing, missed, true,
+                                             NULL, threshold) &&
+           (!any_missed ||
+            quorum_sync_map_has_copies_locked(sync, sync->unflushed, missed,
+                                              false, NULL, threshold));
+}
 
-    for (int i = 0; i < s->num_slots; i++) {
-        QuorumSlot *slot = &s->slots[i];
-
-        stale[i] = slot->stale;
-        if (slot->cured[0]) {
+/* Whether counting children would do, because none lacks anything. */
+static bool quorum_sync_all_stored_locked(const QuorumSync *sync)
+{
+    for (int i = 0; i < sync->num_children; i++) {
+        if (sync->children[i].recovered_since_flush) {
             quorum_reached(QUORUM_BRANCH_RECOVERED_TOO_LATE);
-            slot->stale = hbitmap_alloc(s->map_bytes, s->stale_shift);
-            hbitmap_merge(slot->cured[0], stale[i] ?: slot->stale,
-                          slot->stale);
-            qatomic_set(&s->stale_slots, s->num_slots);
+            return false;
         }
     }
-    held = quorum_is_held(s, s->flushing, failed, NULL);
-    for (int i = 0; i < s->num_slots; i++) {
-        if (s->slots[i].stale != stale[i]) {
-            hbitmap_free(s->slots[i].stale);
-            s->slots[i].stale = stale[i];
-        }
-    }
-    qatomic_set(&s->stale_slots, stale_slots);
-    return held;
+    return !sync->num_degraded;
 }
 
-/*
- * The child has flushed all that was cured before the flush began.  Called with
- * lock held.
- */
-static void quorum_note_in_sync(QuorumSlot *slot)
+bool quorum_sync_flush_settle(QuorumSync *sync, const bool *missed,
+                              int threshold)
 {
-    if (slot->rebuilding && !slot->stale && !slot->cured[0]) {
-        quorum_reached(QUORUM_BRANCH_IN_SYNC);
-        qatomic_set(&slot->rebuilding, false);
-    }
-}
-
-bool quorum_flush_settle(BDRVQuorumState *s, const bool *failed)
-{
-    bool any_failed, any_cured = false;
+    bool any_missed;
     int64_t bits;
     bool ok;
 
-    QEMU_LOCK_GUARD(&s->lock);
-
-    for (int i = 0; i < s->num_slots; i++) {
-        any_cured |= s->slots[i].cured[0] != NULL;
-        if (!failed[i]) {
-            g_clear_pointer(&s->slots[i].cured[1], hbitmap_free);
-            quorum_note_in_sync(&s->slots[i]);
+    QUORUM_SYNC_GUARD(sync);
+    for (int i = 0; i < sync->num_children; i++) {
+        if (!missed[i]) {
+            quorum_sync_flushed_locked(sync, i);
         }
     }
-    bits = quorum_unflushed_bits(s->map_bytes, s->unflushed_shift);
+    bits = quorum_sync_unflushed_bits(sync->bytes, sync->unflushed_shift);
 
-    ok = quorum_count_done(s, failed, &any_failed) >= s->opts.threshold;
-    if (ok && (any_failed || any_cured || s->stale_slots)) {
-        ok = quorum_is_flushed(s, failed);
-    }
-    if (ok && any_failed) {
-        /* What was written meanwhile need not be flushed, but is lost, too. */
-        ok = quorum_is_held(s, s->unflushed, failed, NULL);
+    ok = quorum_sync_count_done(sync, missed, &any_missed) >= threshold;
+    if (ok && (any_missed || !quorum_sync_all_stored_locked(sync))) {
+        ok = quorum_sync_flush_may_succeed_locked(sync, missed, any_missed,
+                                                  threshold);
     }
     if (!ok) {
         quorum_reached(QUORUM_BRANCH_FLUSH_REFUSED);
-        bitmap_or(s->unflushed, s->unflushed, s->flushing, bits);
-    } else if (any_failed) {
+        bitmap_or(sync->unflushed, sync->unflushed, sync->flushing, bits);
+    } else if (any_missed) {
         quorum_reached(QUORUM_BRANCH_FLUSH_MADE_STALE);
-        quorum_flush_lost(s, s->flushing, failed);
-        quorum_flush_lost(s, s->unflushed, failed);
+        quorum_sync_map_lost_locked(sync, sync->flushing, missed,
+                                    "failed flush");
+        quorum_sync_map_lost_locked(sync, sync->unflushed, missed,
+                                    "failed flush");
     }
-    bitmap_zero(s->flushing, bits);
+    bitmap_zero(sync->flushing, bits);
     return ok;
 }
 
 /* --- resizes --- */
 
-bool quorum_resize_settle(BDRVQuorumState *s, const bool *failed, int64_t kept)
+bool quorum_sync_resize_settle(QuorumSync *sync, const bool *missed,
+                               int64_t kept, int threshold)
 {
-    bool any_failed;
+    bool any_missed;
 
-    QEMU_LOCK_GUARD(&s->lock);
-    if (quorum_count_done(s, failed, &any_failed) < s->opts.threshold ||
-        quorum_count_holders(s, failed, 0, kept) < s->opts.threshold) {
+    QUORUM_SYNC_GUARD(sync);
+    if (quorum_sync_count_done(sync, missed, &any_missed) < threshold ||
+        quorum_sync_count_copies_locked(sync, missed, 0, kept, false) <
+        threshold) {
         return false;
     }
-    for (int i = 0; i < s->num_slots; i++) {
-        if (quorum_slot_is_in(&s->slots[i]) && failed[i]) {
+    for (int i = 0; i < sync->num_children; i++) {
+        if (quorum_sync_is_member(sync, i) && missed[i]) {
             quorum_reached(QUORUM_BRANCH_RESIZE_EXCLUDED);
-            quorum_put_out_locked(s, i);
+            quorum_sync_exclude_locked(sync, i, false, "missed resize");
         }
     }
     return true;

@@ -1,170 +1,168 @@
 /*
- * Quorum block driver: what is known of the children
+ * Quorum block driver: who stores what: the maps
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Copyright (c) 2026 The quorum project authors
  *
- * Each slot has counters and, from the first failure on, a *stale map*: where
- * the child lacks what has been acknowledged.  The node has an *unflushed map*:
- * where a child may have lost something if a flush fails on it.
+ * Each child has, from its first failure on, a *stale map*: where it lacks what
+ * has been acknowledged.  The node has an *unflushed map*: where a child may
+ * have lost something if a flush fails on it.
  *
- * Whatever makes a child stale, or ends that, does so under the lock of
- * BDRVQuorumState.  Who decides that, and why: settle.c.
+ * This is the mechanism.  What makes a child stale, or ends that, and why, is
+ * decided in settle.c.
  */
 
 #include "qemu/osdep.h"
 #include "qemu/bitmap.h"
-#include "qemu/lockable.h"
-#include "debug.h"
 #include "sync-int.h"
+#include "trace.h"
 
-/* --- slots --- */
+/* The maps start with granules of this size, which double as the disk grows. */
+#define QUORUM_STALE_SHIFT ctz32(QUORUM_UNIT)
 
-/* Slots that are vacant, so that nothing is known of them. */
-static QuorumSlot *quorum_slots_new(int n)
+/* --- creation --- */
+
+QuorumSync *quorum_sync_new(const char *node, int num_children)
 {
-    QuorumSlot *slots = g_new0(QuorumSlot, n);
+    QuorumSync *sync = g_new0(QuorumSync, 1);
 
-    for (int i = 0; i < n; i++) {
-        stat64_init(&slots[i].counters.read_errors, 0);
-        stat64_init(&slots[i].counters.write_errors, 0);
-        stat64_init(&slots[i].counters.flush_errors, 0);
-        stat64_init(&slots[i].counters.mismatches, 0);
-        stat64_init(&slots[i].counters.repaired_bytes, 0);
+    sync->node = node;
+    sync->children = g_new0(QuorumSyncChild, num_children);
+    sync->num_children = num_children;
+    qemu_mutex_init(&sync->lock);
+    stat64_init(&sync->flush_generation, 0);
+    sync->stale_shift = QUORUM_STALE_SHIFT;
+    sync->unflushed_shift = quorum_limits.unflushed_shift;
+    sync->unflushed = bitmap_new(1);
+    sync->flushing = bitmap_new(1);
+    QTAILQ_INIT(&sync->fua_writes);
+    QSIMPLEQ_INIT(&sync->fua_done);
+    QTAILQ_INIT(&sync->checked_writes);
+    return sync;
+}
+
+static void quorum_sync_free_child(QuorumSyncChild *c)
+{
+    g_clear_pointer(&c->stale, hbitmap_free);
+    g_clear_pointer(&c->recovered_since_flush, hbitmap_free);
+    g_clear_pointer(&c->recovered_before_flush, hbitmap_free);
+}
+
+void quorum_sync_free(QuorumSync *sync)
+{
+    if (!sync) {
+        return;
     }
-    return slots;
-}
-
-static void quorum_slot_clear(QuorumSlot *slot)
-{
-    g_clear_pointer(&slot->stale, hbitmap_free);
-    g_clear_pointer(&slot->cured[0], hbitmap_free);
-    g_clear_pointer(&slot->cured[1], hbitmap_free);
-    g_clear_pointer(&slot->error, g_free);
-}
-
-void quorum_slots_init(BDRVQuorumState *s, int slots)
-{
-    s->slots = quorum_slots_new(slots);
-    s->num_slots = slots;
-    qemu_mutex_init(&s->lock);
-    s->stale_shift = ctz32(QUORUM_UNIT);
-    s->unflushed_shift = quorum_limits.unflushed_shift;
-    s->unflushed = bitmap_new(1);
-    s->flushing = bitmap_new(1);
-    stat64_init(&s->flush_epoch, 0);
-    QTAILQ_INIT(&s->fua_writes);
-    QSIMPLEQ_INIT(&s->fua_done);
-}
-
-void quorum_slots_destroy(BDRVQuorumState *s)
-{
-    for (int i = 0; i < s->num_slots; i++) {
-        quorum_slot_clear(&s->slots[i]);
+    assert(QTAILQ_EMPTY(&sync->fua_writes));
+    assert(QSIMPLEQ_EMPTY(&sync->fua_done));
+    assert(QTAILQ_EMPTY(&sync->checked_writes));
+    for (int i = 0; i < sync->num_children; i++) {
+        quorum_sync_free_child(&sync->children[i]);
     }
-    g_free(s->slots);
-    assert(QTAILQ_EMPTY(&s->fua_writes) && QSIMPLEQ_EMPTY(&s->fua_done));
-    g_free(s->unflushed);
-    g_free(s->flushing);
-    qemu_mutex_destroy(&s->lock);
+    g_free(sync->children);
+    g_free(sync->unflushed);
+    g_free(sync->flushing);
+    qemu_mutex_destroy(&sync->lock);
+    g_free(sync);
 }
 
-/* Called with lock held. */
-static void quorum_drop_map(BDRVQuorumState *s, int i)
+/* A stale map has come or gone, or a child is excluded or included. */
+static void quorum_sync_count_degraded_locked(QuorumSync *sync)
 {
-    if (s->slots[i].stale) {
-        hbitmap_free(s->slots[i].stale);
-        s->slots[i].stale = NULL;
-        qatomic_set(&s->stale_slots, s->stale_slots - 1);
+    int degraded = 0;
+
+    for (int i = 0; i < sync->num_children; i++) {
+        degraded += sync->children[i].stale || sync->children[i].excluded;
     }
+    qatomic_set(&sync->num_degraded, degraded);
 }
 
-struct QuorumSlotsChange {
-    QuorumSlot *slots;          /* the old ones */
-    int num_slots;
-    int *from;                  /* [slot]: which one it was, or -1 */
+bool quorum_sync_is_degraded(QuorumSync *sync)
+{
+    return qatomic_read(&sync->num_degraded);
+}
+
+/* --- children that come and go --- */
+
+void quorum_sync_set_present(QuorumSync *sync, int i, bool present)
+{
+    QUORUM_SYNC_GUARD(sync);
+    sync->children[i].present = present;
+}
+
+struct QuorumSyncChange {
+    QuorumSyncChild *children;  /* the old ones */
+    int num_children;
+    int *from;                  /* [slot]: which slot it was, or -1 */
 };
 
-/* Called with lock held. */
-static void quorum_slots_install(BDRVQuorumState *s, QuorumSlot *slots, int n)
+static void quorum_sync_install_locked(QuorumSync *sync,
+                                       QuorumSyncChild *children, int n)
 {
-    int stale_slots = 0;
-
-    for (int i = 0; i < n; i++) {
-        stale_slots += slots[i].stale != NULL;
-    }
-    s->slots = slots;
-    s->num_slots = n;
-    qatomic_set(&s->stale_slots, stale_slots);
+    sync->children = children;
+    sync->num_children = n;
+    quorum_sync_count_degraded_locked(sync);
 }
 
-QuorumSlotsChange *quorum_slots_change_begin(BDRVQuorumState *s,
-                                             const int *from, int n)
+QuorumSyncChange *quorum_sync_change_begin(QuorumSync *sync, const int *from,
+                                           int n)
 {
-    QuorumSlotsChange *change = g_new(QuorumSlotsChange, 1);
-    QuorumSlot *slots = quorum_slots_new(n);
+    QuorumSyncChange *change = g_new(QuorumSyncChange, 1);
+    QuorumSyncChild *children = g_new0(QuorumSyncChild, n);
 
-    QEMU_LOCK_GUARD(&s->lock);
-    *change = (QuorumSlotsChange) {
-        .slots = s->slots,
-        .num_slots = s->num_slots,
+    QUORUM_SYNC_GUARD(sync);
+    *change = (QuorumSyncChange) {
+        .children = sync->children,
+        .num_children = sync->num_children,
         .from = g_memdup2(from, n * sizeof(*from)),
     };
     for (int i = 0; i < n; i++) {
         if (from[i] >= 0) {
-            slots[i] = s->slots[from[i]];
+            assert(from[i] < sync->num_children);
+            children[i] = sync->children[from[i]];
         }
     }
-    quorum_slots_install(s, slots, n);
+    quorum_sync_install_locked(sync, children, n);
     return change;
 }
 
-void quorum_slots_change_end(BDRVQuorumState *s, QuorumSlotsChange *change,
-                             bool commit)
+void quorum_sync_change_end(QuorumSync *sync, QuorumSyncChange *change,
+                            bool commit)
 {
-    QuorumSlot *slots = s->slots;
-    int n = s->num_slots;
+    QuorumSyncChild *children = sync->children;
+    int n = sync->num_children;
 
-    QEMU_LOCK_GUARD(&s->lock);
+    QUORUM_SYNC_GUARD(sync);
     for (int i = 0; i < n; i++) {
         if (change->from[i] >= 0) {
-            /* Both arrays know it; it goes with the one that stays. */
-            QuorumSlot *other = commit ? &change->slots[change->from[i]]
-                                       : &slots[i];
+            /* Both arrays have the child's maps; one keeps them. */
+            QuorumSyncChild *loser = commit ? &change->children[change->from[i]]
+                                            : &children[i];
 
-            other->stale = other->cured[0] = other->cured[1] = NULL;
-            other->error = NULL;
+            loser->stale = NULL;
+            loser->recovered_since_flush = NULL;
+            loser->recovered_before_flush = NULL;
         }
     }
     if (!commit) {
-        quorum_slots_install(s, change->slots, change->num_slots);
-        change->slots = slots;
-        change->num_slots = n;
+        quorum_sync_install_locked(sync, change->children,
+                                   change->num_children);
+        change->children = children;
+        change->num_children = n;
     }
-    for (int i = 0; i < change->num_slots; i++) {
-        quorum_slot_clear(&change->slots[i]);
+    for (int i = 0; i < change->num_children; i++) {
+        quorum_sync_free_child(&change->children[i]);
     }
-    g_free(change->slots);
+    g_free(change->children);
     g_free(change->from);
     g_free(change);
 }
 
-/* --- stale maps --- */
+/* --- the length --- */
 
-/* Add what is in *@from, which may be NULL, to *@to, and forget it there. */
-static void quorum_map_move(HBitmap **to, HBitmap **from)
-{
-    if (*from && *to) {
-        hbitmap_merge(*to, *from, *to);
-        g_clear_pointer(from, hbitmap_free);
-    } else if (*from) {
-        *to = g_steal_pointer(from);
-    }
-}
-
-/* The smallest shift, from @shift up, so that @bytes take @most bits or less */
-static int quorum_map_shift(int64_t bytes, int shift, int64_t most)
+/* The smallest shift, from @shift up, so that @bytes take at most @most bits */
+static int quorum_sync_shift(int64_t bytes, int shift, int64_t most)
 {
     while ((bytes >> shift) >= most) {
         shift++;
@@ -172,15 +170,15 @@ static int quorum_map_shift(int64_t bytes, int shift, int64_t most)
     return shift;
 }
 
-/* @map, for a node of @bytes, with another granule.  Called with lock held. */
-static HBitmap *quorum_map_resize(BDRVQuorumState *s, HBitmap *map, int shift,
-                                  int64_t bytes)
+/* @map, for a node of @bytes, with granules of 1 << @shift bytes. */
+static HBitmap *quorum_sync_resize_map_locked(QuorumSync *sync, HBitmap *map,
+                                              int shift, int64_t bytes)
 {
-    int64_t end = MIN(bytes, s->map_bytes);
+    int64_t end = MIN(bytes, sync->bytes);
     int64_t start = 0, count;
     HBitmap *coarse;
 
-    if (!map || shift == s->stale_shift) {
+    if (!map || shift == sync->stale_shift) {
         if (map) {
             hbitmap_truncate(map, bytes);
         }
@@ -196,18 +194,19 @@ static HBitmap *quorum_map_resize(BDRVQuorumState *s, HBitmap *map, int shift,
     return coarse;
 }
 
-int64_t quorum_unflushed_bits(int64_t bytes, int shift)
+int64_t quorum_sync_unflushed_bits(int64_t bytes, int shift)
 {
     return MAX(DIV_ROUND_UP(bytes, INT64_C(1) << shift), 1);
 }
 
-/* Called with lock held. */
-static void quorum_unflushed_resize(BDRVQuorumState *s, unsigned long **map,
-                                    int shift, int64_t bytes)
+static void quorum_sync_resize_unflushed_locked(QuorumSync *sync,
+                                                unsigned long **map, int shift,
+                                                int64_t bytes)
 {
-    int64_t bits = quorum_unflushed_bits(bytes, shift);
-    int64_t old_bits = quorum_unflushed_bits(s->map_bytes, s->unflushed_shift);
-    int by = shift - s->unflushed_shift;
+    int64_t bits = quorum_sync_unflushed_bits(bytes, shift);
+    int64_t old_bits = quorum_sync_unflushed_bits(sync->bytes,
+                                                  sync->unflushed_shift);
+    int by = shift - sync->unflushed_shift;
     unsigned long *old = *map;
 
     if (bits == old_bits && by == 0) {
@@ -222,246 +221,421 @@ static void quorum_unflushed_resize(BDRVQuorumState *s, unsigned long **map,
     g_free(old);
 }
 
-void quorum_maps_resize_locked(BDRVQuorumState *s, int64_t bytes)
+static void quorum_sync_drop_map_locked(QuorumSync *sync, int i,
+                                        const char *why)
 {
-    int stale_shift = quorum_map_shift(bytes, s->stale_shift,
-                                       quorum_limits.stale_bits);
-    int unflushed_shift = quorum_map_shift(bytes, s->unflushed_shift,
-                                           quorum_limits.unflushed_bits);
+    QuorumSyncChild *c = &sync->children[i];
 
-    if (stale_shift != s->stale_shift || unflushed_shift != s->unflushed_shift) {
+    g_clear_pointer(&c->stale, hbitmap_free);
+    quorum_sync_count_degraded_locked(sync);
+    trace_quorum_child_state(sync->node, i,
+                             c->rebuilding ? "not flushed yet" : "ok", why);
+}
+
+/* Nothing that a rebuilding child lacked, or has recovered, is left to lose. */
+static void quorum_sync_end_rebuilding_locked(QuorumSync *sync, int i,
+                                              const char *why)
+{
+    QuorumSyncChild *c = &sync->children[i];
+
+    if (c->rebuilding && !c->stale && !c->recovered_since_flush &&
+        !c->recovered_before_flush) {
+        quorum_reached(QUORUM_BRANCH_IN_SYNC);
+        qatomic_set(&c->rebuilding, false);
+        trace_quorum_child_state(sync->node, i, "ok", why);
+    }
+}
+
+void quorum_sync_resize_locked(QuorumSync *sync, int64_t bytes)
+{
+    int stale_shift = quorum_sync_shift(bytes, sync->stale_shift,
+                                        quorum_limits.stale_bits);
+    int unflushed_shift = quorum_sync_shift(bytes, sync->unflushed_shift,
+                                            quorum_limits.unflushed_bits);
+
+    assert(sync->locked && bytes >= 0);
+    if (stale_shift != sync->stale_shift ||
+        unflushed_shift != sync->unflushed_shift) {
         quorum_reached(QUORUM_BRANCH_MAPS_COARSER);
     }
-    for (int i = 0; i < s->num_slots; i++) {
-        QuorumSlot *slot = &s->slots[i];
+    for (int i = 0; i < sync->num_children; i++) {
+        QuorumSyncChild *c = &sync->children[i];
+        HBitmap **maps[] = {
+            &c->stale, &c->recovered_since_flush, &c->recovered_before_flush,
+        };
 
-        slot->stale = quorum_map_resize(s, slot->stale, stale_shift, bytes);
-        slot->cured[0] = quorum_map_resize(s, slot->cured[0], stale_shift,
-                                           bytes);
-        slot->cured[1] = quorum_map_resize(s, slot->cured[1], stale_shift,
-                                           bytes);
-        if (slot->stale && hbitmap_empty(slot->stale)) {
-            quorum_drop_map(s, i);
+        for (int j = 0; j < ARRAY_SIZE(maps); j++) {
+            *maps[j] = quorum_sync_resize_map_locked(sync, *maps[j],
+                                                     stale_shift, bytes);
         }
     }
-    quorum_unflushed_resize(s, &s->unflushed, unflushed_shift, bytes);
-    quorum_unflushed_resize(s, &s->flushing, unflushed_shift, bytes);
-    s->stale_shift = stale_shift;
-    s->unflushed_shift = unflushed_shift;
-    s->map_bytes = bytes;
+    quorum_sync_resize_unflushed_locked(sync, &sync->unflushed,
+                                        unflushed_shift, bytes);
+    quorum_sync_resize_unflushed_locked(sync, &sync->flushing, unflushed_shift,
+                                        bytes);
+    sync->stale_shift = stale_shift;
+    sync->unflushed_shift = unflushed_shift;
+    sync->bytes = bytes;
+
+    for (int i = 0; i < sync->num_children; i++) {
+        QuorumSyncChild *c = &sync->children[i];
+
+        if (c->excluded && !c->excluded_inactive) {
+            /* What the node has grown by, the child does not have either. */
+            quorum_sync_mark_stale_locked(sync, i, 0, bytes, "excluded");
+        }
+        if (c->stale && hbitmap_empty(c->stale)) {
+            quorum_sync_drop_map_locked(sync, i, "cut off");
+            quorum_sync_end_rebuilding_locked(sync, i, "cut off");
+        }
+    }
 }
 
-void quorum_maps_resize(BDRVQuorumState *s, int64_t bytes)
+void quorum_sync_resize(QuorumSync *sync, int64_t bytes)
 {
-    QEMU_LOCK_GUARD(&s->lock);
-    quorum_maps_resize_locked(s, bytes);
+    QUORUM_SYNC_GUARD(sync);
+    quorum_sync_resize_locked(sync, bytes);
 }
 
-void quorum_stale_set(BDRVQuorumState *s, int i, int64_t offset,
-                      int64_t bytes)
-{
-    QuorumSlot *slot = &s->slots[i];
+/* --- what makes a child stale, and what ends that --- */
 
-    bytes = MIN(bytes, s->map_bytes - offset);
+void quorum_sync_mark_stale_locked(QuorumSync *sync, int i, int64_t offset,
+                                   int64_t bytes, const char *why)
+{
+    QuorumSyncChild *c = &sync->children[i];
+
+    assert(sync->locked && offset >= 0);
+    bytes = MIN(bytes, sync->bytes - offset);
     if (bytes <= 0) {
         return;
     }
-    if (!slot->stale) {
-        slot->stale = hbitmap_alloc(s->map_bytes, s->stale_shift);
-        qatomic_set(&s->stale_slots, s->stale_slots + 1);
+    if (!c->stale) {
+        c->stale = hbitmap_alloc(sync->bytes, sync->stale_shift);
+        quorum_sync_count_degraded_locked(sync);
+        trace_quorum_child_state(sync->node, i, "stale", why);
     }
-    hbitmap_set(slot->stale, offset, bytes);
+    trace_quorum_child_stale(sync->node, i, offset, bytes, why);
+    hbitmap_set(c->stale, offset, bytes);
 }
 
-void quorum_set_stale(BDRVQuorumState *s, int i, int64_t offset, int64_t bytes)
+void quorum_sync_mark_stale(QuorumSync *sync, int i, int64_t offset,
+                            int64_t bytes, const char *why)
 {
-    QEMU_LOCK_GUARD(&s->lock);
-    quorum_stale_set(s, i, offset, bytes);
+    QUORUM_SYNC_GUARD(sync);
+    quorum_sync_mark_stale_locked(sync, i, offset, bytes, why);
 }
 
-void quorum_set_rebuilding(BDRVQuorumState *s, int i)
+void quorum_sync_set_rebuilding(QuorumSync *sync, int i)
 {
-    QEMU_LOCK_GUARD(&s->lock);
-    quorum_stale_set(s, i, 0, INT64_MAX);
+    QuorumSyncChild *c = &sync->children[i];
+
+    QUORUM_SYNC_GUARD(sync);
+    quorum_sync_mark_stale_locked(sync, i, 0, INT64_MAX, "new");
     /* An empty disk has nothing to lack. */
-    qatomic_set(&s->slots[i].rebuilding, s->slots[i].stale != NULL);
+    qatomic_set(&c->rebuilding, c->stale != NULL);
 }
 
-void quorum_put_out_locked(BDRVQuorumState *s, int i)
+bool quorum_sync_is_rebuilding(QuorumSync *sync, int i)
 {
-    qatomic_set(&s->slots[i].out, true);
-    quorum_stale_set(s, i, 0, s->map_bytes);
+    return qatomic_read(&sync->children[i].rebuilding);
 }
 
-void quorum_put_out(BDRVQuorumState *s, int i)
+void quorum_sync_exclude_locked(QuorumSync *sync, int i, bool inactive,
+                                const char *why)
 {
-    QEMU_LOCK_GUARD(&s->lock);
-    quorum_put_out_locked(s, i);
+    QuorumSyncChild *c = &sync->children[i];
+
+    qatomic_set(&c->excluded, true);
+    c->excluded_inactive = inactive;
+    trace_quorum_child_state(sync->node, i, "excluded", why);
+    if (!inactive) {
+        quorum_sync_mark_stale_locked(sync, i, 0, sync->bytes, why);
+    }
+    quorum_sync_count_degraded_locked(sync);
 }
 
-void quorum_whole_granules_locked(BDRVQuorumState *s, int64_t *start,
-                                  int64_t *end)
+void quorum_sync_exclude(QuorumSync *sync, int i, bool inactive,
+                         const char *why)
 {
-    int64_t granule = INT64_C(1) << s->stale_shift;
+    QUORUM_SYNC_GUARD(sync);
+    quorum_sync_exclude_locked(sync, i, inactive, why);
+}
 
+void quorum_sync_include(QuorumSync *sync, int i, bool missed_writes)
+{
+    QuorumSyncChild *c = &sync->children[i];
+
+    QUORUM_SYNC_GUARD(sync);
+    if (missed_writes) {
+        quorum_sync_mark_stale_locked(sync, i, 0, sync->bytes,
+                                      "was excluded");
+    }
+    qatomic_set(&c->excluded, false);
+    c->excluded_inactive = false;
+    quorum_sync_count_degraded_locked(sync);
+    trace_quorum_child_state(sync->node, i, c->stale ? "stale" : "ok",
+                             "included");
+}
+
+bool quorum_sync_is_excluded(QuorumSync *sync, int i)
+{
+    return qatomic_read(&sync->children[i].excluded);
+}
+
+void quorum_sync_whole_granules_locked(const QuorumSync *sync, int64_t *start,
+                                       int64_t *end)
+{
+    int64_t granule = INT64_C(1) << sync->stale_shift;
+
+    assert(sync->locked);
     *start = ROUND_UP(*start, granule);
-    *end = *end >= s->map_bytes ? s->map_bytes : QEMU_ALIGN_DOWN(*end, granule);
+    *end = *end >= sync->bytes ? sync->bytes : QEMU_ALIGN_DOWN(*end, granule);
     *end = MAX(*start, *end);
 }
 
-void quorum_whole_granules(BDRVQuorumState *s, int64_t *start, int64_t *end)
+void quorum_sync_whole_granules(QuorumSync *sync, int64_t *start, int64_t *end)
 {
-    QEMU_LOCK_GUARD(&s->lock);
-    quorum_whole_granules_locked(s, start, end);
+    QUORUM_SYNC_GUARD(sync);
+    quorum_sync_whole_granules_locked(sync, start, end);
 }
 
-/* Called with lock held. */
-static void quorum_note_cured(BDRVQuorumState *s, int i, int64_t start,
-                              int64_t end)
+/* Remember that the child may still lose [@start, @end), where it was stale. */
+static void quorum_sync_remember_recovered_locked(QuorumSync *sync, int i,
+                                                  int64_t start, int64_t end)
 {
-    QuorumSlot *slot = &s->slots[i];
+    QuorumSyncChild *c = &sync->children[i];
     int64_t count;
 
-    while (hbitmap_next_dirty_area(slot->stale, start, end, INT64_MAX, &start,
+    while (hbitmap_next_dirty_area(c->stale, start, end, INT64_MAX, &start,
                                    &count)) {
-        if (!slot->cured[0]) {
-            slot->cured[0] = hbitmap_alloc(s->map_bytes, s->stale_shift);
+        if (!c->recovered_since_flush) {
+            c->recovered_since_flush = hbitmap_alloc(sync->bytes,
+                                                     sync->stale_shift);
         }
-        hbitmap_set(slot->cured[0], start, count);
+        hbitmap_set(c->recovered_since_flush, start, count);
         start += count;
     }
 }
 
-void quorum_stale_clear(BDRVQuorumState *s, int i, int64_t offset,
-                        int64_t bytes)
+void quorum_sync_clear_stale_locked(QuorumSync *sync, int i, int64_t offset,
+                                    int64_t bytes)
 {
-    QuorumSlot *slot = &s->slots[i];
+    QuorumSyncChild *c = &sync->children[i];
     int64_t start = offset;
     int64_t end = offset + bytes;
 
-    quorum_whole_granules_locked(s, &start, &end);
-    if (!slot->stale || start == end) {
+    quorum_sync_whole_granules_locked(sync, &start, &end);
+    if (!c->stale || start == end) {
         return;
     }
-    quorum_note_cured(s, i, start, end);
-    hbitmap_reset(slot->stale, start, end - start);
-    if (hbitmap_empty(slot->stale)) {
-        quorum_drop_map(s, i);
+    quorum_sync_remember_recovered_locked(sync, i, start, end);
+    hbitmap_reset(c->stale, start, end - start);
+    if (hbitmap_empty(c->stale)) {
+        quorum_sync_drop_map_locked(sync, i, "all written");
     }
 }
 
-void quorum_stale_restore(BDRVQuorumState *s, int i)
+/* Add what is in *@from, which may be NULL, to *@to, and forget *@from. */
+static void quorum_sync_move_map(HBitmap **to, HBitmap **from)
 {
-    QuorumSlot *slot = &s->slots[i];
-    bool was_stale = slot->stale != NULL;
-
-    if (slot->cured[0] || slot->cured[1]) {
-        quorum_reached(QUORUM_BRANCH_FLUSH_TOOK_BACK);
-    }
-    quorum_map_move(&slot->stale, &slot->cured[0]);
-    quorum_map_move(&slot->stale, &slot->cured[1]);
-    if (slot->stale && !was_stale) {
-        qatomic_set(&s->stale_slots, s->stale_slots + 1);
-    }
-    if (slot->stale && hbitmap_empty(slot->stale)) {
-        quorum_drop_map(s, i);
+    if (*from && *to) {
+        hbitmap_merge(*to, *from, *to);
+        g_clear_pointer(from, hbitmap_free);
+    } else if (*from) {
+        *to = g_steal_pointer(from);
     }
 }
 
-void quorum_cured_age(BDRVQuorumState *s, int i)
+void quorum_sync_take_back_locked(QuorumSync *sync, int i)
 {
-    HBitmap **cured = s->slots[i].cured;
+    QuorumSyncChild *c = &sync->children[i];
+    bool was_stale = c->stale;
 
-    quorum_map_move(&cured[1], &cured[0]);
+    if (!c->recovered_since_flush && !c->recovered_before_flush) {
+        return;
+    }
+    quorum_reached(QUORUM_BRANCH_FLUSH_TOOK_BACK);
+    quorum_sync_move_map(&c->stale, &c->recovered_since_flush);
+    quorum_sync_move_map(&c->stale, &c->recovered_before_flush);
+    if (hbitmap_empty(c->stale)) {
+        /* What the child had recovered has been cut off since. */
+        quorum_sync_drop_map_locked(sync, i, "cut off");
+    } else if (!was_stale) {
+        quorum_sync_count_degraded_locked(sync);
+        trace_quorum_child_state(sync->node, i, "stale", "failed flush");
+    }
 }
 
-bool quorum_is_stale(BDRVQuorumState *s, int i, int64_t offset, int64_t bytes)
+void quorum_sync_age_recovered_locked(QuorumSync *sync, int i)
 {
-    bytes = MIN(bytes, s->map_bytes - offset);
-    return s->slots[i].stale && bytes > 0 &&
-           hbitmap_next_dirty(s->slots[i].stale, offset, bytes) >= 0;
+    QuorumSyncChild *c = &sync->children[i];
+
+    quorum_sync_move_map(&c->recovered_before_flush,
+                         &c->recovered_since_flush);
 }
 
-bool quorum_is_all_stale(BDRVQuorumState *s, int i, int64_t offset,
-                         int64_t bytes)
+void quorum_sync_flushed_locked(QuorumSync *sync, int i)
 {
-    bytes = MIN(bytes, s->map_bytes - offset);
-    return s->slots[i].stale && bytes > 0 &&
-           hbitmap_next_zero(s->slots[i].stale, offset, bytes) < 0;
+    g_clear_pointer(&sync->children[i].recovered_before_flush, hbitmap_free);
+    quorum_sync_end_rebuilding_locked(sync, i, "flushed");
 }
 
-int64_t quorum_stale_run(BDRVQuorumState *s, int64_t offset, int64_t bytes)
-{
-    int64_t inside = MIN(bytes, s->map_bytes - offset);
+/* --- asking the maps --- */
 
-    if (!s->stale_slots || inside <= 0) {
+bool quorum_sync_is_stale_locked(const QuorumSync *sync, int i, int64_t offset,
+                                 int64_t bytes)
+{
+    return quorum_sync_lacks_locked(sync, i, offset, bytes, false);
+}
+
+bool quorum_sync_lacks_locked(const QuorumSync *sync, int i, int64_t offset,
+                              int64_t bytes, bool flushed)
+{
+    const QuorumSyncChild *c = &sync->children[i];
+    HBitmap *recovered = flushed ? c->recovered_since_flush : NULL;
+
+    assert(sync->locked);
+    bytes = MIN(bytes, sync->bytes - offset);
+    if (bytes <= 0) {
+        return false;
+    }
+    return (c->stale && hbitmap_next_dirty(c->stale, offset, bytes) >= 0) ||
+           (recovered && hbitmap_next_dirty(recovered, offset, bytes) >= 0);
+}
+
+static QuorumStaleness quorum_sync_staleness_locked(const QuorumSync *sync,
+                                                    int i, int64_t offset,
+                                                    int64_t bytes)
+{
+    bytes = MIN(bytes, sync->bytes - offset);
+    if (!quorum_sync_is_stale_locked(sync, i, offset, bytes)) {
+        return QUORUM_STALE_NOWHERE;
+    }
+    return hbitmap_next_zero(sync->children[i].stale, offset, bytes) < 0 ?
+           QUORUM_STALE_THROUGHOUT : QUORUM_STALE_PARTLY;
+}
+
+QuorumStaleness quorum_sync_staleness(QuorumSync *sync, int i, int64_t offset,
+                                      int64_t bytes)
+{
+    QUORUM_SYNC_GUARD(sync);
+    return quorum_sync_staleness_locked(sync, i, offset, bytes);
+}
+
+QuorumStaleness quorum_sync_stale_units(QuorumSync *sync, int i, int64_t offset,
+                                        int64_t bytes, unsigned long *units,
+                                        long first)
+{
+    QuorumStaleness staleness;
+    int64_t end = offset + bytes;
+
+    QUORUM_SYNC_GUARD(sync);
+    staleness = quorum_sync_staleness_locked(sync, i, offset, bytes);
+    while (staleness != QUORUM_STALE_NOWHERE && offset < end) {
+        int64_t unit_end = MIN(QEMU_ALIGN_DOWN(offset, QUORUM_UNIT) +
+                               QUORUM_UNIT, end);
+
+        if (quorum_sync_is_stale_locked(sync, i, offset, unit_end - offset)) {
+            set_bit(first, units);
+        }
+        first++;
+        offset = unit_end;
+    }
+    return staleness;
+}
+
+/* How far from @offset, up to @bytes, all of @map is alike. */
+static int64_t quorum_sync_map_edge(HBitmap *map, int64_t offset, int64_t bytes)
+{
+    int64_t edge;
+
+    if (!map) {
         return bytes;
     }
-    for (int i = 0; i < s->num_slots; i++) {
-        HBitmap *stale = s->slots[i].stale;
-        int64_t edge;
+    edge = hbitmap_get(map, offset) ? hbitmap_next_zero(map, offset, bytes)
+                                    : hbitmap_next_dirty(map, offset, bytes);
+    return edge < 0 ? bytes : edge - offset;
+}
 
-        if (stale) {
-            edge = hbitmap_get(stale, offset) ?
-                   hbitmap_next_zero(stale, offset, inside) :
-                   hbitmap_next_dirty(stale, offset, inside);
-            if (edge >= 0) {
-                inside = edge - offset;
-            }
+int64_t quorum_sync_uniform_range_locked(const QuorumSync *sync, int64_t offset,
+                                         int64_t bytes, bool flushed)
+{
+    int64_t inside = MIN(bytes, sync->bytes - offset);
+
+    assert(sync->locked);
+    if (inside <= 0) {
+        return bytes;
+    }
+    for (int i = 0; i < sync->num_children; i++) {
+        QuorumSyncChild *c = &sync->children[i];
+
+        inside = quorum_sync_map_edge(c->stale, offset, inside);
+        if (flushed) {
+            inside = quorum_sync_map_edge(c->recovered_since_flush, offset,
+                                          inside);
         }
     }
     return inside;
 }
 
-void quorum_stale_widen(BDRVQuorumState *s, int64_t *offset, int64_t *bytes)
+int64_t quorum_sync_uniform_range(QuorumSync *sync, int64_t offset,
+                                  int64_t bytes)
 {
-    QEMU_LOCK_GUARD(&s->lock);
-    int64_t granule = INT64_C(1) << s->stale_shift;
+    if (!quorum_sync_is_degraded(sync)) {
+        return bytes;
+    }
+    QUORUM_SYNC_GUARD(sync);
+    return quorum_sync_uniform_range_locked(sync, offset, bytes, false);
+}
+
+void quorum_sync_widen(QuorumSync *sync, int64_t *offset, int64_t *bytes)
+{
+    QUORUM_SYNC_GUARD(sync);
+    int64_t granule = INT64_C(1) << sync->stale_shift;
     int64_t end = ROUND_UP(*offset + *bytes, granule);
 
     *offset = QEMU_ALIGN_DOWN(*offset, granule);
-    *bytes = MIN(end, s->map_bytes) - *offset;
+    *bytes = MIN(end, sync->bytes) - *offset;
 }
 
-/* Called with lock held. */
-static int64_t quorum_stale_bytes_locked(BDRVQuorumState *s, int i)
+static int64_t quorum_sync_stale_bytes_locked(const QuorumSync *sync, int i)
 {
-    HBitmap *stale = s->slots[i].stale;
-    int64_t granule = INT64_C(1) << s->stale_shift;
+    HBitmap *stale = sync->children[i].stale;
+    int64_t granule = INT64_C(1) << sync->stale_shift;
     int64_t bytes;
 
     if (!stale) {
         return 0;
     }
     bytes = hbitmap_count(stale);
-    if (hbitmap_get(stale, s->map_bytes - 1)) {
-        bytes -= ROUND_UP(s->map_bytes, granule) - s->map_bytes;
+    if (hbitmap_get(stale, sync->bytes - 1)) {
+        bytes -= ROUND_UP(sync->bytes, granule) - sync->bytes;
     }
     return bytes;
 }
 
-int64_t quorum_stale_bytes(BDRVQuorumState *s, int i)
+int64_t quorum_sync_stale_bytes(QuorumSync *sync, int i)
 {
-    QEMU_LOCK_GUARD(&s->lock);
-    return quorum_stale_bytes_locked(s, i);
+    QUORUM_SYNC_GUARD(sync);
+    return quorum_sync_stale_bytes_locked(sync, i);
 }
 
-int64_t quorum_stale_sum(BDRVQuorumState *s, int64_t offset, int64_t bytes)
+int64_t quorum_sync_stale_sum(QuorumSync *sync, int64_t offset, int64_t bytes)
 {
     int64_t sum = 0;
 
-    QEMU_LOCK_GUARD(&s->lock);
-    bytes = MIN(bytes, s->map_bytes - offset);
-    for (int i = 0; i < s->num_slots; i++) {
-        HBitmap *stale = s->slots[i].stale;
+    QUORUM_SYNC_GUARD(sync);
+    bytes = MIN(bytes, sync->bytes - offset);
+    for (int i = 0; i < sync->num_children; i++) {
+        HBitmap *stale = sync->children[i].stale;
         int64_t pos = offset;
         int64_t count;
 
-        if (!stale || !quorum_slot_is_in(&s->slots[i])) {
+        if (!stale || !quorum_sync_is_member(sync, i)) {
             continue;
         }
-        if (bytes == s->map_bytes) {
-            sum += quorum_stale_bytes_locked(s, i);
+        if (bytes == sync->bytes) {
+            sum += quorum_sync_stale_bytes_locked(sync, i);
             continue;
         }
         while (hbitmap_next_dirty_area(stale, pos, offset + bytes, INT64_MAX,
@@ -473,42 +647,46 @@ int64_t quorum_stale_sum(BDRVQuorumState *s, int64_t offset, int64_t bytes)
     return sum;
 }
 
-bool quorum_next_stale(BDRVQuorumState *s, int64_t offset, int64_t end,
-                       int64_t *start, int64_t *bytes)
+/* The end of the stale range of some member that begins at @pos or before. */
+static int64_t quorum_sync_stale_end_locked(const QuorumSync *sync, int64_t pos,
+                                            int64_t end)
 {
-    int64_t first = end;
-    int64_t past;
     bool more;
 
-    QEMU_LOCK_GUARD(&s->lock);
-    end = MIN(end, s->map_bytes);
-    for (int i = 0; i < s->num_slots; i++) {
-        HBitmap *stale = s->slots[i].stale;
-        int64_t next = stale && offset < end &&
-                       quorum_slot_is_in(&s->slots[i]) ?
+    do {
+        more = false;
+        for (int i = 0; i < sync->num_children && pos < end; i++) {
+            HBitmap *stale = sync->children[i].stale;
+
+            if (stale && quorum_sync_is_member(sync, i) &&
+                hbitmap_get(stale, pos)) {
+                int64_t edge = hbitmap_next_zero(stale, pos, end - pos);
+
+                pos = edge < 0 ? end : edge;
+                more = true;
+            }
+        }
+    } while (more);
+    return pos;
+}
+
+bool quorum_sync_next_stale(QuorumSync *sync, int64_t offset, int64_t end,
+                            int64_t *start, int64_t *bytes)
+{
+    int64_t first = end;
+
+    QUORUM_SYNC_GUARD(sync);
+    end = MIN(end, sync->bytes);
+    for (int i = 0; i < sync->num_children; i++) {
+        HBitmap *stale = sync->children[i].stale;
+        int64_t next = stale && offset < end && quorum_sync_is_member(sync, i) ?
                        hbitmap_next_dirty(stale, offset, end - offset) : -1;
 
         if (next >= 0) {
             first = MIN(first, next);
         }
     }
-    past = first;
-    do {
-        more = false;
-        for (int i = 0; i < s->num_slots && past < end; i++) {
-            HBitmap *stale = s->slots[i].stale;
-
-            if (stale && quorum_slot_is_in(&s->slots[i]) &&
-                hbitmap_get(stale, past)) {
-                int64_t edge = hbitmap_next_zero(stale, past, end - past);
-
-                past = edge < 0 ? end : edge;
-                more = true;
-            }
-        }
-    } while (more);
-
     *start = first;
-    *bytes = past - first;
-    return past > first;
+    *bytes = quorum_sync_stale_end_locked(sync, first, end) - first;
+    return *bytes > 0;
 }

@@ -1,44 +1,224 @@
 /*
- * Quorum block driver: changing what is known of the children
+ * Quorum block driver: who stores what: the inside of QuorumSync
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Copyright (c) 2026 The quorum project authors
  *
- * This is between stale-map.c and settle.c.  Everything here is called
- * with BDRVQuorumState.lock held; offsets and lengths are in bytes.
+ * stale-map.c is the mechanism: the maps of each child, and what they say.
+ * settle.c decides.  Only these two, and sync-check.c, include this file.
+ *
+ * Functions whose names end in _locked are called with QuorumSync.lock held, and
+ * no others are.
  */
 
-#ifndef BLOCK_QUORUM_SLOT_H
-#define BLOCK_QUORUM_SLOT_H
+#ifndef BLOCK_QUORUM_SYNC_INT_H
+#define BLOCK_QUORUM_SYNC_INT_H
 
-#include "quorum-int.h"
+#include "qemu/hbitmap.h"
+#include "qemu/stats64.h"
+#include "qemu/thread.h"
+#include "debug.h"
+#include "sync.h"
 
-/* As quorum_maps_resize(), quorum_put_out() and quorum_whole_granules(). */
-void quorum_maps_resize_locked(BDRVQuorumState *s, int64_t bytes);
-void quorum_put_out_locked(BDRVQuorumState *s, int i);
-void quorum_whole_granules_locked(BDRVQuorumState *s, int64_t *start,
-                                  int64_t *end);
+/* What is known of one child. */
+typedef struct QuorumSyncChild {
+    /* The slot is not vacant.  Changes with all requests drained. */
+    bool present;
+
+    /*
+     * See sync.h.  Atomic: written under lock, read without; who reads it so
+     * takes note of a change with the next request.
+     */
+    bool excluded;
+    bool rebuilding;
+
+    /* Under lock. */
+
+    /* The child is excluded, but was so while the image was inactive. */
+    bool excluded_inactive;
+
+    /* Where the child lacks what has been acknowledged; NULL if nowhere. */
+    HBitmap *stale;
+
+    /*
+     * Ranges that were stale and have been written since the child's last
+     * successful flush, so that a crash or a failed flush could take the new
+     * data away: written after the latest flush began, which need not have
+     * covered them, and written before it began.  A successful flush clears the
+     * latter; a failed one makes both stale again.  NULL if there are none.
+     */
+    HBitmap *recovered_since_flush;
+    HBitmap *recovered_before_flush;
+
+    /*
+     * QuorumSync.flush_generation when a flush or a FUA write was last seen to
+     * fail on the child: what was in flight then may be lost on it.
+     */
+    uint64_t failed_flush_generation;
+} QuorumSyncChild;
+
+/* A FUA write that was acknowledged while others were in flight. */
+typedef struct QuorumFuaDone {
+    int64_t offset;
+    int64_t bytes;
+    uint64_t ended_tick;        /* QuorumSync.fua_ticks then */
+    QSIMPLEQ_ENTRY(QuorumFuaDone) next;
+} QuorumFuaDone;
+
+struct QuorumSync {
+    /* Set once. */
+    const char *node;
+
+    /* Change with all requests drained. */
+    QuorumSyncChild *children;
+    int num_children;
+
+    /* Atomic: written under lock, read without. */
+
+    /* Children that have a stale map or are excluded. */
+    int num_degraded;
+
+    /*
+     * Grows when a flush begins, and when a flush or a FUA write has failed on a
+     * child: a write that sees it change has been in flight meanwhile.
+     */
+    Stat64 flush_generation;
+
+    /* Under lock. */
+    QemuMutex lock;
+    bool locked;
+
+    /*
+     * The maps cover [0, bytes), the node or more if it has tried to grow; a
+     * granule of a stale map is 1 << stale_shift bytes.
+     */
+    int64_t bytes;
+    int stale_shift;
+
+    /*
+     * What was written and not flushed yet, a bit for 1 << unflushed_shift
+     * bytes: a child whose flush fails may have lost any of it.  A flush moves
+     * it to flushing, where it stays until the flush is settled.
+     */
+    unsigned long *unflushed;
+    unsigned long *flushing;
+    int unflushed_shift;
+
+    /*
+     * A FUA write is flushed when it is acknowledged, but for one thing: another
+     * FUA write that was in flight at the same time, and fails, may have lost
+     * what the first one wrote before that was flushed.  So fua_ticks grows
+     * whenever a FUA write begins or ends.  Those in flight are in fua_writes in
+     * the order of their beginnings.  Those that were acknowledged are in
+     * fua_done in the order of their ends, until all that began before they
+     * ended have ended.
+     */
+    uint64_t fua_ticks;
+    QTAILQ_HEAD(, QuorumWrite) fua_writes;
+    QSIMPLEQ_HEAD(, QuorumFuaDone) fua_done;
+    int num_fua_done;
+
+    /* All writes in flight, while quorum_debug.on is set. */
+    QTAILQ_HEAD(, QuorumWrite) checked_writes;
+};
+
+/* --- the lock --- */
+
+/* Assert that all is as it must be; see sync-check.c. */
+void quorum_check_invariants_locked(const QuorumSync *sync);
+
+static inline QuorumSync *quorum_sync_lock(QuorumSync *sync)
+{
+    qemu_mutex_lock(&sync->lock);
+    sync->locked = true;
+    return sync;
+}
+
+static inline void quorum_sync_unlock(QuorumSync *sync)
+{
+    if (unlikely(quorum_debug.on)) {
+        quorum_check_invariants_locked(sync);
+    }
+    sync->locked = false;
+    qemu_mutex_unlock(&sync->lock);
+}
+
+typedef QuorumSync QuorumSyncLocked;
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(QuorumSyncLocked, quorum_sync_unlock)
+
+/* Hold the lock to the end of the block. */
+#define QUORUM_SYNC_GUARD(sync)                                                \
+    g_autoptr(QuorumSyncLocked) glue(guard_, __COUNTER__) G_GNUC_UNUSED =      \
+        quorum_sync_lock(sync)
+
+/* --- sync-check.c, only used while quorum_debug.on is set --- */
+
+/*
+ * @w begins: assert that no write in flight overlaps it (promise 4), and
+ * remember it until it ends.
+ */
+void quorum_check_write_begins_locked(QuorumSync *sync, QuorumWrite *w);
+void quorum_check_write_ends_locked(QuorumSync *sync, QuorumWrite *w);
+void quorum_check_write_ends(QuorumSync *sync, QuorumWrite *w);
+
+/* --- stale-map.c --- */
+
+/* Whether the child in slot @i is there and not excluded.  Any thread. */
+static inline bool quorum_sync_is_member(const QuorumSync *sync, int i)
+{
+    const QuorumSyncChild *c = &sync->children[i];
+
+    return c->present && !qatomic_read(&c->excluded);
+}
+
+/* As the public functions without _locked. */
+void quorum_sync_resize_locked(QuorumSync *sync, int64_t bytes);
+void quorum_sync_exclude_locked(QuorumSync *sync, int i, bool inactive,
+                                const char *why);
+void quorum_sync_whole_granules_locked(const QuorumSync *sync, int64_t *start,
+                                       int64_t *end);
+void quorum_sync_mark_stale_locked(QuorumSync *sync, int i, int64_t offset,
+                                   int64_t bytes, const char *why);
+
+/*
+ * The child in slot @i stores the range: it is not stale any more in the
+ * granules that are whole in it.
+ */
+void quorum_sync_clear_stale_locked(QuorumSync *sync, int i, int64_t offset,
+                                    int64_t bytes);
+
+/* Whether the child in slot @i is stale in any of the range. */
+bool quorum_sync_is_stale_locked(const QuorumSync *sync, int i, int64_t offset,
+                                 int64_t bytes);
+
+/*
+ * The same, but if @flushed, what the child has recovered since the latest flush
+ * began counts as stale, too, for the flush need not have covered it.
+ */
+bool quorum_sync_lacks_locked(const QuorumSync *sync, int i, int64_t offset,
+                              int64_t bytes, bool flushed);
+
+/* How far each child either lacks the range or does not, in that sense. */
+int64_t quorum_sync_uniform_range_locked(const QuorumSync *sync, int64_t offset,
+                                         int64_t bytes, bool flushed);
+
+/*
+ * A flush has failed on the child in slot @i: it is stale again wherever it
+ * ceased to be since its last successful flush.
+ */
+void quorum_sync_take_back_locked(QuorumSync *sync, int i);
+
+/* A flush begins: what the child has recovered was there before it. */
+void quorum_sync_age_recovered_locked(QuorumSync *sync, int i);
+
+/*
+ * The child in slot @i has flushed what it had recovered before the flush began;
+ * if it lacks nothing any more, it is not rebuilding.
+ */
+void quorum_sync_flushed_locked(QuorumSync *sync, int i);
 
 /* How many bits a map of what is unflushed has, for a node of @bytes. */
-int64_t quorum_unflushed_bits(int64_t bytes, int shift);
+int64_t quorum_sync_unflushed_bits(int64_t bytes, int shift);
 
-/*
- * The child in slot @i is stale from now on in all granules that the range
- * touches, or is not stale any more in those that are whole in it.
- */
-void quorum_stale_set(BDRVQuorumState *s, int i, int64_t offset,
-                      int64_t bytes);
-void quorum_stale_clear(BDRVQuorumState *s, int i, int64_t offset,
-                        int64_t bytes);
-
-/*
- * The child in slot @i is stale again wherever it ceased to be since its last
- * good flush: see QuorumSlot.cured.
- */
-void quorum_stale_restore(BDRVQuorumState *s, int i);
-
-/* A flush begins: what has cured the child in slot @i was there before it. */
-void quorum_cured_age(BDRVQuorumState *s, int i);
-
-#endif /* BLOCK_QUORUM_SLOT_H */
+#endif /* BLOCK_QUORUM_SYNC_INT_H */

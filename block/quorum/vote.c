@@ -11,12 +11,12 @@
 #include "crypto/hash.h"
 #include "vote.h"
 
-#define DIGEST_ALG QCRYPTO_HASH_ALGO_SHA256
-#define DIGEST_LEN QCRYPTO_HASH_DIGEST_LEN_SHA256
+#define QUORUM_DIGEST_ALGO QCRYPTO_HASH_ALGO_SHA256
+#define QUORUM_DIGEST_LEN QCRYPTO_HASH_DIGEST_LEN_SHA256
 
 bool quorum_vote_init(Error **errp)
 {
-    if (!qcrypto_hash_supports(DIGEST_ALG)) {
+    if (!qcrypto_hash_supports(QUORUM_DIGEST_ALGO)) {
         error_setg(errp, "This build has no SHA-256 hash support, "
                    "which the quorum driver needs for voting");
         return false;
@@ -24,7 +24,7 @@ bool quorum_vote_init(Error **errp)
     return true;
 }
 
-static bool all_alike(const uint8_t *const *data, int n, size_t bytes)
+static bool quorum_all_alike(const uint8_t *const *data, int n, size_t bytes)
 {
     const uint8_t *first = NULL;
 
@@ -41,19 +41,19 @@ static bool all_alike(const uint8_t *const *data, int n, size_t bytes)
 void quorum_group_data(const uint8_t *const *data, int n, size_t bytes,
                        int *version)
 {
-    bool alike = all_alike(data, n, bytes);
-    g_autofree uint8_t *digests = alike ? NULL : g_new(uint8_t, n * DIGEST_LEN);
+    bool alike = quorum_all_alike(data, n, bytes);
+    g_autofree uint8_t *digests = alike ? NULL : g_new(uint8_t, n * QUORUM_DIGEST_LEN);
 
     for (int i = 0; i < n; i++) {
-        uint8_t *digest = alike ? NULL : digests + i * DIGEST_LEN;
-        size_t digest_len = DIGEST_LEN;
+        uint8_t *digest = alike ? NULL : digests + i * QUORUM_DIGEST_LEN;
+        size_t digest_len = QUORUM_DIGEST_LEN;
 
         version[i] = QUORUM_NO_VERSION;
         if (!data[i]) {
             continue;
         }
         if (!alike &&
-            qcrypto_hash_bytes(DIGEST_ALG, (const char *)data[i], bytes,
+            qcrypto_hash_bytes(QUORUM_DIGEST_ALGO, (const char *)data[i], bytes,
                                &digest, &digest_len, NULL) < 0) {
             continue;   /* without a digest it can't be compared: no vote */
         }
@@ -62,7 +62,7 @@ void quorum_group_data(const uint8_t *const *data, int n, size_t bytes,
         for (int j = 0; j < i; j++) {
             if (version[j] == j &&
                 (alike ||
-                 !memcmp(digest, digests + j * DIGEST_LEN, DIGEST_LEN))) {
+                 !memcmp(digest, digests + j * QUORUM_DIGEST_LEN, QUORUM_DIGEST_LEN))) {
                 version[i] = j;
                 break;
             }
@@ -83,7 +83,7 @@ void quorum_group_values(const int64_t *values, int n, int *version)
     }
 }
 
-static int count_members(const int *version, int n, int which)
+static int quorum_count_members(const int *version, int n, int which)
 {
     int members = 0;
 
@@ -104,7 +104,7 @@ int quorum_winner(const int *version, int n, int threshold, int *members)
         if (version[i] != i) {
             continue;       /* no answer, or not the first with this one */
         }
-        count = count_members(version, n, i);
+        count = quorum_count_members(version, n, i);
         if (count > most) {
             most = count;
             winner = i;

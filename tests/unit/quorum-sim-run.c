@@ -10,7 +10,9 @@
 #include "qapi/error.h"
 #include "qemu/main-loop.h"
 #include "qobject/qdict.h"
+#include "block/quorum/debug.h"
 #include "block/quorum/quorum-int.h"
+#include "block/quorum/read-locked.h"
 #include "quorum-sim.h"
 
 /* --- the guest --- */
@@ -48,6 +50,7 @@ static int coroutine_fn guest_status(Req *r)
 static int coroutine_fn guest_scrub(Req *r)
 {
     BlockDriverState *bs = blk_bs(sim.blk);
+    BDRVQuorumState *s = bs->opaque;
     QuorumScrub scrub = { .repair = r->type == REQ_SCRUB };
     int64_t size = sim.s->cell_bytes;
     int64_t start = r->cell * size, bytes = r->num * size;
@@ -56,7 +59,8 @@ static int coroutine_fn guest_scrub(Req *r)
     bdrv_inc_in_flight(bs);
     WITH_GRAPH_RDLOCK_GUARD() {
         if (r->stale) {
-            quorum_next_stale(bs->opaque, start, start + bytes, &start, &bytes);
+            quorum_sync_next_stale(s->sync, start, start + bytes, &start,
+                                   &bytes);
             r->mask = bytes ? cells_mask(start / size, bytes / size) : 0;
             trace("  stale cells: %016" PRIx64, r->mask);
         }
@@ -66,7 +70,7 @@ static int coroutine_fn guest_scrub(Req *r)
     }
     bdrv_dec_in_flight(bs);
     r->ret = ret;
-    check_scrub(r, scrub.mended.mismatched + scrub.mended.missing +
+    check_scrub(r, scrub.repaired.mismatched + scrub.repaired.missing +
                 scrub.left.mismatched + scrub.left.missing,
                 scrub.left.unrepairable);
     return ret;
@@ -365,6 +369,7 @@ void run(Schedule *s, bool record, bool with_trace)
 
 void sim_init(void)
 {
+    quorum_debug.on = true;
     bdrv_init();
     qemu_init_main_loop(&error_abort);
     bdrv_register(&sim_driver);

@@ -1,29 +1,30 @@
 /*
- * Unit test of what the quorum driver knows of its children, in several threads
+ * Unit test of what the quorum driver knows of its children (QuorumSync)
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Copyright (c) 2026 The quorum project authors
  *
  * The simulator (test-quorum-sim.c) runs the whole driver, in one thread.  This
- * runs block/quorum/stale-map.c and settle.c alone, in several: writes, FUA
- * writes and repairs beside flushes, on three replicas of which one at a time
- * fails some of what it is asked to do, and loses what it has not flushed when
- * it fails to.  The replicas keep no data, only which write a block has seen
- * last.
+ * runs a QuorumSync alone, in several: writes, FUA writes and repairs beside
+ * flushes, on three replicas of which one at a time fails some of what it is
+ * asked to do, and loses what it has not flushed when it fails to flush.  The
+ * replicas keep no data, only which write a block has seen last.
  *
  * As two replicas are well, all must be acknowledged (promise 7).  And whenever
  * a range is held, all replicas that are not stale in it have what was
  * acknowledged there, and there are two of them at least (promises 1 and 3).
+ * The QuorumSync checks its invariants after each critical section.
  */
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
-#include "block/graph-lock.h"
+#include "block/range-lock.h"
 #include "qemu/lockable.h"
 #include "qemu/main-loop.h"
 #include "qemu/units.h"
-#include "../../block/quorum/quorum-int.h"
+#include "block/quorum/debug.h"
+#include "block/quorum/sync.h"
 #include "thread-stress.h"
 
 enum {
@@ -42,7 +43,9 @@ typedef struct Replica {
     int kept[BLOCKS];       /* ... and flushed */
 } Replica;
 
-static BDRVQuorumState state;
+static QuorumSync *node_sync;
+static RangeLock range_lock;
+static CoRwlock flush_lock;
 static Replica replicas[REPLICAS];
 static int last_write;
 static int acked[BLOCKS];       /* under the block's range */
@@ -90,42 +93,46 @@ static bool replica_flush(int i, bool fail, GRand *rand)
     /* Others may come and go before anybody hears of it. */
     if (fail) {
         g_usleep(g_rand_int_range(rand, 0, 100));
-        quorum_note_loss(&state, i);
+        quorum_sync_flush_failed(node_sync, i);
     }
     return !fail;
 }
 
 /* --- what must be true --- */
 
-/* The range is held. */
+/*
+ * The range is held.  A replica that is not stale and lacks something has lost
+ * it in a flush that failed, and that is not settled yet.  The locks that are
+ * taken here keep replicas from losing more; so a loss is counted in @unsettled
+ * before it is read here, and remains so until the replica is stale.
+ */
 static void check_range(int first, int blocks)
 {
+    int now_victim, now_unsettled;
+
     for (int i = 0; i < REPLICAS; i++) {
         qemu_mutex_lock(&replicas[i].lock);
     }
-    qemu_mutex_lock(&state.lock);
+    now_victim = qatomic_read(&victim);
+    now_unsettled = qatomic_read(&unsettled);
+    smp_rmb();
     for (int b = first; b < first + blocks; b++) {
         int holders = 0;
 
         for (int i = 0; i < REPLICAS; i++) {
-            if (quorum_is_stale(&state, i, (int64_t)b * QUORUM_UNIT,
-                                QUORUM_UNIT)) {
+            if (quorum_sync_staleness(node_sync, i, (int64_t)b * QUORUM_UNIT,
+                                      QUORUM_UNIT)) {
                 continue;
             }
             if (replicas[i].seen[b] == acked[b]) {
                 holders++;
             } else {
-                /*
-                 * It has just failed to flush, and that is not settled yet.
-                 * (To be settled, it needs the lock that we hold.)
-                 */
-                g_assert_cmpint(i, ==, qatomic_read(&victim));
-                g_assert_cmpint(qatomic_read(&unsettled), >, 0);
+                g_assert_cmpint(i, ==, now_victim);
+                g_assert_cmpint(now_unsettled, >, 0);
             }
         }
         g_assert_cmpint(holders, >=, THRESHOLD);
     }
-    qemu_mutex_unlock(&state.lock);
     for (int i = 0; i < REPLICAS; i++) {
         qemu_mutex_unlock(&replicas[i].lock);
     }
@@ -150,29 +157,27 @@ static void check_kept(int first, int blocks, const int *numbers)
 static void coroutine_fn write_range(int first, int blocks, bool fua,
                                      GRand *rand)
 {
-    bool failed[REPLICAS] = {};
+    bool missed[REPLICAS] = {};
     int number = qatomic_inc_fetch(&last_write);
     int losses = 0;
     QuorumWrite w;
     bool ok;
 
     if (fua) {
-        qemu_co_rwlock_rdlock(&state.sync_lock);
+        qemu_co_rwlock_rdlock(&flush_lock);
     }
-    quorum_write_begin(&state, &w, (int64_t)first * QUORUM_UNIT,
-                       (int64_t)blocks * QUORUM_UNIT, fua, failed);
+    quorum_sync_write_begin(node_sync, &w, (int64_t)first * QUORUM_UNIT,
+                            (int64_t)blocks * QUORUM_UNIT, fua, missed);
     for (int i = 0; i < REPLICAS; i++) {
         thread_stress_pause(rand);
-        failed[i] = !replica_write(i, first, blocks, number,
+        missed[i] = !replica_write(i, first, blocks, number,
                                    fails(i, rand, 16), rand);
-        if (fua && !failed[i]) {
-            failed[i] = !replica_flush(i, fails(i, rand, 4), rand);
-            losses += failed[i];
+        if (fua && !missed[i]) {
+            missed[i] = !replica_flush(i, fails(i, rand, 4), rand);
+            losses += missed[i];
         }
     }
-    WITH_GRAPH_RDLOCK_GUARD() {
-        ok = quorum_write_settle(&state, &w);
-    }
+    ok = quorum_sync_write_settle(node_sync, &w, THRESHOLD);
     g_assert_true(ok);
     for (int b = first; b < first + blocks; b++) {
         qatomic_set(&acked[b], number);
@@ -180,90 +185,78 @@ static void coroutine_fn write_range(int first, int blocks, bool fua,
     qatomic_sub(&unsettled, losses);
     if (fua) {
         check_kept(first, blocks, &acked[first]);
-        qemu_co_rwlock_unlock(&state.sync_lock);
+        qemu_co_rwlock_unlock(&flush_lock);
     }
 }
 
 /* Let a replica that is stale in the range catch up. */
 static void coroutine_fn repair_range(int first, int blocks, GRand *rand)
 {
-    bool failed[REPLICAS] = {};
+    bool missed[REPLICAS] = {};
     QuorumWrite w;
 
-    quorum_write_begin(&state, &w, (int64_t)first * QUORUM_UNIT,
-                       (int64_t)blocks * QUORUM_UNIT, false, failed);
+    quorum_sync_write_begin(node_sync, &w, (int64_t)first * QUORUM_UNIT,
+                            (int64_t)blocks * QUORUM_UNIT, false, missed);
     for (int b = first; b < first + blocks; b++) {
         int64_t offset = (int64_t)b * QUORUM_UNIT;
 
         for (int i = 0; i < REPLICAS; i++) {
-            bool stale;
-
-            WITH_QEMU_LOCK_GUARD(&state.lock) {
-                stale = quorum_is_stale(&state, i, offset, QUORUM_UNIT);
-            }
-            if (!stale) {
+            if (!quorum_sync_staleness(node_sync, i, offset, QUORUM_UNIT)) {
                 continue;
             }
             thread_stress_pause(rand);
             if (replica_write(i, b, 1, acked[b], fails(i, rand, 16), rand)) {
-                GRAPH_RDLOCK_GUARD();
-                quorum_repair_settle(&state, &w, i, offset, QUORUM_UNIT);
+                quorum_sync_repair_settle(node_sync, &w, i, offset,
+                                          QUORUM_UNIT);
             }
         }
     }
-    WITH_GRAPH_RDLOCK_GUARD() {
-        quorum_write_end(&state, &w);
-    }
+    quorum_sync_write_abandon(node_sync, &w);
 }
 
 /* There is one flush at a time. */
 static void coroutine_fn flush(GRand *rand)
 {
     g_autofree int *before = g_new(int, BLOCKS);
-    bool failed[REPLICAS];
+    bool missed[REPLICAS];
     int losses = 0;
     bool ok;
 
-    qemu_co_rwlock_wrlock(&state.sync_lock);
+    qemu_co_rwlock_wrlock(&flush_lock);
     for (int b = 0; b < BLOCKS; b++) {
         before[b] = qatomic_read(&acked[b]);
     }
-    quorum_flush_begin(&state);
+    quorum_sync_flush_begin(node_sync);
     for (int i = 0; i < REPLICAS; i++) {
         thread_stress_pause(rand);
-        failed[i] = !replica_flush(i, fails(i, rand, 4), rand);
-        losses += failed[i];
+        missed[i] = !replica_flush(i, fails(i, rand, 4), rand);
+        losses += missed[i];
     }
-    WITH_GRAPH_RDLOCK_GUARD() {
-        ok = quorum_flush_settle(&state, failed);
-    }
+    ok = quorum_sync_flush_settle(node_sync, missed, THRESHOLD);
     qatomic_sub(&unsettled, losses);
     g_assert_true(ok);
 
     check_kept(0, BLOCKS, before);
-    qemu_co_rwlock_unlock(&state.sync_lock);
+    qemu_co_rwlock_unlock(&flush_lock);
 }
 
 /* Let all be well, then choose who is to fail next. */
-static void coroutine_fn heal(GRand *rand)
+static void coroutine_fn repair_all(GRand *rand)
 {
     RangeLockRequest range;
     bool well = false;
 
-    range_lock_co_lock(&state.range_lock, &range, 0, BLOCKS * QUORUM_UNIT);
+    range_lock_co_lock(&range_lock, &range, 0, BLOCKS * QUORUM_UNIT);
     check_range(0, BLOCKS);
     qatomic_set(&victim, -1);
     while (!well) {
         write_range(0, BLOCKS, false, rand);
         flush(rand);
-        well = !qatomic_read(&unsettled);
-        WITH_QEMU_LOCK_GUARD(&state.lock) {
-            well &= !state.stale_slots;
-        }
+        well = !qatomic_read(&unsettled) && !quorum_sync_is_degraded(node_sync);
     }
     check_range(0, BLOCKS);
     qatomic_set(&victim, g_rand_int_range(rand, 0, REPLICAS));
-    range_lock_co_unlock(&state.range_lock, &range);
+    range_lock_co_unlock(&range_lock, &range);
 }
 
 static void coroutine_fn writer(GRand *rand)
@@ -274,7 +267,7 @@ static void coroutine_fn writer(GRand *rand)
     RangeLockRequest range;
 
     thread_stress_pause(rand);
-    range_lock_co_lock(&state.range_lock, &range, first * QUORUM_UNIT,
+    range_lock_co_lock(&range_lock, &range, first * QUORUM_UNIT,
                        blocks * QUORUM_UNIT);
     check_range(first, blocks);
     /* In one quarter, where nothing else is unflushed, all writes are FUA. */
@@ -290,7 +283,7 @@ static void coroutine_fn writer(GRand *rand)
         break;
     }
     check_range(first, blocks);
-    range_lock_co_unlock(&state.range_lock, &range);
+    range_lock_co_unlock(&range_lock, &range);
 }
 
 static void coroutine_fn stress_entry(int id, GRand *rand)
@@ -301,54 +294,52 @@ static void coroutine_fn stress_entry(int id, GRand *rand)
         } else if (g_rand_int_range(rand, 0, 16)) {
             flush(rand);
         } else {
-            heal(rand);
+            repair_all(rand);
         }
     }
 }
 
-/* The maps of a quorum of all replicas. */
-static void start(BDRVQuorumState *s, int64_t bytes)
+/* A node of @bytes with all replicas. */
+static QuorumSync *sync_new(int64_t bytes)
 {
-    static BdrvChild children[REPLICAS];    /* nobody looks into them */
+    QuorumSync *new = quorum_sync_new("test", REPLICAS);
 
-    s->opts.threshold = THRESHOLD;
-    quorum_slots_init(s, REPLICAS);
     for (int i = 0; i < REPLICAS; i++) {
-        s->slots[i].child = &children[i];
+        quorum_sync_set_present(new, i, true);
     }
-    quorum_maps_resize(s, bytes);
+    quorum_sync_resize(new, bytes);
+    return new;
 }
 
 /* A write that no replica fails is acknowledged. */
-static void write_well(BDRVQuorumState *s, int64_t offset, int64_t bytes,
-                       bool fua)
+static void write_well(QuorumSync *s, int64_t offset, int64_t bytes, bool fua)
 {
-    bool failed[REPLICAS] = { false };
+    bool missed[REPLICAS] = { false };
     QuorumWrite w;
     bool ok;
 
-    quorum_write_begin(s, &w, offset, bytes, fua, failed);
-    ok = quorum_write_settle(s, &w);
+    quorum_sync_write_begin(s, &w, offset, bytes, fua, missed);
+    ok = quorum_sync_write_settle(s, &w, THRESHOLD);
     g_assert_true(ok);
 }
 
 /* A flush that replica 0 fails, and only that, is acknowledged. */
-static void flush_without_replica_0(BDRVQuorumState *s)
+static void flush_without_replica_0(QuorumSync *s)
 {
-    bool failed[REPLICAS] = { true };
+    bool missed[REPLICAS] = { true };
     bool ok;
 
-    quorum_flush_begin(s);
-    quorum_note_loss(s, 0);
-    ok = quorum_flush_settle(s, failed);
+    quorum_sync_flush_begin(s);
+    quorum_sync_flush_failed(s, 0);
+    ok = quorum_sync_flush_settle(s, missed, THRESHOLD);
     g_assert_true(ok);
 }
 
 static void test_stress(void)
 {
-    start(&state, BLOCKS * QUORUM_UNIT);
-    range_lock_init(&state.range_lock);
-    qemu_co_rwlock_init(&state.sync_lock);
+    node_sync = sync_new(BLOCKS * QUORUM_UNIT);
+    range_lock_init(&range_lock);
+    qemu_co_rwlock_init(&flush_lock);
     for (int i = 0; i < REPLICAS; i++) {
         qemu_mutex_init(&replicas[i].lock);
     }
@@ -360,8 +351,8 @@ static void test_stress(void)
     for (int i = 0; i < REPLICAS; i++) {
         qemu_mutex_destroy(&replicas[i].lock);
     }
-    range_lock_destroy(&state.range_lock);
-    quorum_slots_destroy(&state);
+    range_lock_destroy(&range_lock);
+    quorum_sync_free(node_sync);
 }
 
 /*
@@ -372,49 +363,70 @@ static void test_grow(void)
 {
     const int64_t small = 64 * GiB, large = 64 * TiB;
     const int64_t place = 48 * GiB + 5 * QUORUM_UNIT;
-    BDRVQuorumState s = { 0 };
+    /* What 32 Mi bits of a stale map, and 8 Mi of the unflushed map, leave. */
+    const int64_t granule = 4 * MiB, unflushed_granule = 16 * MiB;
+    QuorumSync *s = sync_new(small);
 
-    start(&s, small);
-    quorum_set_stale(&s, 1, place, 1);
-    g_assert_cmpint(quorum_stale_bytes(&s, 1), ==, QUORUM_UNIT);
-    write_well(&s, 10 * GiB, MiB, false);
+    quorum_sync_mark_stale(s, 1, place, 1, "test");
+    g_assert_cmpint(quorum_sync_stale_bytes(s, 1), ==, QUORUM_UNIT);
+    write_well(s, 10 * GiB, MiB, false);
 
-    quorum_maps_resize(&s, large);
-    g_assert_cmpint(s.stale_shift, >, ctz32(QUORUM_UNIT));
-    g_assert_cmpint(quorum_stale_bytes(&s, 1), ==, 1LL << s.stale_shift);
-    WITH_QEMU_LOCK_GUARD(&s.lock) {
-        g_assert_true(quorum_is_stale(&s, 1, place, QUORUM_UNIT));
-        g_assert_false(quorum_is_stale(&s, 1, place - (1LL << s.stale_shift),
-                                       1));
-    }
+    quorum_sync_resize(s, large);
+    g_assert_cmpint(quorum_sync_stale_bytes(s, 1), ==, granule);
+    g_assert_cmpint(quorum_sync_staleness(s, 1, place, QUORUM_UNIT), ==,
+                    QUORUM_STALE_THROUGHOUT);
+    g_assert_cmpint(quorum_sync_staleness(s, 1, place - granule, 1), ==,
+                    QUORUM_STALE_NOWHERE);
 
     /* Replica 0 fails a flush: what was written before the node grew is lost */
-    flush_without_replica_0(&s);
-    g_assert_cmpint(quorum_stale_bytes(&s, 0), ==, 1LL << s.unflushed_shift);
-    WITH_QEMU_LOCK_GUARD(&s.lock) {
-        g_assert_true(quorum_is_all_stale(&s, 0, 10 * GiB, MiB));
-    }
+    flush_without_replica_0(s);
+    g_assert_cmpint(quorum_sync_stale_bytes(s, 0), ==, unflushed_granule);
+    g_assert_cmpint(quorum_sync_staleness(s, 0, 10 * GiB, MiB), ==,
+                    QUORUM_STALE_THROUGHOUT);
 
-    quorum_maps_resize(&s, small);
-    g_assert_cmpint(quorum_stale_bytes(&s, 1), ==, 1LL << s.stale_shift);
-    quorum_slots_destroy(&s);
+    quorum_sync_resize(s, small);
+    g_assert_cmpint(quorum_sync_stale_bytes(s, 1), ==, granule);
+    quorum_sync_free(s);
 }
 
-/* What had cured a replica is cut off: then it can't be lost. */
-static void test_cured_is_cut_off(void)
+/* What a replica had recovered is cut off: then it can't be lost. */
+static void test_recovered_is_cut_off(void)
 {
-    BDRVQuorumState s = { 0 };
+    QuorumSync *s = sync_new(2 * MiB);
 
-    start(&s, 2 * MiB);
-    quorum_set_stale(&s, 0, MiB, QUORUM_UNIT);
-    write_well(&s, MiB, QUORUM_UNIT, false);
-    g_assert_cmpint(s.stale_slots, ==, 0);
+    quorum_sync_mark_stale(s, 0, MiB, QUORUM_UNIT, "test");
+    write_well(s, MiB, QUORUM_UNIT, false);
+    g_assert_false(quorum_sync_is_degraded(s));
 
-    quorum_maps_resize(&s, MiB);
-    flush_without_replica_0(&s);
-    g_assert_cmpint(s.stale_slots, ==, 0);
-    g_assert_null(s.slots[0].stale);
-    quorum_slots_destroy(&s);
+    quorum_sync_resize(s, MiB);
+    flush_without_replica_0(s);
+    g_assert_false(quorum_sync_is_degraded(s));
+    quorum_sync_free(s);
+}
+
+/* Rebuilding ends if all that the replica lacks is cut off. */
+static void test_rebuilding_is_cut_off(void)
+{
+    QuorumSync *s = sync_new(MiB);
+
+    quorum_sync_set_rebuilding(s, 2);
+    g_assert_true(quorum_sync_is_rebuilding(s, 2));
+    quorum_sync_resize(s, 0);
+    g_assert_false(quorum_sync_is_rebuilding(s, 2));
+    quorum_sync_free(s);
+}
+
+/* An excluded replica lacks what the node grows by, too. */
+static void test_excluded_while_growing(void)
+{
+    QuorumSync *s = sync_new(MiB);
+
+    quorum_sync_exclude(s, 1, false, "test");
+    quorum_sync_resize(s, 2 * MiB);
+    g_assert_cmpint(quorum_sync_stale_bytes(s, 1), ==, 2 * MiB);
+    quorum_sync_include(s, 1, false);
+    g_assert_cmpint(quorum_sync_stale_bytes(s, 1), ==, 2 * MiB);
+    quorum_sync_free(s);
 }
 
 /*
@@ -423,36 +435,41 @@ static void test_cured_is_cut_off(void)
  */
 static void test_many_fua(void)
 {
-    const int most = 1024;
-    BDRVQuorumState s = { 0 };
+    const int most = quorum_limits.fua_done;
+    QuorumSync *s = sync_new(GiB);
     QuorumWrite slow;
     bool ok;
 
-    start(&s, GiB);
-    quorum_write_begin(&s, &slow, 0, QUORUM_UNIT, true,
-                       (bool[REPLICAS]) { false });
+    /* The range of the slow one is unlike all others. */
+    quorum_sync_write_begin(s, &slow, GiB - QUORUM_UNIT, QUORUM_UNIT, true,
+                            (bool[REPLICAS]) { false });
     for (int n = 0; n < most + 2; n++) {
-        write_well(&s, MIN(n, 100) * MiB, QUORUM_UNIT, true);
-        g_assert_cmpint(s.num_fua_done, <=, most);
+        write_well(s, MIN(n, 100) * MiB, QUORUM_UNIT, true);
     }
-    ok = quorum_write_settle(&s, &slow);
+    ok = quorum_sync_write_settle(s, &slow, THRESHOLD);
     g_assert_true(ok);
-    g_assert_cmpint(s.num_fua_done, ==, 0);
 
-    flush_without_replica_0(&s);
-    g_assert_cmpint(quorum_stale_bytes(&s, 0), ==, 2 * MiB);
-    quorum_slots_destroy(&s);
+    /* The two oldest have become unflushed, in a granule of 1 MiB each. */
+    flush_without_replica_0(s);
+    g_assert_cmpint(quorum_sync_stale_bytes(s, 0), ==, 2 * MiB);
+    quorum_sync_free(s);
 }
 
 int main(int argc, char **argv)
 {
     qemu_init_main_loop(&error_abort);
+    quorum_debug.on = true;
 
     /* The seed is printed, and replayed by --seed=... */
     g_test_init(&argc, &argv, NULL);
-    g_test_add_func("/quorum-slot/grow", test_grow);
-    g_test_add_func("/quorum-slot/cured-is-cut-off", test_cured_is_cut_off);
-    g_test_add_func("/quorum-slot/many-fua", test_many_fua);
-    g_test_add_func("/quorum-slot/stress", test_stress);
+    g_test_add_func("/quorum-sync/growing/granules-double", test_grow);
+    g_test_add_func("/quorum-sync/shrinking/recovered-range-is-forgotten",
+                    test_recovered_is_cut_off);
+    g_test_add_func("/quorum-sync/shrinking/rebuilding-ends",
+                    test_rebuilding_is_cut_off);
+    g_test_add_func("/quorum-sync/growing/excluded-child-is-stale",
+                    test_excluded_while_growing);
+    g_test_add_func("/quorum-sync/fua/oldest-become-unflushed", test_many_fua);
+    g_test_add_func("/quorum-sync/stress", test_stress);
     return g_test_run();
 }

@@ -1,0 +1,203 @@
+/*
+ * Quorum block driver: who stores what: what must be true of it
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Copyright (c) 2026 The quorum project authors
+ *
+ * With quorum_debug.on, each critical section of a QuorumSync ends with a check
+ * of all that docs/devel/quorum.rst says of it, so that a wrong map is noticed
+ * where it becomes wrong, and not only if a later request trips over it.
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/bitmap.h"
+#include "qemu/range.h"
+#include "sync-int.h"
+
+/* A map has the granules of all maps, and no bits behind the end. */
+static void quorum_check_map(const QuorumSync *sync, const HBitmap *map)
+{
+    int64_t granule = INT64_C(1) << sync->stale_shift;
+
+    if (map) {
+        assert(hbitmap_granularity(map) == sync->stale_shift);
+        assert(hbitmap_count(map) <= ROUND_UP(sync->bytes, granule));
+    }
+}
+
+static void quorum_check_child(const QuorumSync *sync, const QuorumSyncChild *c)
+{
+    quorum_check_map(sync, c->stale);
+    quorum_check_map(sync, c->recovered_since_flush);
+    quorum_check_map(sync, c->recovered_before_flush);
+
+    /* A stale map that is empty is none. */
+    assert(!c->stale || !hbitmap_empty(c->stale));
+    if (!c->present) {
+        assert(!c->excluded && !c->rebuilding);
+        assert(!c->stale && !c->recovered_since_flush &&
+               !c->recovered_before_flush);
+    }
+    assert(c->excluded || !c->excluded_inactive);
+    if (c->excluded && !c->excluded_inactive && sync->bytes) {
+        /* An excluded child is stale throughout. */
+        assert(c->stale && hbitmap_next_zero(c->stale, 0, sync->bytes) < 0);
+    }
+    if (c->rebuilding) {
+        assert(c->stale || c->recovered_since_flush ||
+               c->recovered_before_flush);
+    }
+    assert(c->failed_flush_generation <= stat64_get(&sync->flush_generation));
+}
+
+/* The list of FUA writes: see QuorumSync.fua_done. */
+static void quorum_check_fua(const QuorumSync *sync)
+{
+    const QuorumWrite *oldest = QTAILQ_FIRST(&sync->fua_writes);
+    const QuorumWrite *w;
+    const QuorumFuaDone *done;
+    uint64_t last = 0;
+    int count = 0;
+
+    QTAILQ_FOREACH(w, &sync->fua_writes, fua_next) {
+        assert(w == oldest || w->begun_tick > last);
+        assert(w->begun_tick < sync->fua_ticks);
+        last = w->begun_tick;
+    }
+    last = 0;
+    QSIMPLEQ_FOREACH(done, &sync->fua_done, next) {
+        /* Those that no FUA write in flight can have lost are forgotten. */
+        assert(oldest && done->ended_tick > oldest->begun_tick);
+        assert(done->ended_tick > last && done->ended_tick < sync->fua_ticks);
+        last = done->ended_tick;
+        count++;
+    }
+    assert(count == sync->num_fua_done && count <= quorum_limits.fua_done);
+}
+
+void quorum_check_invariants_locked(const QuorumSync *sync)
+{
+    int degraded = 0;
+
+    assert(sync->locked);
+    assert(sync->bytes >= 0);
+    assert(sync->bytes >> sync->stale_shift < quorum_limits.stale_bits);
+    assert(sync->bytes >> sync->unflushed_shift < quorum_limits.unflushed_bits);
+    for (int i = 0; i < sync->num_children; i++) {
+        const QuorumSyncChild *c = &sync->children[i];
+
+        quorum_check_child(sync, c);
+        degraded += c->stale || c->excluded;
+    }
+    assert(sync->num_degraded == degraded);
+    quorum_check_fua(sync);
+}
+
+void quorum_check_write_begins_locked(QuorumSync *sync, QuorumWrite *w)
+{
+    QuorumWrite *other;
+
+    QTAILQ_FOREACH(other, &sync->checked_writes, checked_next) {
+        assert(!w->bytes || !other->bytes ||
+               !ranges_overlap(w->offset, w->bytes,
+                               other->offset, other->bytes));
+    }
+    QTAILQ_INSERT_TAIL(&sync->checked_writes, w, checked_next);
+}
+
+void quorum_check_write_ends_locked(QuorumSync *sync, QuorumWrite *w)
+{
+    QTAILQ_REMOVE(&sync->checked_writes, w, checked_next);
+}
+
+void quorum_check_write_ends(QuorumSync *sync, QuorumWrite *w)
+{
+    QUORUM_SYNC_GUARD(sync);
+    quorum_check_write_ends_locked(sync, w);
+}
+
+/* --- text for people --- */
+
+static void quorum_text_of_map(GString *text, const QuorumSync *sync,
+                               const char *name, HBitmap *map)
+{
+    int64_t start = 0, count;
+    int ranges = 0;
+
+    if (!map) {
+        return;
+    }
+    g_string_append_printf(text, "    %s: %" PRIu64 " bytes", name,
+                           hbitmap_count(map));
+    while (hbitmap_next_dirty_area(map, start, sync->bytes, INT64_MAX, &start,
+                                   &count)) {
+        if (++ranges > 8) {
+            g_string_append(text, " ...");
+            break;
+        }
+        g_string_append_printf(text, " [%" PRId64 ", %" PRId64 ")", start,
+                               start + count);
+        start += count;
+    }
+    g_string_append_c(text, '\n');
+}
+
+static void quorum_text_of_fua(GString *text, const QuorumSync *sync)
+{
+    const QuorumWrite *w;
+    const QuorumFuaDone *done;
+
+    QTAILQ_FOREACH(w, &sync->fua_writes, fua_next) {
+        g_string_append_printf(text, "  FUA write in flight: [%" PRId64
+                               ", %" PRId64 ") since tick %" PRIu64 "\n",
+                               w->offset, w->offset + w->bytes, w->begun_tick);
+    }
+    QSIMPLEQ_FOREACH(done, &sync->fua_done, next) {
+        g_string_append_printf(text, "  FUA write done: [%" PRId64 ", %" PRId64
+                               ") at tick %" PRIu64 "\n", done->offset,
+                               done->offset + done->bytes, done->ended_tick);
+    }
+}
+
+static void quorum_text_of_unflushed(GString *text, const QuorumSync *sync)
+{
+    int64_t bits = quorum_sync_unflushed_bits(sync->bytes,
+                                              sync->unflushed_shift);
+
+    g_string_append_printf(text, "  flush generation %" PRIu64 ", unflushed %ld"
+                           " and flushing %ld of %" PRId64 " granules of %" PRId64
+                           " bytes\n", stat64_get(&sync->flush_generation),
+                           bitmap_count_one(sync->unflushed, bits),
+                           bitmap_count_one(sync->flushing, bits), bits,
+                           INT64_C(1) << sync->unflushed_shift);
+}
+
+char *quorum_sync_text(QuorumSync *sync)
+{
+    GString *text = g_string_new(NULL);
+
+    QUORUM_SYNC_GUARD(sync);
+    g_string_append_printf(text, "quorum %s: %" PRId64 " bytes, granules of %"
+                           PRId64 ", %d children stale or excluded\n",
+                           sync->node, sync->bytes,
+                           INT64_C(1) << sync->stale_shift,
+                           sync->num_degraded);
+    for (int i = 0; i < sync->num_children; i++) {
+        const QuorumSyncChild *c = &sync->children[i];
+
+        g_string_append_printf(text, "  child %d:%s%s%s, flush failed at %"
+                               PRIu64 "\n", i, c->present ? "" : " vacant",
+                               c->excluded ? " excluded" : "",
+                               c->rebuilding ? " rebuilding" : "",
+                               c->failed_flush_generation);
+        quorum_text_of_map(text, sync, "stale", c->stale);
+        quorum_text_of_map(text, sync, "recovered since the flush began",
+                           c->recovered_since_flush);
+        quorum_text_of_map(text, sync, "recovered before the flush",
+                           c->recovered_before_flush);
+    }
+    quorum_text_of_unflushed(text, sync);
+    quorum_text_of_fua(text, sync);
+    return g_string_free(text, false);
+}

@@ -1,0 +1,273 @@
+/*
+ * Quorum block driver: who stores what
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Copyright (c) 2026 The quorum project authors
+ *
+ * A QuorumSync knows of each child of a node where it lacks acknowledged data,
+ * and what it may lose if a flush fails on it.  All decisions that count which
+ * children store what are made here, each in one critical section: whether a
+ * write, a flush or a resize may be acknowledged (promise 1), and which children
+ * are stale afterwards (promise 3).
+ *
+ * A child is *stale* in a range in which it missed an acknowledged write, or may
+ * have lost one in a flush that failed.  A child is *rebuilding* if it joined
+ * with other contents and has not caught up since; see
+ * quorum_sync_set_rebuilding().  A child is *excluded* if its length is not the
+ * one of the node: it neither votes nor counts.  A *member* is a child that is
+ * there and not excluded.
+ *
+ * A QuorumSync does no I/O and knows nothing of the block layer.  Children are
+ * named by their slots, 0 to num_children - 1.  Offsets and lengths are bytes.
+ *
+ * Thread safety: all functions may be called from any thread, and take the lock
+ * of the QuorumSync for themselves; nothing yields under it.  Functions whose
+ * comment says "with all requests drained" may not run beside any other.
+ */
+
+#ifndef BLOCK_QUORUM_SYNC_H
+#define BLOCK_QUORUM_SYNC_H
+
+#include "qemu/queue.h"
+
+/*
+ * What is voted on: a part of a request of at most this many bytes, aligned to
+ * the disk; and the smallest granule of a stale map.  It is small, so that
+ * faults of two children seldom meet in one unit.
+ */
+#define QUORUM_UNIT 4096
+
+typedef struct QuorumSync QuorumSync;
+
+/* In how much of a range a child is stale. */
+typedef enum QuorumStaleness {
+    QUORUM_STALE_NOWHERE,
+    QUORUM_STALE_PARTLY,
+    QUORUM_STALE_THROUGHOUT,
+} QuorumStaleness;
+
+/*
+ * A write, or another request that changes the children like one, from before
+ * it is sent to the first child until it is settled or abandoned.  The memory
+ * belongs to the caller, the contents to the QuorumSync.
+ */
+typedef struct QuorumWrite {
+    int64_t offset;
+    int64_t bytes;
+
+    /*
+     * [slot]: the child has not done the write, was not asked, or may lose what
+     * it was given.  The caller fills it in before settling.
+     */
+    bool *missed;
+
+    bool fua;
+    uint64_t flush_generation;  /* of the QuorumSync at the beginning */
+    uint64_t begun_tick;        /* if @fua: QuorumSync.fua_ticks then */
+    QTAILQ_ENTRY(QuorumWrite) fua_next;
+    QTAILQ_ENTRY(QuorumWrite) checked_next;     /* only for quorum_debug.on */
+} QuorumWrite;
+
+/* --- creation, and children that come and go --- */
+
+/*
+ * A QuorumSync for @num_children slots that are all vacant, and 0 bytes.  @node
+ * names it in traces, and must outlive it.
+ */
+QuorumSync *quorum_sync_new(const char *node, int num_children);
+void quorum_sync_free(QuorumSync *sync);
+
+/* Whether slot @i has a child from now on.  With all requests drained. */
+void quorum_sync_set_present(QuorumSync *sync, int i, bool present);
+
+/*
+ * From now on there are @n slots: slot i is what slot @from[i] was, or if that
+ * is negative, vacant.  The caller ends the change, which is returned, with
+ * quorum_sync_change_end(): for good if @commit, else everything is what it was
+ * before.  All with all requests drained.
+ */
+typedef struct QuorumSyncChange QuorumSyncChange;
+QuorumSyncChange *quorum_sync_change_begin(QuorumSync *sync, const int *from,
+                                           int n);
+void quorum_sync_change_end(QuorumSync *sync, QuorumSyncChange *change,
+                            bool commit);
+
+/* --- what is known of the children --- */
+
+/*
+ * Whether some child is stale or excluded.  False means that no child is; it is
+ * exact where the caller holds off all that could change it, and otherwise a
+ * hint that may be outdated when the caller gets it.  Callers may rely on one
+ * direction only: a child that was stale before the call began, and still is,
+ * is seen.  One atomic load.
+ */
+bool quorum_sync_is_degraded(QuorumSync *sync);
+
+/*
+ * The child in slot @i is stale from now on in the range, which is rounded
+ * outwards to whole granules.  @why is for traces.
+ */
+void quorum_sync_mark_stale(QuorumSync *sync, int i, int64_t offset,
+                            int64_t bytes, const char *why);
+
+/*
+ * The child in slot @i joined with other contents: it is stale from end to end,
+ * and rebuilding until nothing of it is stale any more and all that it has been
+ * given since is flushed.
+ *
+ * What is stale is forgotten when the node is closed.  For a child that was in
+ * sync once that is no danger if the threshold is a majority: any threshold of
+ * answers include one of a child that has acknowledged the newest data.  But a
+ * newcomer has acknowledged nothing of what is older than itself: blank beside
+ * another child that is behind, it would outvote the truth.  So it must not be
+ * opened as a voter again before all that it was lacking is on its medium, where
+ * a crash can't take it back.
+ */
+void quorum_sync_set_rebuilding(QuorumSync *sync, int i);
+bool quorum_sync_is_rebuilding(QuorumSync *sync, int i);
+
+/*
+ * The child in slot @i has another length than the node.  It is stale
+ * throughout, unless the image is @inactive: then nobody writes to the others
+ * either, and its length may be right again before somebody does.
+ */
+void quorum_sync_exclude(QuorumSync *sync, int i, bool inactive,
+                         const char *why);
+
+/*
+ * The child in slot @i has the length of the node again.  It stays stale, or if
+ * @missed_writes is set, becomes stale, throughout.
+ */
+void quorum_sync_include(QuorumSync *sync, int i, bool missed_writes);
+bool quorum_sync_is_excluded(QuorumSync *sync, int i);
+
+/* How many bytes of the child in slot @i are stale. */
+int64_t quorum_sync_stale_bytes(QuorumSync *sync, int i);
+
+/* In how much of the range the child in slot @i is stale. */
+QuorumStaleness quorum_sync_staleness(QuorumSync *sync, int i, int64_t offset,
+                                      int64_t bytes);
+
+/*
+ * The same for each unit that the range touches: sets bit @first + u of @units
+ * if the child is stale in a part of unit u of the range.
+ */
+QuorumStaleness quorum_sync_stale_units(QuorumSync *sync, int i, int64_t offset,
+                                        int64_t bytes, unsigned long *units,
+                                        long first);
+
+/*
+ * How far from @offset, up to @bytes, each child is either stale or not: at
+ * least 1 byte, if @bytes is not 0.
+ */
+int64_t quorum_sync_uniform_range(QuorumSync *sync, int64_t offset,
+                                  int64_t bytes);
+
+/* How many bytes in the range are stale, summed over all members. */
+int64_t quorum_sync_stale_sum(QuorumSync *sync, int64_t offset, int64_t bytes);
+
+/*
+ * Find the first range in [@offset, @end) in which, throughout, some member is
+ * stale: [*@start, *@start + *@bytes).  False if there is none.
+ */
+bool quorum_sync_next_stale(QuorumSync *sync, int64_t offset, int64_t end,
+                            int64_t *start, int64_t *bytes);
+
+/*
+ * Cut [*@start, *@end) down to the granules of stale maps that are whole in it.
+ * The last granule of the node is whole with fewer bytes.
+ */
+void quorum_sync_whole_granules(QuorumSync *sync, int64_t *start, int64_t *end);
+
+/*
+ * Widen the range to whole granules of stale maps, within the node's length: a
+ * write of it ends any staleness in it.
+ */
+void quorum_sync_widen(QuorumSync *sync, int64_t *offset, int64_t *bytes);
+
+/* --- writes and repairs --- */
+
+/*
+ * A write of the range is about to be sent; @missed[slot] are all false.  This
+ * comes before the first child gets the write, so that the range counts as
+ * unflushed whenever a flush fails.  If @fua, no flush runs beside the write
+ * until it is settled or abandoned (see BDRVQuorumState.flush_lock).
+ */
+void quorum_sync_write_begin(QuorumSync *sync, QuorumWrite *w, int64_t offset,
+                             int64_t bytes, bool fua, bool *missed);
+
+/*
+ * All children have answered the write, @w->missed[] is filled in, and the range
+ * is still held against others.  Returns whether the write may be acknowledged,
+ * that is, whether at least @threshold members store it.
+ *
+ * If true: children in @w->missed become stale in the range, and also, after a
+ * FUA write, in everything that is not flushed yet (their error may have been a
+ * flush error).  All other children stop being stale in the granules that the
+ * range covers completely.  If false: no child becomes stale.
+ */
+bool quorum_sync_write_settle(QuorumSync *sync, QuorumWrite *w, int threshold);
+
+/*
+ * @w has ended without being settled as a whole.  If a flush has begun since @w
+ * did, the range counts as unflushed again; if a flush has failed on a child
+ * meanwhile, the child is in @w->missed.
+ */
+void quorum_sync_write_abandon(QuorumSync *sync, QuorumWrite *w);
+
+/*
+ * A part of the repair @w has been written to the child in slot @i.  The range
+ * of @w is held.  Returns whether the child stores that part now: false if a
+ * flush that failed meanwhile may have lost it already.
+ */
+bool quorum_sync_repair_settle(QuorumSync *sync, QuorumWrite *w, int i,
+                               int64_t offset, int64_t bytes);
+
+/* --- flushes and resizes --- */
+
+/*
+ * A flush, or a FUA write that may have failed in its flush, has just failed on
+ * the child in slot @i.  The child may have lost what is in flight now, and what
+ * ended its being stale since its last successful flush.
+ */
+void quorum_sync_flush_failed(QuorumSync *sync, int i);
+
+/*
+ * A flush is about to be sent.  One flush at a time, and no FUA write beside it
+ * until it is settled.
+ */
+void quorum_sync_flush_begin(QuorumSync *sync);
+
+/*
+ * All children have answered the flush; @missed[slot] says which of them have
+ * not done it, or were not asked.  Returns whether it may be acknowledged: all
+ * that had been written is stored by at least @threshold members that have
+ * flushed.  Then those that missed the flush are stale there, and in what was
+ * written meanwhile.  If false, no child becomes stale, except where
+ * quorum_sync_flush_failed() has said so, and nothing counts as flushed.
+ */
+bool quorum_sync_flush_settle(QuorumSync *sync, const bool *missed,
+                              int threshold);
+
+/*
+ * The node has @bytes from now on.  What was known of a range that is cut off is
+ * forgotten.
+ */
+void quorum_sync_resize(QuorumSync *sync, int64_t bytes);
+
+/*
+ * All children have answered a resize; @missed[slot] is as for a flush, and what
+ * is below @kept stays.  Returns whether the resize may be acknowledged: at
+ * least @threshold members did it, and they store what stays without the others.
+ * Then those that missed the resize are excluded.
+ */
+bool quorum_sync_resize_settle(QuorumSync *sync, const bool *missed,
+                               int64_t kept, int threshold);
+
+/* --- looking inside --- */
+
+/* All that is known, as text for people.  Owned by the caller. */
+char *quorum_sync_text(QuorumSync *sync);
+
+#endif /* BLOCK_QUORUM_SYNC_H */
