@@ -11,7 +11,7 @@ make_guest() {
     if [ "$(cat "$guest/stamp" 2>/dev/null)" != "$stamp" ]; then
         need_space "$build" 300 "a guest"
         say "Making a guest"
-        run_logged guest : /usr/bin/python3 -B "$maker" "$cache" "$guest" ||
+        run_logged guest /usr/bin/python3 -B "$maker" "$cache" "$guest" ||
             die_with_log guest "the guest could not be made"
         echo "$stamp" > "$guest/stamp"
     fi
