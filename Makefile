@@ -67,22 +67,22 @@ coverage: packages      ## which lines of ours no test reaches
 	@tools/check coverage
 
 check-tsa:              ## clang's thread-safety analysis of block/
-	@tools/install-packages clang-19
+	@tools/setup packages clang-19
 	@tools/build tsa libblock.a
 
 fuzz:                   ## libFuzzer on parser, voting and whole nodes: a minute
-	@tools/install-packages clang-19 libclang-rt-19-dev
+	@tools/setup packages clang-19 libclang-rt-19-dev
 	@tools/fuzz $(FUZZ)
 
 install:                ## after make: install into $(prefix)
 	@tools/install '$(prefix)'
 
 update:                 ## look for a newer point release of QEMU
-	@tools/install-packages
-	@tools/fetch --refresh
+	@tools/setup packages
+	@tools/setup fetch --refresh
 
 packages:
-	@tools/install-packages
+	@tools/setup packages
 
 help:                   ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' Makefile | expand -t 16
