@@ -6,8 +6,8 @@
  * Copyright (c) 2026 The quorum project authors
  *
  * See quorum/quorum-int.h for what the driver promises, quorum/read.c and
- * quorum/write.c for what happens to a request, quorum/graph.c for children that
- * come and go, and docs/interop/quorum.rst for how to use it.
+ * quorum/write.c for what happens to a request, quorum/graph.c for children
+ * that come and go, and docs/interop/quorum.rst for how to use it.
  */
 
 #include "qemu/osdep.h"
