@@ -46,16 +46,16 @@ base: packages          ## build pristine QEMU into build/base/bin
 	@tools/build base
 
 patches:                ## write the commits of build/qemu back to patches/
-	@tools/write-patches
+	@tools/patches write
 
 series: all             ## make build/series/*.patch, as they would be mailed
-	@tools/series
+	@tools/patches series
 
 debian-patches: all     ## the series as Debian's packaging takes it
-	@tools/debian-patches --check
+	@tools/patches debian --check
 
 check-series: packages  ## build and test each patch of the series by itself
-	@tools/series --build
+	@tools/patches each
 
 check-mutants: packages ## break each promise, and see that a test notices
 	@tools/mutants $(MUTANTS)
