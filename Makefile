@@ -46,16 +46,16 @@ base: packages          ## build pristine QEMU into build/base/bin
 	@tools/build base
 
 patches:                ## write the commits of build/qemu back to patches/
-	@tools/write-patches
+	@tools/patches write
 
 series: all             ## make build/series/*.patch, as they would be mailed
-	@tools/series
+	@tools/patches series
 
 debian-patches: all     ## the series as Debian's packaging takes it
-	@tools/debian-patches --check
+	@tools/patches debian --check
 
 check-series: packages  ## build and test each patch of the series by itself
-	@tools/series --build
+	@tools/patches each
 
 check-mutants: packages ## break each promise, and see that a test notices
 	@tools/mutants $(MUTANTS)
@@ -67,22 +67,22 @@ coverage: packages      ## which lines of ours no test reaches
 	@tools/check coverage
 
 check-tsa:              ## clang's thread-safety analysis of block/
-	@tools/install-packages clang-19
+	@tools/setup packages clang-19
 	@tools/build tsa libblock.a
 
 fuzz:                   ## libFuzzer on parser, voting and whole nodes: a minute
-	@tools/install-packages clang-19 libclang-rt-19-dev
+	@tools/setup packages clang-19 libclang-rt-19-dev
 	@tools/fuzz $(FUZZ)
 
 install:                ## after make: install into $(prefix)
 	@tools/install '$(prefix)'
 
 update:                 ## look for a newer point release of QEMU
-	@tools/install-packages
-	@tools/fetch --refresh
+	@tools/setup packages
+	@tools/setup fetch --refresh
 
 packages:
-	@tools/install-packages
+	@tools/setup packages
 
 help:                   ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' Makefile | expand -t 16

@@ -75,23 +75,23 @@ export_nested() {
     export QUORUM_NESTED=1
 }
 
-# Read "DONE TOTAL" or "DONE TOTAL WORDS" lines and draw a bar labelled $1; on
+# Read "COUNT TOTAL" or "COUNT TOTAL WORDS" lines and draw a bar labelled $1; on
 # something that is not a terminal, a line at every tenth.
 progress_bar() {
-    local label=$1 done total words last=-1 tenth width=30 full
-    while read -r done total words; do
-        if ! [[ $done =~ ^[0-9]+$ && $total =~ ^[1-9][0-9]*$ ]]; then
+    local label=$1 count total words last=-1 tenth width=30 full
+    while read -r count total words; do
+        if ! [[ $count =~ ^[0-9]+$ && $total =~ ^[1-9][0-9]*$ ]]; then
             continue
         fi
         if [ -t 1 ]; then
-            full=$((width * done / total))
+            full=$((width * count / total))
             printf '\r%-12s [%s%s] %3d%% %-24.24s' "$label" \
                 "$(printf '%*s' "$full" '' | tr ' ' '#')" \
                 "$(printf '%*s' $((width - full)) '' | tr ' ' '.')" \
-                $((100 * done / total)) "$words"
+                $((100 * count / total)) "$words"
             last=0
         else
-            tenth=$((10 * done / total))
+            tenth=$((10 * count / total))
             if [ "$tenth" -gt "$last" ]; then
                 printf '%-12s %3d%%\n' "$label" $((10 * tenth))
                 last=$tenth
@@ -110,31 +110,39 @@ apt_lines() {
               s/^pmstatus:([^:]*):([0-9]+)[0-9.]*:.*/\2 100 \1/p'
 }
 
-# run_logged NAME FILTER COMMAND...: run it with its output in build/log/NAME.log,
-# a bar made by FILTER from what it prints (or ':' for none).  It runs in a
-# process group of its own, so that an interrupt ends all of it, and so does
-# the $limit.
+# run_logged NAME COMMAND...: run it with its output in build/log/NAME.log.  It
+# runs in a process group of its own, so that an interrupt ends all of it, and so
+# does the $limit.
 run_logged() {
-    local name=$1 filter=$2 status=0 ended='' out=$log/$1.log
-    shift 2
     mkdir -p "$log"
-    : > "$out"
     set -m
-    if [ "$filter" = : ]; then
-        "$@" > "$out" 2>&1 < /dev/null &
-    else
-        { "$@" 2>&1 < /dev/null | tee "$out" | "$filter" | progress_bar "$name"
-          exit "${PIPESTATUS[0]}"; } &
-    fi
+    "${@:2}" > "$log/$1.log" 2>&1 < /dev/null &
     _job=$!
     set +m
+    _wait_for_job "$1"
+}
+
+# run_with_bar NAME FILTER COMMAND...: the same, with a bar that FILTER makes from
+# what the command prints.
+run_with_bar() {
+    mkdir -p "$log"
+    set -m
+    { "${@:3}" 2>&1 < /dev/null | tee "$log/$1.log" | "$2" | progress_bar "$1"
+      exit "${PIPESTATUS[0]}"; } &
+    _job=$!
+    set +m
+    _wait_for_job "$1"
+}
+
+_wait_for_job() {
+    local status=0 ended=''
     if [ -n "$limit" ]; then
         sleep "$limit" &
         _timer=$!
         wait -n -p ended "$_job" "$_timer" || status=$?
         if [ "$ended" = "$_timer" ]; then
             status=0
-            _end_job >> "$out"
+            _end_job >> "$log/$1.log"
             wait "$_job" 2>/dev/null || status=$?
         else
             kill "$_timer" 2>/dev/null || :

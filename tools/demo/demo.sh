@@ -3,8 +3,7 @@
 #
 # Make the demo's guest if it isn't there yet, then run the demo.
 
-. "$(dirname "$0")/../lib.sh"
-. "$top/tools/guest/lib.sh"
+. "$(dirname "$0")/../guest/make-guest.sh"
 
 lock "$build/.demo-lock"
 make_guest "$build/demo" "$top"/tools/demo/{build_guest.py,guest-init.sh,initramfs-init.sh} "$top/tools/guest/disk.sh"

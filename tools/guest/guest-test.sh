@@ -10,8 +10,7 @@
 # QUORUM_TEST_SECONDS.  QUORUM_TEST_SEED makes a run again what it was.  After a failure
 # build/guest/failed has what the guest, its kernel and QEMU have said.
 
-. "$(dirname "$0")/../lib.sh"
-. "$top/tools/guest/lib.sh"
+. "$(dirname "$0")/make-guest.sh"
 
 skip() {
     printf '1..1\nok 1 guest # SKIP %s\n' "$1"

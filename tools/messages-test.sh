@@ -38,7 +38,7 @@ clone=$tmp/clone
 mkdir -p "$clone"
 cp -r "$here" "$clone/tools"
 export XDG_CACHE_HOME=$tmp/cache
-fetch() { env "$@" "$clone/tools/fetch"; }
+fetch() { env "$@" "$clone/tools/setup" fetch; }
 
 expect "no network" 'error: no network' fetch MIRROR=http://127.0.0.1:9/debian
 mkdir -p "$tmp/empty"
@@ -64,7 +64,7 @@ mkdir -p "$tmp/cache/qemu-quorum"
 expect "a release that is in no suite" \
     'no suite of Debian.s has QEMU 0.9 now.* trixie-backports: not on this mirror .*MIRROR=' \
     bash -c '"$@" 2>&1 | tr "\n" " "; exit "${PIPESTATUS[0]}"' sh \
-    env BASE=0.9 "MIRROR=file:$tmp/empty" "$clone/tools/fetch"
+    env BASE=0.9 "MIRROR=file:$tmp/empty" "$clone/tools/setup" fetch
 rm -r "$tmp/cache"
 touch "$tmp/file"
 expect "cache cannot be made" 'cannot write to the folder' fetch XDG_CACHE_HOME="$tmp/file"
@@ -72,11 +72,11 @@ expect "no room" 'not enough room in .* MiB free, 999999999 MiB needed for a tes
     bash -c '. "$0"; need_space "$1" 999999999 "a test"' "$here/lib.sh" "$tmp"
 mkdir -p "$clone/build/log"
 expect "disk full on the way" 'error: the disk is full' \
-    bash -c '. "$0"; run_logged t : sh -c "echo x: No space left on device; exit 1" ||
+    bash -c '. "$0"; run_logged t sh -c "echo x: No space left on device; exit 1" ||
              die_with_log t "something failed"' "$clone/tools/lib.sh"
 
 expect "a test that hangs" 'Bail out! After 1 s these are ended' \
-    bash -c '. "$0"; limit=1; run_logged t : sleep 1000 || die_with_log t "it has failed"' \
+    bash -c '. "$0"; limit=1; run_logged t sleep 1000 || die_with_log t "it has failed"' \
     "$clone/tools/lib.sh"
 
 # In a mount namespace of its own /etc/os-release can be another one.
@@ -85,13 +85,13 @@ in_ns=(unshare --mount)
 if "${in_ns[@]}" true 2>/dev/null; then
     printf 'ID=ubuntu\nVERSION_ID="24.04"\n' > "$tmp/os-release"
     expect "unsupported distribution" 'unsupported distribution: ubuntu 24.04' \
-        "${in_ns[@]}" sh -c 'mount --bind "$1" "$(readlink -f /etc/os-release)" && exec "$0"' \
-        "$here/install-packages" "$tmp/os-release"
+        "${in_ns[@]}" sh -c 'mount --bind "$1" "$(readlink -f /etc/os-release)" && exec "$0" packages' \
+        "$here/setup" "$tmp/os-release"
     printf '#!/bin/sh\necho riscv64\n' > "$tmp/dpkg"
     chmod +x "$tmp/dpkg"
     expect "unsupported architecture" 'unsupported architecture: riscv64' \
-        "${in_ns[@]}" sh -c 'mount --bind "$1" "$(readlink -f "$(command -v dpkg)")" && exec "$0"' \
-        "$here/install-packages" "$tmp/dpkg"
+        "${in_ns[@]}" sh -c 'mount --bind "$1" "$(readlink -f "$(command -v dpkg)")" && exec "$0" packages' \
+        "$here/setup" "$tmp/dpkg"
 else
     skip "unsupported distribution" "no mount namespaces here"
     skip "unsupported architecture" "no mount namespaces here"
@@ -110,7 +110,7 @@ fi
 chmod -R a+rX "$tmp"
 if "${user[@]}" test -r "$clone/tools/lib.sh"; then
     expect "neither root nor sudo" 'error: packages are missing, and there is neither root nor sudo' \
-        "${user[@]}" env PATH="$tmp/bin" "$clone/tools/install-packages" no-such-package
+        "${user[@]}" env PATH="$tmp/bin" "$clone/tools/setup" packages no-such-package
 else
     skip "neither root nor sudo" "nobody can't read $tmp"
 fi
@@ -120,7 +120,7 @@ expect "unknown kind of build" 'unknown kind of build: nonsense' "$here/build" n
 cat > "$clone/tools/sleeper" <<'END'
 . "$(dirname "$0")/lib.sh"
 echo $$ > "$1.self"
-run_logged sleeper ninja_lines sh -c 'echo $$ > '"$1"'; sleep 1000 & wait'
+run_with_bar sleeper ninja_lines sh -c 'echo $$ > '"$1"'; sleep 1000 & wait'
 END
 for signal in INT TERM HUP; do
     count=$((count + 1))

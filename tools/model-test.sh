@@ -5,9 +5,9 @@
 # that can happen in it, and finds nothing; and it finds something in each mutant,
 # which leaves a rule out.
 #
-# usage: model             speaks TAP; about a minute
-#        model --long      larger ones, too, which take long and gigabytes
-#        model -DNAME...   one variant, with the way to what is wrong in it
+# usage: model-test.sh             speaks TAP; about a minute
+#        model-test.sh --long      larger ones, too, which take long and gigabytes
+#        model-test.sh -DNAME...   one variant, with the way to what is wrong in it
 #
 # All is done in build/model.
 
@@ -49,7 +49,7 @@ say_result() {
         failed=1
         echo "not ok $count $name"
         tail -n 20 "$work/$3"/*.log | sed 's/^/# /'
-        echo "# to see how: tools/model ${*:4}"
+        echo "# to see how: tools/model-test.sh ${*:4}"
     fi
 }
 clean() {
@@ -84,7 +84,7 @@ case ${1-} in
     [ ! -f quorum.pml.trail ] || spin -t -p -g "$@" quorum.pml
     exit ;;
 ''|--long) ;;
-*)  die "unknown option: $1" "usage: model [--long | -DNAME...]" ;;
+*)  die "unknown option: $1" "usage: model-test.sh [--long | -DNAME...]" ;;
 esac
 
 clean all-at-once

@@ -4,7 +4,7 @@
 # Compare the lines that no test reaches with tools/uncovered.txt, which explains
 # them; how that is written is said there.  Fails if they differ.
 #
-# usage: uncovered FIGURES [LIST]
+# usage: uncovered.py FIGURES [LIST]
 #   FIGURES  what "gcovr --json" has written
 #   LIST     instead of tools/uncovered.txt
 
