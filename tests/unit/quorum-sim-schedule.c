@@ -7,7 +7,6 @@
  */
 
 #include "qemu/osdep.h"
-#include "qapi/qapi-types-block-core.h"
 #include "quorum-sim.h"
 
 /* --- kinds of schedules --- */
@@ -144,10 +143,10 @@ const Kind sim_kinds[] = {
 
 static int rng_below(uint64_t *state, int bound)
 {
-    if (sim.script) {
-        return script_next() * bound / 256;
+    if (sim.script.next) {
+        return sim_script_next() * bound / 256;
     }
-    return (rng_next(state) >> 16) % bound;
+    return (sim_rng_next(state) >> 16) % bound;
 }
 
 static bool rng_hit(uint64_t *state, int permille)
@@ -157,12 +156,7 @@ static bool rng_hit(uint64_t *state, int permille)
 
 static uint32_t rng_mask(uint64_t *state)
 {
-    return sim.script ? script_next() : rng_next(state);
-}
-
-static bool has_pattern(const char *name)
-{
-    return qapi_enum_parse(&QuorumReadPattern_lookup, name, -1, NULL) >= 0;
+    return sim.script.next ? sim_script_next() : sim_rng_next(state);
 }
 
 static void make_request(Schedule *s, uint64_t *rng)
@@ -202,11 +196,11 @@ static void make_request(Schedule *s, uint64_t *rng)
         r->num = unit * (1 + rng_below(rng, 2));
         break;
     case 2:                 /* the hot unit */
-        r->cell = s->hot;
+        r->cell = s->hot_cell;
         r->num = unit;
         break;
     default:                /* some cells of the hot unit */
-        r->cell = MIN(s->hot + rng_below(rng, unit), s->cells - 1);
+        r->cell = MIN(s->hot_cell + rng_below(rng, unit), s->cells - 1);
         r->num = 1 + rng_below(rng, 4);
         break;
     }
@@ -237,8 +231,8 @@ static void make_requests(Schedule *s, uint64_t *rng)
     int unit = MAX(1, UNIT_BYTES / s->cell_bytes);
     int num;
 
-    s->hot = rng_below(rng, DIV_ROUND_UP(s->cells, unit)) * unit;
-    if (sim.script) {
+    s->hot_cell = rng_below(rng, DIV_ROUND_UP(s->cells, unit)) * unit;
+    if (sim.script.next) {
         return;                 /* they come one by one */
     }
     num = 3 + rng_below(rng, rng_hit(rng, 300) ? 28 : 12);
@@ -247,9 +241,9 @@ static void make_requests(Schedule *s, uint64_t *rng)
     }
 }
 
-bool next_request(Schedule *s)
+bool sim_next_request(Schedule *s)
 {
-    if (!sim.script_left || s->num_reqs == MAX_REQS) {
+    if (!sim.script.left || s->num_reqs == MAX_REQS) {
         return false;
     }
     make_request(s, NULL);
@@ -279,7 +273,7 @@ static void make_faults(Schedule *s, const Kind *kind, uint64_t *rng)
         Plan *plan;
 
         while (s->plan[who].bad) {
-            who = sim.script ? (who + 1) % n : rng_below(rng, n);
+            who = sim.script.next ? (who + 1) % n : rng_below(rng, n);
         }
         plan = &s->plan[who];
         plan->bad = true;
@@ -335,14 +329,14 @@ static void make_faults(Schedule *s, const Kind *kind, uint64_t *rng)
     }
 }
 
-void make_schedule(Schedule *s, const Kind *kind, uint64_t seed)
+void sim_make_schedule(Schedule *s, const Kind *kind, uint64_t seed)
 {
     uint64_t rng = seed;
     int n;
 
     memset(s, 0, offsetof(Schedule, choices));
     s->kind = kind;
-    s->seed = sim.script ? script_next() : seed;
+    s->seed = sim.script.next ? sim_script_next() : seed;
     n = rng_hit(&rng, 600) ? 3 : 1 + rng_below(&rng, MAX_CHILDREN);
     s->num_children = n;
     s->threshold = rng_hit(&rng, 750) ? n / 2 + 1 : 1 + rng_below(&rng, n);
@@ -354,8 +348,7 @@ void make_schedule(Schedule *s, const Kind *kind, uint64_t seed)
     if (!s->read_pattern) {
         int dice = rng_below(&rng, 10);
 
-        s->read_pattern = dice < 5 || (dice < 9 && !has_pattern("threshold")) ?
-                          "quorum" : dice < 9 ? "threshold" : "fifo";
+        s->read_pattern = dice < 5 ? "quorum" : dice < 9 ? "threshold" : "fifo";
     }
     s->rewrite_corrupted = kind->rewrite >= 0 ? kind->rewrite :
                            rng_hit(&rng, 500);
@@ -377,12 +370,12 @@ void make_schedule(Schedule *s, const Kind *kind, uint64_t seed)
     make_faults(s, kind, &rng);
     /* Those that did not flush may come back with old data. */
     if (s->threshold <= n / 2 || g_str_equal(s->read_pattern, "fifo") ||
-        ctpop32(bad_children(s)) >= s->threshold) {
+        ctpop32(sim_bad_children(s)) >= s->threshold) {
         s->power_cut = false;
     }
 }
 
-char *schedule_text(const Schedule *s)
+char *sim_schedule_text(const Schedule *s)
 {
     GString *text = g_string_new(NULL);
 
@@ -407,6 +400,6 @@ char *schedule_text(const Schedule *s)
                                    p->skip_flush);
         }
     }
-    g_string_append(text, sim.trace->str);
+    g_string_append(text, sim.verdict.trace->str);
     return g_string_free(text, false);
 }

@@ -18,7 +18,7 @@
  * zeroes, too, so that each value of a cell has one author.
  *
  * What is checked are the promises of block/quorum/quorum-int.h; see
- * check_name[].  A violation is shrunk to a short schedule, which is printed
+ * sim_checks[].  A violation is shrunk to a short schedule, which is printed
  * step by step.
  *
  * Environment:
@@ -43,8 +43,8 @@ static bool still_violates(Schedule *s, Check check)
     if (++shrink_runs > SHRINK_RUNS) {
         return false;
     }
-    run(s, false, false);
-    return sim.violated && sim.check == check;
+    sim_run(s, false, false);
+    return sim.verdict.violated && sim.verdict.check == check;
 }
 
 /* Try @changed; take it for @s if it violates the same. */
@@ -54,7 +54,7 @@ static bool shrink_to(Schedule *s, Schedule *changed, Check check)
         return false;
     }
     *s = *changed;
-    s->num_choices = MIN(s->num_choices, sim.choice);
+    s->num_choices = MIN(s->num_choices, sim.dice.choice);
     return true;
 }
 
@@ -83,7 +83,7 @@ static bool shrink_requests(Schedule *s, Schedule *try, Check check)
             old = *r;
             switch (what) {
             default:
-                r->calm |= 1 << (what - 5);
+                r->no_faults |= 1 << (what - 5);
                 break;
             case 0:
                 r->flags = 0;
@@ -103,7 +103,7 @@ static bool shrink_requests(Schedule *s, Schedule *try, Check check)
                 break;
             }
             if (old.flags != r->flags || old.alone != r->alone ||
-                old.num != r->num || old.calm != r->calm) {
+                old.num != r->num || old.no_faults != r->no_faults) {
                 shrunk |= shrink_to(s, try, check);
             }
         }
@@ -194,7 +194,7 @@ static void shrink(Schedule *s, Check check)
 
 static void print_schedule(Schedule *s)
 {
-    g_autofree char *text = schedule_text(s);
+    g_autofree char *text = sim_schedule_text(s);
     g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
 
     for (int i = 0; lines[i]; i++) {
@@ -211,8 +211,8 @@ static void on_abort(int sig)
     if (current_kind) {
         fprintf(stderr, "aborted in QUORUM_SIM_SEED=0x%" PRIx64
                 " -p /quorum/sim/%s\n", current->seed, current_kind->name);
-        if (sim.trace) {
-            fprintf(stderr, "%s\n", sim.trace->str);
+        if (sim.verdict.trace) {
+            fprintf(stderr, "%s\n", sim.verdict.trace->str);
         }
     }
 }
@@ -220,15 +220,15 @@ static void on_abort(int sig)
 /* Tell about the violation that has just been seen in @s. */
 static void tell(const Kind *kind, Schedule *s, int nth)
 {
-    Check check = sim.check;
+    Check check = sim.verdict.check;
 
     g_test_message("schedule %d violates %s (%s): %s", nth,
-                   check_name[check].name, check_name[check].meaning,
-                   sim.violation);
+                   sim_checks[check].name, sim_checks[check].meaning,
+                   sim.verdict.text);
     g_test_message("to see it again: QUORUM_SIM_SEED=0x%" PRIx64
                    " -p /quorum/sim/%s", s->seed, kind->name);
     shrink(s, check);
-    run(s, false, true);
+    sim_run(s, false, true);
     g_test_message("shrunk to %d requests and %d choices in %d runs:",
                    s->num_reqs, s->num_choices, shrink_runs);
     print_schedule(s);
@@ -255,20 +255,20 @@ static void test_kind(const void *opaque)
             seed = (uint64_t)g_test_rand_int() << 32 | g_test_rand_int();
             g_test_message("from here on: seed 0x%" PRIx64, seed);
         }
-        make_schedule(current, kind, seed);
-        run(current, true, getenv("QUORUM_SIM_TRACE"));
-        ops += sim.num_ops;
-        reqs += sim.next_req;
-        if (seed_env && sim.trace) {
+        sim_make_schedule(current, kind, seed);
+        sim_run(current, true, getenv("QUORUM_SIM_TRACE"));
+        ops += sim.pending.total;
+        reqs += sim.guest.next_req;
+        if (seed_env && sim.verdict.trace) {
             print_schedule(current);
         }
-        if (sim.violated) {
+        if (sim.verdict.violated) {
             tell(kind, current, i);
             current_kind = NULL;
             g_test_fail();
             return;
         }
-        rng_next(&seed);
+        sim_rng_next(&seed);
         seed ^= 1;
     }
     start = g_get_monotonic_time() - start;
@@ -289,8 +289,8 @@ int main(int argc, char **argv)
     sim_init();
     g_test_init(&argc, &argv, NULL);
     for (int i = 0; i < CHECK__MAX; i++) {
-        check_skipped[i] = g_strv_contains((const char *const *)names,
-                                           check_name[i].name);
+        sim_checks[i].skipped = g_strv_contains((const char *const *)names,
+                                                sim_checks[i].name);
     }
     current = g_new0(Schedule, 1);
     sigaction(SIGABRT, &action, NULL);
