@@ -4,6 +4,52 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Copyright (c) 2026 The quorum project authors
+ *
+ * A child is well, or it is bad.  A child that is well does what it is asked,
+ * in its own time: any part of a write may be stored long before it ends.  Only
+ * that it can't write zeroes, or FUA, is nothing wrong.  What a bad child may
+ * do besides is in its Plan:
+ *
+ * Errors.  A request fails.  Any part of a write that fails may be stored.  Some
+ * units may be unreadable until they are written, and from some moment on all
+ * requests may fail (death).
+ *
+ * Lies.  All seems well, but a read returns something else (older data, what
+ * was there at first, what another liar may say as well, or a flipped bit), a
+ * write is not stored, what is stored changes, or a flush does nothing.
+ *
+ * Drops.  A flush that fails, or a FUA write, loses any part of what the child
+ * has taken since its last good flush, and of what is in flight.  It may do so
+ * some time before it ends.
+ *
+ * And at the end of a schedule there may be a power cut: each child loses any
+ * part of what it has not flushed.
+ *
+ * The promises hold while enough is well, so not all of this may meet:
+ *
+ *  - Errors may meet anything, and any number of children may have them:
+ *    requests may fail then, but never with wrong data.
+ *  - Lies have their places, the units of Schedule.liars.  In each unit fewer
+ *    than threshold children are liars: together they could win a vote.  In
+ *    another unit it may be others.
+ *  - Drops need a majority for threshold.  With less, those that have lost a
+ *    write are enough to agree on what was there before.
+ *  - There are no liars beside a child that drops, unless they are the same
+ *    and only bad child.  Between the loss and the end of the flush, the node
+ *    can't know that the child is stale; with it and a liar against it, the
+ *    third child would be outvoted.
+ *  - A power cut needs a majority for threshold, a read pattern that votes, and
+ *    fewer than threshold bad children: those that failed to flush come back
+ *    with old data, and it is as if they were liars.
+ *  - Where a child's blocks are larger than the cells, a bad child has no
+ *    errors and no lies when it reads: the core fills up a block that is written
+ *    in part with what it has read.
+ *
+ * Schedules with ties are another matter: half of the children fail most
+ * writes, and threshold is one half.  No child is wrong, they just disagree.
+ *
+ * What children are not made to do here: to hang for ever, and to have another
+ * length than the disk.
  */
 
 #include "qemu/osdep.h"
@@ -201,7 +247,8 @@ static void finish_flush(Op *op, Plan *plan)
             continue;
         }
         /* What was written meanwhile may be caught by it or not. */
-        if (c->changed[i] < op->start || sim_chance(500)) {
+        if (c->changed[i] < op->start ||
+            sim_chance(sim.s->rates.flush_catches)) {
             c->durable[i] = c->image[i];
             c->safe_at[i] = c->changed[i];
         } else if (c->safe_at[i] < op->start) {
@@ -309,7 +356,7 @@ void sim_op_step(int index)
     Op *op = sim.pending.op[index];
 
     sim_use_dice(op->dice_req, op->child->index);
-    if (op->holds < 2 && sim_chance(250)) {
+    if (op->holds < 2 && sim_chance(sim.s->rates.hold)) {
         op_hold(op);
         return;
     }
@@ -399,7 +446,8 @@ void sim_power_cut(void)
 
         sim_use_dice(&sim.s->reqs[sim.guest.next_req - 1], n);
         for (int i = 0; i < sim.s->cells; i++) {
-            if (c->changed[i] > c->safe_at[i] && sim_chance(500)) {
+            if (c->changed[i] > c->safe_at[i] &&
+                sim_chance(sim.s->rates.power_cut_loses)) {
                 c->image[i] = c->durable[i];
             }
         }

@@ -120,3 +120,62 @@ char *sim_values_text(const uint8_t *val, uint64_t mask)
     }
     return g_string_free(text, false);
 }
+
+static void append_faults(GString *text, const Schedule *s)
+{
+    for (int i = 0; i < s->num_children; i++) {
+        const Plan *plan = &s->plan[i];
+
+        if (!plan->bad) {
+            continue;
+        }
+        g_string_append_printf(text, "child %d:", i);
+#define APPEND_FAULT(name)                                              \
+        if (plan->name) {                                               \
+            g_string_append_printf(text, " " #name " %d", plan->name);  \
+        }
+        SIM_PLAN(APPEND_FAULT)
+        g_string_append_c(text, '\n');
+    }
+    for (int u = 0, past; u < sim_num_units(); u = past) {
+        past = u + 1;
+        while (past < sim_num_units() && s->liars[past] == s->liars[u]) {
+            past++;
+        }
+        if (s->liars[u]) {
+            g_string_append_printf(text, "liars in units %d-%d: %x\n", u,
+                                   past - 1, s->liars[u]);
+        }
+    }
+}
+
+static void append_rates(GString *text, const Schedule *s)
+{
+    g_string_append(text, "weights:");
+    for (int i = 0; i < REQ__MAX; i++) {
+        g_string_append_printf(text, " %s %d", sim_req_name[i], s->weight[i]);
+    }
+    g_string_append(text, "\nrates:");
+#define APPEND_RATE(name)                                               \
+    g_string_append_printf(text, " " #name " %d", s->rates.name);
+    SIM_RATES(APPEND_RATE)
+    g_string_append_c(text, '\n');
+}
+
+char *sim_schedule_text(const Schedule *s)
+{
+    GString *text = g_string_new(NULL);
+
+    append_rates(text, s);
+    g_string_append_printf(text, "%d children, threshold %d, read-pattern %s, "
+                           "rewrite-corrupted %s\n", s->num_children,
+                           s->threshold, s->read_pattern,
+                           s->rewrite_corrupted ? "on" : "off");
+    g_string_append_printf(text, "%d cells of %d bytes, alignment %d, FUA %x, "
+                           "zeroes advertised %x, native %x\n", s->cells,
+                           s->cell_bytes, s->align, s->fua, s->zeroes,
+                           s->native_zeroes);
+    append_faults(text, s);
+    g_string_append(text, sim.verdict.trace->str);
+    return g_string_free(text, false);
+}

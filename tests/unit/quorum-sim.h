@@ -67,6 +67,7 @@ typedef enum ReqType {
     REQ_CHECK,                  /* a chunk of a scrub that repairs nothing */
     REQ_SCRUB,                  /* a chunk of a scrub that repairs */
     REQ_CHANGE,                 /* a child comes or leaves; not the guest's */
+    REQ__MAX,
 } ReqType;
 
 /* A guest request: first what the schedule says, then what becomes of it. */
@@ -96,40 +97,88 @@ typedef struct Req {
     bool loss_unreported;       /* may be lost, and the guest is to hear it */
 } Req;
 
-/* What is wrong with a child: chances in 1/1000, and how much. */
+#define SIM_FIELD(name) int name;
+
+/*
+ * What is wrong with a child, mostly chances in 1/1000.  What these faults are,
+ * and which may meet, is said in quorum-sim-child.c.
+ */
+#define SIM_PLAN(X)                                                     \
+    X(bad)              /* if not, the rest does not matter */          \
+    X(read_error)                                                       \
+    X(write_error)                                                      \
+    X(flush_error)                                                      \
+    X(bad_units)        /* mask: can't be read until written */         \
+    X(dead_after)       /* operations after which all fail, or 0 */     \
+    X(drops)            /* 1: a flush that fails loses writes */        \
+    X(lie)              /* a read returns what is not there */          \
+    X(lose)             /* a write is not stored */                     \
+    X(rot)              /* what is stored changes */                    \
+    X(skip_flush)       /* a flush does nothing */
 typedef struct Plan {
-    int bad;                    /* if not, the rest does not matter */
-    int read_error;
-    int write_error;
-    int flush_error;
-    int drops;                  /* a flush that fails loses writes */
-    int dead_after;             /* operations after which all fail, or 0 */
-    int bad_units;              /* mask: can't be read until written */
-    int lie;                    /* a read returns what is not there */
-    int lose;                   /* a write is not stored */
-    int rot;                    /* what is stored changes */
-    int skip_flush;             /* a flush does nothing */
+    SIM_PLAN(SIM_FIELD)
 } Plan;
 #define PLAN_FIELDS (sizeof(Plan) / sizeof(int))
+
+/* How often things are as they are in a schedule: chances in 1/1000 */
+#define SIM_RATES(X)                                                    \
+    /* the node */                                                      \
+    X(three_children)   /* and not any number */                        \
+    X(majority)         /* vote-threshold is one, and not any number */ \
+    X(pattern_quorum)                                                   \
+    X(pattern_threshold)                                                \
+    X(rewrite)          /* rewrite-corrupted is on */                   \
+    X(blocks)           /* of the children are larger than a byte */    \
+    X(all_zero_fast)    /* all children advertise that they can */      \
+    X(all_zero)         /* all children can */                          \
+    /* requests */                                                      \
+    X(many)                                                             \
+    X(alone)                                                            \
+    X(split)            /* the vector has two pieces */                 \
+    X(fua)                                                              \
+    X(may_unmap)                                                        \
+    X(no_fallback)                                                      \
+    X(scrub_stale)      /* only what is stale */                        \
+    X(leaves)           /* a child, and not replaced */                 \
+    /* faults */                                                        \
+    X(lies_or_drops)    /* lies, where both can't be */                 \
+    X(drops)                                                            \
+    X(bad_units)                                                        \
+    X(dead)                                                             \
+    X(power_cut)                                                        \
+    X(power_cut_flushed) /* where many flushes are */                   \
+    X(hold)             /* an operation waits half done */              \
+    X(flush_catches)    /* what was written meanwhile */                \
+    X(power_cut_loses)  /* a cell that was not flushed */
+typedef struct Rates {
+    SIM_RATES(SIM_FIELD)
+} Rates;
+
+enum {
+    DAMAGE_ERRORS = 1 << 0,     /* requests fail */
+    DAMAGE_DEATH = 1 << 1,      /* and from some moment on, all of them */
+    DAMAGE_LIES = 1 << 2,       /* data are wrong, without an error */
+    DAMAGE_DROPS = 1 << 3,      /* a flush that fails loses writes */
+};
 
 /* What a test wants of its schedules */
 typedef struct Kind {
     const char *name;
     int count;                  /* schedules in a default run */
     int max_bad;                /* children with faults; -1: all may be bad */
-    bool errors, lies, drops, rot, dead;
+    int damage;                 /* DAMAGE_*: what may be wrong with these */
     const char *read_pattern;   /* NULL: any */
-    int rewrite;                /* -1: any */
+    bool repairs;               /* rewrite-corrupted is on, always */
     bool any_size;
     bool ties;                  /* writes that half of the children have */
-    int flush_weight;
-    int scrub_weight;
-    int change_weight;
+    int more[REQ__MAX];         /* added to the weights of requests */
 } Kind;
 
 typedef struct Schedule {
     const Kind *kind;
     uint64_t seed;
+    int weight[REQ__MAX];       /* how often which request comes */
+    Rates rates;
 
     /* The node and its children */
     int num_children;
@@ -302,9 +351,13 @@ typedef struct Sim {
 
 extern Sim sim;
 
-/* --- quorum-sim-schedule.c: what is to happen --- */
+/* --- quorum-sim-kinds.c: what tests want --- */
 
 extern const Kind sim_kinds[];      /* the last one has no name */
+extern const Rates sim_rates;
+extern const int sim_weight[REQ__MAX];
+
+/* --- quorum-sim-schedule.c: what is to happen --- */
 
 /*
  * Make a schedule of @kind: from @seed, or, if there is one, from sim.script.
@@ -319,9 +372,6 @@ void sim_make_schedule(Schedule *s, const Kind *kind, uint64_t seed);
 
 /* Add a request to @s from sim.script; false if that is used up. */
 bool sim_next_request(Schedule *s);
-
-/* @s, and what happened in its run, which had a trace; owned by the caller */
-char *sim_schedule_text(const Schedule *s);
 
 /* --- quorum-sim-run.c: the guest --- */
 
@@ -394,6 +444,9 @@ void G_GNUC_PRINTF(1, 2) sim_trace(const char *fmt, ...);
 
 /* The first violation counts. */
 void G_GNUC_PRINTF(2, 3) sim_violation(Check check, const char *fmt, ...);
+
+/* @s, and what happened in its run, which had a trace; owned by the caller */
+char *sim_schedule_text(const Schedule *s);
 
 /* "0-3:W1 4-7:initial"; owned by the caller */
 char *sim_values_text(const uint8_t *val, uint64_t mask);
