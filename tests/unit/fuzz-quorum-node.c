@@ -16,6 +16,18 @@
 static Schedule *schedule;
 static int num_kinds;
 
+#ifndef CONFIG_FUZZ
+/* What the corpus has reached of the driver */
+static void print_branches(void)
+{
+    for (int i = 0; i < QUORUM_BRANCH__MAX; i++) {
+        g_autofree char *text = sim_branch_text(i);
+
+        printf("# %s\n", text);
+    }
+}
+#endif
+
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
     sim_init();
@@ -23,6 +35,9 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     while (sim_kinds[num_kinds].name) {
         num_kinds++;
     }
+#ifndef CONFIG_FUZZ
+    atexit(print_branches);
+#endif
     return 0;
 }
 

@@ -373,6 +373,7 @@ void sim_init(void)
 {
     bdrv_init();
     qemu_init_main_loop(&error_abort);
+    quorum_debug.on = true;
     bdrv_register(&sim_driver);
     bdrv_register(&sim_fua_driver);
     sim.node.scratch = g_malloc(MAX_CELLS * UNIT_BYTES);

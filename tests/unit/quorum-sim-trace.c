@@ -98,6 +98,16 @@ const char *sim_value_text(uint8_t value)
     return text;
 }
 
+char *sim_branch_text(QuorumBranch branch)
+{
+#define BRANCH_NAME(name, text) [QUORUM_BRANCH_##name] = #name,
+    static const char *const names[] = { QUORUM_BRANCHES(BRANCH_NAME) };
+
+    return g_strdup_printf("%8zu %-18s %s",
+                           qatomic_read(&quorum_debug.reached[branch]),
+                           names[branch], quorum_branch_text[branch]);
+}
+
 char *sim_values_text(const uint8_t *val, uint64_t mask)
 {
     GString *text = g_string_new(NULL);

@@ -10,6 +10,7 @@
 #define QUORUM_SIM_H
 
 #include "block/block_int.h"
+#include "block/quorum/debug.h"
 #include "system/block-backend.h"
 
 #define MAX_CHILDREN    5
@@ -451,6 +452,9 @@ char *sim_schedule_text(const Schedule *s);
 /* "0-3:W1 4-7:initial"; owned by the caller */
 char *sim_values_text(const uint8_t *val, uint64_t mask);
 const char *sim_value_text(uint8_t value);
+
+/* How often a branch of the driver was taken; owned by the caller */
+char *sim_branch_text(QuorumBranch branch);
 
 /* --- quorum-sim-oracle.c: what may be --- */
 

@@ -21,6 +21,9 @@
  * sim_checks[].  A violation is shrunk to a short schedule, which is printed
  * step by step.
  *
+ * The driver counts its rare branches (QUORUM_BRANCHES).  If all schedules were
+ * run, the last test shows the figures.
+ *
  * Environment:
  *   QUORUM_SIM_SEED   one schedule (with -p, the test that it belongs to)
  *   QUORUM_SIM_COUNT  schedules for each test
@@ -204,6 +207,8 @@ static void print_schedule(Schedule *s)
 
 static const Kind *current_kind;
 static Schedule *current;
+static int num_kinds;
+static int kinds_done;          /* kinds of which no schedule was left out */
 
 /* The driver has aborted: say where. */
 static void on_abort(int sig)
@@ -271,10 +276,25 @@ static void test_kind(const void *opaque)
         sim_rng_next(&seed);
         seed ^= 1;
     }
+    kinds_done += count >= kind->count;
+    current_kind = NULL;
     start = g_get_monotonic_time() - start;
     g_test_message("%d schedules, %" PRId64 " requests, %" PRId64
                    " operations of children, %" PRId64 " schedules a minute",
                    i, reqs, ops, i * (int64_t)60000000 / MAX(start, 1));
+}
+
+static void test_branches(void)
+{
+    if (kinds_done < num_kinds) {
+        g_test_skip("not all schedules were run");
+        return;
+    }
+    for (int i = 0; i < QUORUM_BRANCH__MAX; i++) {
+        g_autofree char *text = sim_branch_text(i);
+
+        g_test_message("%s", text);
+    }
 }
 
 int main(int argc, char **argv)
@@ -298,6 +318,8 @@ int main(int argc, char **argv)
         g_autofree char *path = g_strdup_printf("/quorum/sim/%s", kind->name);
 
         g_test_add_data_func(path, kind, test_kind);
+        num_kinds++;
     }
+    g_test_add_func("/quorum/sim/branches", test_branches);
     return g_test_run();
 }
