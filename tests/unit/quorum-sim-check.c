@@ -40,8 +40,9 @@ static void repair_votes(Op *op, int unit, int *winners, int *others)
     for (int i = 0; i < sim.guest.next_req; i++) {
         Req *r = &sim.s->reqs[i];
 
+        /* A read that meets a stale granule repairs all of it. */
         if ((r->type == REQ_READ || r->type == REQ_SCRUB) && r->end == NEVER &&
-            r->mask & sim_unit_mask(unit)) {
+            sim_granules_mask(r->mask) & sim_unit_mask(unit)) {
             start = MIN(start, r->start);
         }
     }
@@ -63,7 +64,7 @@ static void repair_votes(Op *op, int unit, int *winners, int *others)
         }
         if (agrees) {
             *winners += 1;
-        } else if (!(c->maybe_stale & mask)) {
+        } else if (!sim_may_be_stale(c, mask)) {
             *others += 1;
         }
     }
@@ -239,7 +240,7 @@ static void check_tie(Req *r, int cell, uint8_t value)
         }
     }
     for (int n = 0; n < sim.s->num_children; n++) {
-        if (last[n] && !(sim.child[n].maybe_stale & mask)) {
+        if (last[n] && !sim_may_be_stale(&sim.child[n], mask)) {
             against |= ~said & (1 << n);
         }
     }

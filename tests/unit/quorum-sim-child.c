@@ -10,9 +10,9 @@
  * that it can't write zeroes, or FUA, is nothing wrong.  What a bad child may
  * do besides is in its Plan:
  *
- * Errors.  A request fails.  Any part of a write that fails may be stored.  Some
- * units may be unreadable until they are written, and from some moment on all
- * requests may fail (death).
+ * Errors.  A request fails.  Any part of a write that fails may be stored.
+ * Some units may be unreadable until they are written, and from some moment on
+ * all requests may fail (death).
  *
  * Lies.  All seems well, but a read returns something else (older data, what
  * was there at first, what another liar may say as well, or a flipped bit), a
@@ -42,8 +42,8 @@
  *    fewer than threshold bad children: those that failed to flush come back
  *    with old data, and it is as if they were liars.
  *  - Where a child's blocks are larger than the cells, a bad child has no
- *    errors and no lies when it reads: the core fills up a block that is written
- *    in part with what it has read.
+ *    errors and no lies when it reads: the core fills up a block that is
+ *    written in part with what it has read.
  *
  * Schedules with ties are another matter: half of the children fail most
  * writes, and threshold is one half.  No child is wrong, they just disagree.
@@ -285,8 +285,8 @@ static void op_finish(Op *op)
         }
         finish_write(op, plan);
         if (op->ret < 0) {
-            sim_set_maybe_stale(c, op->req && op->req->flags & BDRV_REQ_FUA ?
-                                   UINT64_MAX : op->mask);
+            c->ever_failed |= op->req && op->req->flags & BDRV_REQ_FUA ?
+                              UINT64_MAX : op->mask;
             if (op->flags & BDRV_REQ_FUA && plan->drops && !op->failed) {
                 child_drop(c);
             }
@@ -298,7 +298,7 @@ static void op_finish(Op *op)
         if (op->ret == 0) {
             finish_flush(op, plan);
         } else {
-            sim_set_maybe_stale(c, UINT64_MAX);
+            c->ever_failed = UINT64_MAX;
             if (plan->drops && !op->failed) {
                 child_drop(c);
             }
@@ -406,7 +406,7 @@ void sim_child_changed(Child *c)
     for (int u = 0; u < sim_num_units(); u++) {
         c->stale_since[u] = sim.now;
     }
-    c->maybe_stale = UINT64_MAX;
+    c->ever_failed = UINT64_MAX;
     c->lost = c->bad_cells = 0;
     c->ops = 0;
     c->dead = false;

@@ -29,6 +29,12 @@ const Rates sim_rates = {
     .all_zero_fast = 500,
     .all_zero = 500,
 
+    .small_pool = 300,
+    .coarse_maps = 300,
+    .fine_unflushed = 500,
+    .short_fua_list = 500,
+    .no_fast_path = 200,
+
     .many = 300,
     .alone = 200,
     .split = 333,

@@ -38,6 +38,21 @@ uint64_t sim_unit_mask(int unit)
                                      sim.s->cells - first));
 }
 
+uint64_t sim_granules_mask(uint64_t mask)
+{
+    int num = sim.node.cells_per_granule;
+    uint64_t granules = 0;
+
+    for (int cell = 0; cell < MAX_CELLS; cell += num) {
+        uint64_t granule = sim_cells_mask(cell, MIN(num, MAX_CELLS - cell));
+
+        if (mask & granule) {
+            granules |= granule;
+        }
+    }
+    return granules;
+}
+
 int sim_num_units(void)
 {
     return DIV_ROUND_UP(sim.s->cells, sim.node.cells_per_unit);
@@ -207,13 +222,9 @@ void sim_set_stale(Child *c, uint64_t mask)
     }
 }
 
-void sim_set_maybe_stale(Child *c, uint64_t mask)
+bool sim_may_be_stale(const Child *c, uint64_t mask)
 {
-    for (int u = 0; u < sim_num_units(); u++) {
-        if (mask & sim_unit_mask(u)) {
-            c->maybe_stale |= sim_unit_mask(u);
-        }
-    }
+    return c->ever_failed & sim_granules_mask(mask);
 }
 
 /* --- flushes, and what they lose --- */

@@ -44,6 +44,12 @@ static int coroutine_fn guest_status(Req *r)
     return 0;
 }
 
+/* What the driver can read at once: see buffer_pool_max_size() */
+static int64_t piece_bytes(void)
+{
+    return pow2floor(sim.s->limits.pool_bytes / (sim.s->num_children + 1));
+}
+
 /* One chunk, of whole units, as the job does it */
 static int coroutine_fn guest_scrub(Req *r)
 {
@@ -51,15 +57,17 @@ static int coroutine_fn guest_scrub(Req *r)
     QuorumScrub scrub = { .repair = r->type == REQ_SCRUB };
     int64_t size = sim.s->cell_bytes;
     int64_t start = r->cell * size, bytes = r->num * size;
+    int64_t most = piece_bytes();
     int ret = 0;
 
     bdrv_inc_in_flight(bs);
     WITH_GRAPH_RDLOCK_GUARD() {
         if (r->stale) {
             quorum_next_stale(bs->opaque, start, start + bytes, &start, &bytes);
-            r->mask = bytes ? sim_cells_mask(start / size, bytes / size) : 0;
-            sim_trace("  stale cells: %016" PRIx64, r->mask);
         }
+        bytes = MIN(bytes, QEMU_ALIGN_DOWN(start + most, most) - start);
+        r->mask = bytes ? sim_cells_mask(start / size, bytes / size) : 0;
+        sim_trace("  cells %016" PRIx64, r->mask);
         if (bytes) {
             ret = quorum_co_scrub(bs, start, bytes, &scrub);
         }
@@ -224,6 +232,8 @@ static void poll_until_idle(void)
 
 /* --- a run --- */
 
+QuorumLimits sim_limits;
+
 static void node_open(void)
 {
     Schedule *s = sim.s;
@@ -307,12 +317,29 @@ static void read_all(void)
     }
 }
 
+/*
+ * The driver gets the limits of @s.  Granules grow until the map of the disk is
+ * small enough, as quorum_maps_resize() does it.
+ */
+static void set_limits(const Schedule *s)
+{
+    int64_t granule = UNIT_BYTES;
+
+    quorum_limits = s->limits;
+    quorum_debug.no_fast_path = s->no_fast_path;
+    while (s->cells * s->cell_bytes / granule >= s->limits.stale_bits) {
+        granule *= 2;
+    }
+    sim.node.cells_per_granule = granule / s->cell_bytes;
+}
+
 /* All of sim but the script is as before the first step of @s. */
 static void reset(Schedule *s, bool record, bool with_trace)
 {
     sim.s = s;
     sim.now = 1;
     sim.node.cells_per_unit = MAX(1, UNIT_BYTES / s->cell_bytes);
+    set_limits(s);
     sim.pending.num = sim.pending.total = 0;
     sim.guest.next_req = sim.guest.in_flight = 0;
     memset(&sim.dice, 0, sizeof(sim.dice));
@@ -374,6 +401,7 @@ void sim_init(void)
     bdrv_init();
     qemu_init_main_loop(&error_abort);
     quorum_debug.on = true;
+    sim_limits = quorum_limits;
     bdrv_register(&sim_driver);
     bdrv_register(&sim_fua_driver);
     sim.node.scratch = g_malloc(MAX_CELLS * UNIT_BYTES);

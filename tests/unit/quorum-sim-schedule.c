@@ -271,6 +271,32 @@ static void make_faults(Schedule *s, uint64_t *rng)
     }
 }
 
+/* --- the driver --- */
+
+static void make_limits(Schedule *s, uint64_t *rng)
+{
+    const Rates *rates = &s->rates;
+
+    s->limits = sim_limits;
+    if (rng_hit(rng, rates->small_pool)) {
+        /* What is read at once, and room for one or two such reads */
+        s->limits.pool_bytes = (UINT64_C(4096) << rng_below(rng, 3)) *
+                               (s->num_children + 1 +
+                                rng_below(rng, s->num_children + 1));
+    }
+    if (rng_hit(rng, rates->coarse_maps)) {
+        s->limits.stale_bits = 1 + rng_below(rng, 6);
+    }
+    if (rng_hit(rng, rates->fine_unflushed)) {
+        s->limits.unflushed_shift = 9 + rng_below(rng, 6);
+        s->limits.unflushed_bits = 1 + rng_below(rng, 64);
+    }
+    if (rng_hit(rng, rates->short_fua_list)) {
+        s->limits.fua_done = rng_below(rng, 3);
+    }
+    s->no_fast_path = rng_hit(rng, rates->no_fast_path);
+}
+
 /* --- schedules --- */
 
 static void make_node(Schedule *s, uint64_t *rng)
@@ -325,6 +351,7 @@ void sim_make_schedule(Schedule *s, const Kind *kind, uint64_t seed)
         s->weight[i] = sim_weight[i] + kind->more[i];
     }
     make_node(s, &rng);
+    make_limits(s, &rng);
     s->depth = kind->ties ? 1 : 1 + rng_below(&rng, 5);
     s->power_cut = rng_hit(&rng, s->rates.power_cut);
     make_requests(s, &rng);

@@ -185,6 +185,13 @@ char *sim_schedule_text(const Schedule *s)
                            "zeroes advertised %x, native %x\n", s->cells,
                            s->cell_bytes, s->align, s->fua, s->zeroes,
                            s->native_zeroes);
+    g_string_append_printf(text, "pool of %" PRIu64 " bytes, stale map of %"
+                           PRId64 " bits, unflushed map of %" PRId64 " bits of "
+                           "%d bytes, %d FUA writes remembered, fast paths "
+                           "%s\n", s->limits.pool_bytes, s->limits.stale_bits,
+                           s->limits.unflushed_bits,
+                           1 << s->limits.unflushed_shift, s->limits.fua_done,
+                           s->no_fast_path ? "off" : "on");
     append_faults(text, s);
     g_string_append(text, sim.verdict.trace->str);
     return g_string_free(text, false);

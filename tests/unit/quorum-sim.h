@@ -132,6 +132,12 @@ typedef struct Plan {
     X(blocks)           /* of the children are larger than a byte */    \
     X(all_zero_fast)    /* all children advertise that they can */      \
     X(all_zero)         /* all children can */                          \
+    /* the driver */                                                    \
+    X(small_pool)       /* for reads in pieces, and waiting for memory */ \
+    X(coarse_maps)      /* granules larger than a unit */               \
+    X(fine_unflushed)   /* what a failed flush loses is known well */   \
+    X(short_fua_list)                                                   \
+    X(no_fast_path)                                                     \
     /* requests */                                                      \
     X(many)                                                             \
     X(alone)                                                            \
@@ -191,6 +197,10 @@ typedef struct Schedule {
     int align;                  /* of the children's requests */
     int fua, zeroes, native_zeroes; /* masks: children that can do it */
 
+    /* The driver: what it has as constants, and does if it can */
+    QuorumLimits limits;
+    bool no_fast_path;
+
     /* Faults: quorum-sim-child.c says which of them may meet */
     Plan plan[MAX_CHILDREN];
     int liars[MAX_CELLS];       /* by unit: mask of children that may lie */
@@ -231,7 +241,7 @@ typedef struct Child {
     int safe_at[MAX_CELLS];     /* of which time durable is */
     /* When an acknowledged write missed the unit, or 0 */
     int stale_since[MAX_CELLS];
-    uint64_t maybe_stale;       /* cells that something has failed for */
+    uint64_t ever_failed;       /* cells that something has failed for */
     uint64_t lost;              /* cells that a failed flush has lost */
     uint64_t counters[5];
 } Child;
@@ -287,6 +297,7 @@ typedef struct Sim {
         BlockBackend *blk;
         bool running;           /* neither being opened nor closed */
         int cells_per_unit;
+        int cells_per_granule;  /* of the stale maps */
         uint8_t *scratch;       /* room for the whole disk */
     } node;
 
@@ -378,6 +389,9 @@ bool sim_next_request(Schedule *s);
 
 /* Once, before anything else */
 void sim_init(void);
+
+/* The limits that the driver has in QEMU */
+extern QuorumLimits sim_limits;
 
 /*
  * Run @s.  Choices are recorded in it if @record is set, and taken from it if
@@ -508,8 +522,14 @@ bool sim_permitted(int cell, uint8_t value, int start, int end,
 bool sim_is_stale(const Child *c, uint64_t mask);
 void sim_set_stale(Child *c, uint64_t mask);
 
-/* The node may take @c for stale in @mask from now on. */
-void sim_set_maybe_stale(Child *c, uint64_t mask);
+/*
+ * Whether the node may take @c for stale in any of @mask: something has failed
+ * in one of its granules.
+ */
+bool sim_may_be_stale(const Child *c, uint64_t mask);
+
+/* @mask, and the rest of all granules that it touches */
+uint64_t sim_granules_mask(uint64_t mask);
 
 /* A flush of @c has failed, and has @lost cells, or not. */
 void sim_note_drop(const Child *c, bool lost);

@@ -114,6 +114,40 @@ static bool shrink_requests(Schedule *s, Schedule *try, Check check)
     return shrunk;
 }
 
+/* What is left of a schedule that is larger, or has more, than it must */
+static bool shrink_setting(Schedule *s, int what)
+{
+    switch (what) {
+    case 0:
+        s->power_cut = false;
+        return true;
+    case 1:
+        s->rewrite_corrupted = false;
+        return true;
+    case 2:
+        s->depth = 1;
+        return true;
+    case 3:
+        s->no_fast_path = false;
+        return true;
+    case 4:
+        s->limits.pool_bytes = sim_limits.pool_bytes;
+        return true;
+    case 5:
+        s->limits.stale_bits = sim_limits.stale_bits;
+        return true;
+    case 6:
+        s->limits.unflushed_bits = sim_limits.unflushed_bits;
+        s->limits.unflushed_shift = sim_limits.unflushed_shift;
+        return true;
+    case 7:
+        s->limits.fua_done = sim_limits.fua_done;
+        return true;
+    default:
+        return false;
+    }
+}
+
 static bool shrink_plans(Schedule *s, Schedule *try, Check check)
 {
     bool shrunk = false;
@@ -127,19 +161,8 @@ static bool shrink_plans(Schedule *s, Schedule *try, Check check)
             }
         }
     }
-    for (int what = 0; what < 3; what++) {
-        *try = *s;
-        switch (what) {
-        case 0:
-            try->power_cut = false;
-            break;
-        case 1:
-            try->rewrite_corrupted = false;
-            break;
-        case 2:
-            try->depth = 1;
-            break;
-        }
+    *try = *s;
+    for (int what = 0; shrink_setting(try, what); what++, *try = *s) {
         shrunk |= memcmp(try, s, offsetof(Schedule, reqs)) &&
                   shrink_to(s, try, check);
     }
