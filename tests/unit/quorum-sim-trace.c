@@ -100,9 +100,10 @@ const char *sim_value_text(uint8_t value)
 
 char *sim_branch_text(QuorumBranch branch)
 {
-#define BRANCH_NAME(name, text) [QUORUM_BRANCH_##name] = #name,
-    static const char *const names[] = { QUORUM_BRANCHES(BRANCH_NAME) };
+    const char *names[QUORUM_BRANCH__MAX];
 
+#define SET_NAME(name, text) names[QUORUM_BRANCH_##name] = #name;
+    QUORUM_BRANCHES(SET_NAME)
     return g_strdup_printf("%8zu %-18s %s",
                            qatomic_read(&quorum_debug.reached[branch]),
                            names[branch], quorum_branch_text[branch]);
