@@ -5,9 +5,9 @@
  *
  * Copyright (c) 2026 The quorum project authors
  *
- * This is the face of the driver.  See quorum/quorum-int.h for what it promises,
- * quorum/request.h for the life of a request, quorum/graph.h for children that
- * come and go, and docs/interop/quorum.rst for how to use it.
+ * This is the face of the driver.  See quorum/quorum-int.h for what it
+ * promises, quorum/request.h for the life of a request, quorum/graph.h for
+ * children that come and go, and docs/interop/quorum.rst for how to use it.
  */
 
 #include "qemu/osdep.h"

@@ -113,10 +113,10 @@ static bool GRAPH_RDLOCK quorum_is_only_parent(BlockDriverState *bs,
 }
 
 /*
- * A child that no other parent looks at may be replaced by a node with our data:
- * if the child had other data, the others have outvoted it.  But a slot that is
- * excluded stays so, whatever node is there: remove the child and add the new
- * one.
+ * A child that no other parent looks at may be replaced by a node with our
+ * data:  if the child had other data, the others have outvoted it.  But a slot
+ * that is excluded stays so, whatever node is there: remove the child and add
+ * the new one.
  */
 bool quorum_recurse_can_replace(BlockDriverState *bs,
                                 BlockDriverState *to_replace)

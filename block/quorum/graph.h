@@ -28,9 +28,9 @@ void GRAPH_RDLOCK quorum_refresh_flags(BlockDriverState *bs);
 /*
  * The options are @opts from now on, and the children the @n @nodes, in their
  * slots; NULL makes a slot vacant.  What is known of a node moves with it; a
- * node that was not a child is stale throughout, unless @in_sync.  For the other
- * arguments, see BlockDriver.bdrv_add_child_tran.  Returns 0, or -errno with
- * @errp set and changes in @tran to be undone.
+ * node that was not a child is stale throughout, unless @in_sync.  For the
+ * other arguments, see BlockDriver.bdrv_add_child_tran.  Returns 0, or -errno
+ * with @errp set and changes in @tran to be undone.
  */
 int GRAPH_WRLOCK
 quorum_change_children(BlockDriverState *bs, const QuorumOptions *opts,

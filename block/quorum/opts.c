@@ -420,7 +420,8 @@ static QemuOptsList quorum_runtime_opts = {
     },
 };
 
-static bool quorum_check_threshold(int64_t threshold, int occupied, Error **errp)
+static bool quorum_check_threshold(int64_t threshold, int occupied,
+                                   Error **errp)
 {
     ERRP_GUARD();
 
@@ -438,8 +439,8 @@ static bool quorum_check_threshold(int64_t threshold, int occupied, Error **errp
 }
 
 /* Whether the options in @o go together. */
-static bool quorum_check_options(const QuorumOptions *o, int slots, int occupied,
-                          Error **errp)
+static bool quorum_check_options(const QuorumOptions *o, int slots,
+                                 int occupied, Error **errp)
 {
     if (o->open_degraded && o->threshold <= slots / 2) {
         error_setg(errp, "open-degraded=on needs a vote-threshold of more than "

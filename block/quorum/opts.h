@@ -15,8 +15,8 @@
 #include "qobject/qdict.h"
 
 /*
- * How many children a node may have: a read needs a buffer for each of them, and
- * one for the result, from a pool that is capped.
+ * How many children a node may have: a read needs a buffer for each of them,
+ * and one for the result, from a pool that is capped.
  */
 #define QUORUM_CHILDREN_MAX 1000
 

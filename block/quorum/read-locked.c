@@ -23,8 +23,8 @@
 #include "vote.h"
 
 /*
- * Repairs look for zeroes in aligned blocks of this size: cut into smaller parts
- * than the clusters of most images, they would not make it any thinner.
+ * Repairs look for zeroes in aligned blocks of this size: cut into smaller
+ * parts than the clusters of most images, they would not make it any thinner.
  */
 #define QUORUM_ZEROES (64 * KiB)
 QEMU_BUILD_BUG_ON(QUORUM_ZEROES % QUORUM_UNIT);
@@ -424,7 +424,7 @@ quorum_repair_slot_range(QuorumLockedRead *lr, int i, QuorumRange range,
     return 0;
 }
 
-/* What of @range can be repaired on slot @i, which is all stale there or not. */
+/* What of @range can be repaired on slot @i, all stale there or not. */
 static QuorumRange quorum_repairable(const QuorumLockedRead *lr, int i,
                                      QuorumRange range, bool stale)
 {

@@ -36,8 +36,8 @@ struct QuorumScrub {
 /*
  * Read for the guest, with the range held, and fill @qiov with the winners;
  * @reported[slot] tells which children this request has reported before, or is
- * NULL.  Reports dissenters and failures, and repairs if the options ask for it.
- * @why is for traces.  Returns 0, or -errno if a unit has no winner.
+ * NULL.  Reports dissenters and failures, and repairs if the options ask for
+ * it.  @why is for traces.  Returns 0, or -errno if a unit has no winner.
  */
 int coroutine_fn GRAPH_RDLOCK
 quorum_read_locked(BlockDriverState *bs, int64_t offset, int64_t bytes,

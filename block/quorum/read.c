@@ -144,8 +144,8 @@ static bool quorum_became_stale(const QuorumAnswer *a)
 
 /*
  * Leave out the children that are excluded, or stale in the range (promise 3).
- * Returns false if a child is stale in a part of it only: the locked read can tell the
- * parts from each other.
+ * Returns false if a child is stale in a part of it only: the locked read can
+ * tell the parts from each other.
  */
 static bool quorum_leave_out_stale(QuorumRequest *req)
 {

@@ -6,9 +6,9 @@
  * Copyright (c) 2026 The quorum project authors
  *
  * A reopen may change options and children, together with other nodes.  All is
- * read and checked when the node is prepared; the children change when all nodes
- * are prepared, as a part of the transaction, which changes them back if it
- * fails.
+ * read and checked when the node is prepared; the children change when all
+ * nodes are prepared, as a part of the transaction, which changes them back if
+ * it fails.
  */
 
 #include "qemu/osdep.h"

@@ -20,8 +20,8 @@
 #include "vote.h"
 
 /*
- * How long a request waits for its range before a trace tells.  Long beside what
- * healthy children take, and short beside what a guest notices.
+ * How long a request waits for its range before a trace tells.  Long beside
+ * what healthy children take, and short beside what a guest notices.
  */
 #define QUORUM_RANGE_WAIT_NS (100 * SCALE_MS)
 
@@ -580,8 +580,8 @@ static void quorum_request_leave_out_stale(QuorumRequest *req)
 }
 
 /*
- * Zero only if enough voters say so and none says otherwise: a caller that takes
- * zeroes for granted does not read, so that there is no vote (promise 2).
+ * Zero only if enough voters say so and none says otherwise: a caller that
+ * takes zeroes for granted does not read, so that there is no vote (promise 2).
  */
 int coroutine_fn quorum_co_block_status(BlockDriverState *bs, bool want_zero,
                                         int64_t offset, int64_t bytes,

@@ -33,7 +33,7 @@
  * The life of a flush (flush.c):
  *
  *   flush_lock                   alone: no FUA write and no other flush beside
- *   quorum_sync_flush_begin()    what is unflushed becomes what is being flushed
+ *   quorum_sync_flush_begin()    what is unflushed is being flushed now
  *   quorum_ask_all()             one that fails: quorum_sync_flush_failed()
  *   quorum_sync_flush_settle()   is all of it on enough media?  Those that
  *                                failed are stale there
@@ -132,7 +132,7 @@ void coroutine_fn GRAPH_RDLOCK quorum_request_free(QuorumRequest *req);
  */
 bool coroutine_fn GRAPH_RDLOCK quorum_request_alloc(QuorumRequest *req);
 
-/* How many bytes can be read at once: each child and the result get a buffer. */
+/* How much can be read at once: each child and the result get a buffer. */
 int64_t quorum_request_max_bytes(BlockDriverState *bs);
 
 /* --- who takes part --- */
@@ -301,8 +301,8 @@ static inline bool GRAPH_RDLOCK quorum_child_reaches(BdrvChild *child,
 /* --- what the children say about themselves --- */
 
 /*
- * Vote on @lengths[slot], of which negative ones are errors.  Returns the slot of
- * a child that has the length of the winner, or QUORUM_NO_VERSION; fills in
+ * Vote on @lengths[slot], of which negative ones are errors.  Returns the slot
+ * of a child that has the length of the winner, or QUORUM_NO_VERSION; fills in
  * version[slot], see vote.h.
  */
 int quorum_winning_length(const BDRVQuorumState *s, const int64_t *lengths,

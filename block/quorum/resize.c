@@ -75,7 +75,7 @@ quorum_undo_resize(QuorumRequest *req, int64_t old_length)
     }
 }
 
-/* Pass on what a child says that has failed with @ret, the most common error. */
+/* Pass on what a child says that failed with @ret, the most common error. */
 static void quorum_tell_error(QuorumRequest *req, int ret, Error **errp)
 {
     for (int i = 0; i < req->n; i++) {
@@ -90,9 +90,9 @@ static void quorum_tell_error(QuorumRequest *req, int ret, Error **errp)
 }
 
 /*
- * Enough children were resized, and the others are excluded.  A resize that need
- * not be exact may leave a child longer than asked for: what they agree on is
- * the length now.
+ * Enough children were resized, and the others are excluded.  A resize that
+ * need not be exact may leave a child longer than asked for: what they agree on
+ * is the length now.
  */
 static void coroutine_fn GRAPH_RDLOCK quorum_finish_resize(QuorumRequest *req)
 {

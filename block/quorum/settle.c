@@ -12,13 +12,14 @@
  * does each decision that counts children that are not stale.  That is what
  * keeps this true at any moment (promise 1): what has been acknowledged is
  * stored by at least threshold children that are not stale there, unless
- * children were taken out since, or a flush that failed has taken back what they
- * had recovered.  Of two requests that each miss another child in one granule,
- * the later one finds the child of the earlier one stale, and does not count it.
+ * children were taken out since, or a flush that failed has taken back what
+ * they had recovered.  Of two requests that each miss another child in one
+ * granule, the later one finds the child of the earlier one stale, and does not
+ * count it.
  *
- * Staleness ends only where a write or a repair covers a whole granule, with its
- * range held in BDRVQuorumState.range_lock: no other write in flight can have
- * made the granule stale for good reason meanwhile.
+ * Staleness ends only where a write or a repair covers a whole granule, with
+ * its range held in BDRVQuorumState.range_lock: no other write in flight can
+ * have made the granule stale for good reason meanwhile.
  */
 
 #include "qemu/osdep.h"
@@ -173,7 +174,7 @@ static void quorum_sync_set_unflushed_locked(QuorumSync *sync, int64_t offset,
     }
 }
 
-/* Stop tracking the oldest acknowledged FUA write: it can't be lost any more. */
+/* Stop tracking the oldest acknowledged FUA write: it is safe. */
 static void quorum_sync_forget_fua_locked(QuorumSync *sync)
 {
     QuorumFuaDone *done = QSIMPLEQ_FIRST(&sync->fua_done);
@@ -184,8 +185,8 @@ static void quorum_sync_forget_fua_locked(QuorumSync *sync)
 }
 
 /*
- * Stop tracking the oldest acknowledged FUA write by itself, and count its range
- * as unflushed instead.
+ * Stop tracking the oldest acknowledged FUA write by itself, and count its
+ * range as unflushed instead.
  */
 static void quorum_sync_fua_to_unflushed_locked(QuorumSync *sync)
 {
@@ -246,11 +247,12 @@ static void quorum_sync_end_fua_locked(QuorumSync *sync, QuorumWrite *w,
 }
 
 /*
- * @w was a FUA write and failed on some children.  The part that failed may have
- * been the flush, so those children may also have lost everything they had not
- * flushed yet.  The caller has checked that enough children store @w itself;
- * check the same for that older data.  If enough do, mark the failed children
- * stale there and return true.  Otherwise change nothing and return false.
+ * @w was a FUA write and failed on some children.  The part that failed may
+ * have been the flush, so those children may also have lost everything they had
+ * not flushed yet.  The caller has checked that enough children store @w
+ * itself; check the same for that older data.  If enough do, mark the failed
+ * children stale there and return true.  Otherwise change nothing and return
+ * false.
  */
 static bool quorum_sync_settle_failed_fua_locked(QuorumSync *sync,
                                                  const QuorumWrite *w,
@@ -403,9 +405,9 @@ bool quorum_sync_write_settle(QuorumSync *sync, QuorumWrite *w, int threshold)
      * The barrier orders the loads of what the children have answered before
      * the load of flush_generation.  It pairs with smp_mb() in
      * quorum_sync_flush_begin(), between the store to flush_generation and what
-     * the children are asked.  So if the load here still sees the old value, all
-     * children had done this write before the first one was asked to flush: the
-     * flush covers the write, and finds its range in the map.
+     * the children are asked.  So if the load here still sees the old value,
+     * all children had done this write before the first one was asked to flush:
+     * the flush covers the write, and finds its range in the map.
      *
      * If another request makes a child stale at this very moment, it has
      * counted the children that are left, and all of them store this write.
@@ -493,16 +495,17 @@ void quorum_sync_flush_begin(QuorumSync *sync)
      * Order the store to flush_generation, and the swap of the maps, before the
      * children are asked to flush.  Pairs with smp_rmb() in
      * quorum_sync_write_settle(): a write that still loads the old generation
-     * there was completed by all children before this flush was sent to them, so
-     * the flush covers it.
+     * there was completed by all children before this flush was sent to them,
+     * so the flush covers it.
      */
     smp_mb();
 }
 
 /*
  * Whether the flush may be acknowledged, which enough members have done: they
- * have flushed all that was to be flushed.  If @any_missed, they must also store
- * what was written meanwhile, which the members in @missed may have lost, too.
+ * have flushed all that was to be flushed.  If @any_missed, they must also
+ * store what was written meanwhile, which the members in @missed may have lost,
+ * too.
  */
 static bool quorum_sync_flush_may_succeed_locked(const QuorumSync *sync,
                                                  const bool *missed,

@@ -166,8 +166,9 @@ static void quorum_text_of_unflushed(GString *text, const QuorumSync *sync)
                                               sync->unflushed_shift);
 
     g_string_append_printf(text, "  flush generation %" PRIu64 ", unflushed %ld"
-                           " and flushing %ld of %" PRId64 " granules of %" PRId64
-                           " bytes\n", stat64_get(&sync->flush_generation),
+                           " and flushing %ld of %" PRId64 " granules of %"
+                           PRId64 " bytes\n",
+                           stat64_get(&sync->flush_generation),
                            bitmap_count_one(sync->unflushed, bits),
                            bitmap_count_one(sync->flushing, bits), bits,
                            INT64_C(1) << sync->unflushed_shift);

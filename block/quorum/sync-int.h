@@ -8,8 +8,8 @@
  * stale-map.c is the mechanism: the maps of each child, and what they say.
  * settle.c decides.  Only these two, and sync-check.c, include this file.
  *
- * Functions whose names end in _locked are called with QuorumSync.lock held, and
- * no others are.
+ * Functions whose names end in _locked are called with QuorumSync.lock held,
+ * and no others are.
  */
 
 #ifndef BLOCK_QUORUM_SYNC_INT_H
@@ -80,8 +80,8 @@ struct QuorumSync {
     int num_degraded;
 
     /*
-     * Grows when a flush begins, and when a flush or a FUA write has failed on a
-     * child: a write that sees it change has been in flight meanwhile.
+     * Grows when a flush begins, and when a flush or a FUA write has failed on
+     * a child: a write that sees it change has been in flight meanwhile.
      */
     Stat64 flush_generation;
 
@@ -106,13 +106,13 @@ struct QuorumSync {
     int unflushed_shift;
 
     /*
-     * A FUA write is flushed when it is acknowledged, but for one thing: another
-     * FUA write that was in flight at the same time, and fails, may have lost
-     * what the first one wrote before that was flushed.  So fua_ticks grows
-     * whenever a FUA write begins or ends.  Those in flight are in fua_writes in
-     * the order of their beginnings.  Those that were acknowledged are in
-     * fua_done in the order of their ends, until all that began before they
-     * ended have ended.
+     * A FUA write is flushed when it is acknowledged, but for one thing:
+     * another FUA write that was in flight at the same time, and fails, may
+     * have lost what the first one wrote before that was flushed.  So fua_ticks
+     * grows whenever a FUA write begins or ends.  Those in flight are in
+     * fua_writes in the order of their beginnings.  Those that were
+     * acknowledged are in fua_done in the order of their ends, until all that
+     * began before they ended have ended.
      */
     uint64_t fua_ticks;
     QTAILQ_HEAD(, QuorumWrite) fua_writes;
@@ -193,8 +193,8 @@ bool quorum_sync_is_stale_locked(const QuorumSync *sync, int i, int64_t offset,
                                  int64_t bytes);
 
 /*
- * The same, but if @flushed, what the child has recovered since the latest flush
- * began counts as stale, too, for the flush need not have covered it.
+ * The same, but if @flushed, what the child has recovered since the latest
+ * flush began counts as stale, too, for the flush need not have covered it.
  */
 bool quorum_sync_lacks_locked(const QuorumSync *sync, int i, int64_t offset,
                               int64_t bytes, bool flushed);
@@ -213,8 +213,8 @@ void quorum_sync_take_back_locked(QuorumSync *sync, int i);
 void quorum_sync_age_recovered_locked(QuorumSync *sync, int i);
 
 /*
- * The child in slot @i has flushed what it had recovered before the flush began;
- * if it lacks nothing any more, it is not rebuilding.
+ * The child in slot @i has flushed what it had recovered before the flush
+ * began; if it lacks nothing any more, it is not rebuilding.
  */
 void quorum_sync_flushed_locked(QuorumSync *sync, int i);
 

@@ -8,12 +8,12 @@
  * A QuorumSync knows of each child of a node where it lacks acknowledged data,
  * and what it may lose if a flush fails on it.  All decisions that count which
  * children store what are made here, each in one critical section: whether a
- * write, a flush or a resize may be acknowledged (promise 1), and which children
- * are stale afterwards (promise 3).
+ * write, a flush or a resize may be acknowledged (promise 1), and which
+ * children are stale afterwards (promise 3).
  *
- * A child is *stale* in a range in which it missed an acknowledged write, or may
- * have lost one in a flush that failed.  A child is *rebuilding* if it joined
- * with other contents and has not caught up since; see
+ * A child is *stale* in a range in which it missed an acknowledged write, or
+ * may have lost one in a flush that failed.  A child is *rebuilding* if it
+ * joined with other contents and has not caught up since; see
  * quorum_sync_set_rebuilding().  A child is *excluded* if its length is not the
  * one of the node: it neither votes nor counts.  A *member* is a child that is
  * there and not excluded.
@@ -121,8 +121,8 @@ void quorum_sync_mark_stale(QuorumSync *sync, int i, int64_t offset,
  * answers include one of a child that has acknowledged the newest data.  But a
  * newcomer has acknowledged nothing of what is older than itself: blank beside
  * another child that is behind, it would outvote the truth.  So it must not be
- * opened as a voter again before all that it was lacking is on its medium, where
- * a crash can't take it back.
+ * opened as a voter again before all that it was lacking is on its medium,
+ * where a crash can't take it back.
  */
 void quorum_sync_set_rebuilding(QuorumSync *sync, int i);
 bool quorum_sync_is_rebuilding(QuorumSync *sync, int i);
@@ -198,9 +198,9 @@ void quorum_sync_write_begin(QuorumSync *sync, QuorumWrite *w, int64_t offset,
                              int64_t bytes, bool fua, bool *missed);
 
 /*
- * All children have answered the write, @w->missed[] is filled in, and the range
- * is still held against others.  Returns whether the write may be acknowledged,
- * that is, whether at least @threshold members store it.
+ * All children have answered the write, @w->missed[] is filled in, and the
+ * range is still held against others.  Returns whether the write may be
+ * acknowledged, that is, whether at least @threshold members store it.
  *
  * If true: children in @w->missed become stale in the range, and also, after a
  * FUA write, in everything that is not flushed yet (their error may have been a
@@ -228,8 +228,8 @@ bool quorum_sync_repair_settle(QuorumSync *sync, QuorumWrite *w, int i,
 
 /*
  * A flush, or a FUA write that may have failed in its flush, has just failed on
- * the child in slot @i.  The child may have lost what is in flight now, and what
- * ended its being stale since its last successful flush.
+ * the child in slot @i.  The child may have lost what is in flight now, and
+ * what ended its being stale since its last successful flush.
  */
 void quorum_sync_flush_failed(QuorumSync *sync, int i);
 
@@ -251,16 +251,16 @@ bool quorum_sync_flush_settle(QuorumSync *sync, const bool *missed,
                               int threshold);
 
 /*
- * The node has @bytes from now on.  What was known of a range that is cut off is
- * forgotten.
+ * The node has @bytes from now on.  What was known of a range that is cut off
+ * is forgotten.
  */
 void quorum_sync_resize(QuorumSync *sync, int64_t bytes);
 
 /*
- * All children have answered a resize; @missed[slot] is as for a flush, and what
- * is below @kept stays.  Returns whether the resize may be acknowledged: at
- * least @threshold members did it, and they store what stays without the others.
- * Then those that missed the resize are excluded.
+ * All children have answered a resize; @missed[slot] is as for a flush, and
+ * what is below @kept stays.  Returns whether the resize may be acknowledged:
+ * at least @threshold members did it, and they store what stays without the
+ * others.  Then those that missed the resize are excluded.
  */
 bool quorum_sync_resize_settle(QuorumSync *sync, const bool *missed,
                                int64_t kept, int threshold);

@@ -11,12 +11,12 @@
 #include "crypto/hash.h"
 #include "vote.h"
 
-#define QUORUM_DIGEST_ALGO QCRYPTO_HASH_ALGO_SHA256
-#define QUORUM_DIGEST_LEN QCRYPTO_HASH_DIGEST_LEN_SHA256
+#define DIGEST_ALGO QCRYPTO_HASH_ALGO_SHA256
+#define DIGEST_LEN QCRYPTO_HASH_DIGEST_LEN_SHA256
 
 bool quorum_vote_init(Error **errp)
 {
-    if (!qcrypto_hash_supports(QUORUM_DIGEST_ALGO)) {
+    if (!qcrypto_hash_supports(DIGEST_ALGO)) {
         error_setg(errp, "This build has no SHA-256 hash support, "
                    "which the quorum driver needs for voting");
         return false;
@@ -42,18 +42,18 @@ void quorum_group_data(const uint8_t *const *data, int n, size_t bytes,
                        int *version)
 {
     bool alike = quorum_all_alike(data, n, bytes);
-    g_autofree uint8_t *digests = alike ? NULL : g_new(uint8_t, n * QUORUM_DIGEST_LEN);
+    g_autofree uint8_t *digests = alike ? NULL : g_new(uint8_t, n * DIGEST_LEN);
 
     for (int i = 0; i < n; i++) {
-        uint8_t *digest = alike ? NULL : digests + i * QUORUM_DIGEST_LEN;
-        size_t digest_len = QUORUM_DIGEST_LEN;
+        uint8_t *digest = alike ? NULL : digests + i * DIGEST_LEN;
+        size_t digest_len = DIGEST_LEN;
 
         version[i] = QUORUM_NO_VERSION;
         if (!data[i]) {
             continue;
         }
         if (!alike &&
-            qcrypto_hash_bytes(QUORUM_DIGEST_ALGO, (const char *)data[i], bytes,
+            qcrypto_hash_bytes(DIGEST_ALGO, (const char *)data[i], bytes,
                                &digest, &digest_len, NULL) < 0) {
             continue;   /* without a digest it can't be compared: no vote */
         }
@@ -62,7 +62,7 @@ void quorum_group_data(const uint8_t *const *data, int n, size_t bytes,
         for (int j = 0; j < i; j++) {
             if (version[j] == j &&
                 (alike ||
-                 !memcmp(digest, digests + j * QUORUM_DIGEST_LEN, QUORUM_DIGEST_LEN))) {
+                 !memcmp(digest, digests + j * DIGEST_LEN, DIGEST_LEN))) {
                 version[i] = j;
                 break;
             }

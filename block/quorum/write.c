@@ -191,10 +191,10 @@ quorum_ask_zeroes_again(QuorumRequest *req)
 }
 
 /*
- * Whether all children have refused to write zeroes without a fallback, and none
- * has written any.  If the request is not aligned for all of them, the core cuts
- * it into parts for those with a smaller alignment, and some parts may be done.
- * (Such a request is small.)
+ * Whether all children have refused to write zeroes without a fallback, and
+ * none has written any.  If the request is not aligned for all of them, the
+ * core cuts it into parts for those with a smaller alignment, and some parts
+ * may be done.  (Such a request is small.)
  */
 static bool quorum_all_refuse_zeroes(const QuorumRequest *req)
 {

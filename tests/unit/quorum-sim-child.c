@@ -1,118 +1,61 @@
 /*
- * Simulation of quorum nodes: the children, and what befalls them
+ * Simulation of quorum nodes: what a child stores, and what is wrong with it
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Copyright (c) 2026 The quorum project authors
+ *
+ * A child is well, or it is bad.  A child that is well does what it is asked,
+ * in its own time: any part of a write may be stored long before it ends.  Only
+ * that it can't write zeroes, or FUA, is nothing wrong.  What a bad child may
+ * do besides is in its Plan:
+ *
+ * Errors.  A request fails.  Any part of a write that fails may be stored.
+ * Some units may be unreadable until they are written, and from some moment on
+ * all requests may fail (death).
+ *
+ * Lies.  All seems well, but a read returns something else (older data, what
+ * was there at first, what another liar may say as well, or a flipped bit), a
+ * write is not stored, what is stored changes, or a flush does nothing.
+ *
+ * Drops.  A flush that fails, or a FUA write, loses any part of what the child
+ * has taken since its last good flush, and of what is in flight.  It may do so
+ * some time before it ends.
+ *
+ * And at the end of a schedule there may be a power cut: each child loses any
+ * part of what it has not flushed.
+ *
+ * The promises hold while enough is well, so not all of this may meet:
+ *
+ *  - Errors may meet anything, and any number of children may have them:
+ *    requests may fail then, but never with wrong data.
+ *  - Lies have their places, the units of Schedule.liars.  In each unit fewer
+ *    than threshold children are liars: together they could win a vote.  In
+ *    another unit it may be others.
+ *  - Drops need a majority for threshold.  With less, those that have lost a
+ *    write are enough to agree on what was there before.
+ *  - There are no liars beside a child that drops, unless they are the same
+ *    and only bad child.  Between the loss and the end of the flush, the node
+ *    can't know that the child is stale; with it and a liar against it, the
+ *    third child would be outvoted.
+ *  - A power cut needs a majority for threshold, a read pattern that votes, and
+ *    fewer than threshold bad children: those that failed to flush come back
+ *    with old data, and it is as if they were liars.
+ *  - Where a child's blocks are larger than the cells, a bad child has no
+ *    errors and no lies when it reads: the core fills up a block that is
+ *    written in part with what it has read.
+ *
+ * Schedules with ties are another matter: half of the children fail most
+ * writes, and threshold is one half.  No child is wrong, they just disagree.
+ *
+ * What children are not made to do here: to hang for ever, and to have another
+ * length than the disk.
  */
 
 #include "qemu/osdep.h"
-#include "qapi/error.h"
 #include "quorum-sim.h"
 
-static const char *const op_name[] = { "read", "write", "zero", "flush" };
-
-/* --- dice --- */
-
-uint64_t rng_next(uint64_t *state)
-{
-    uint64_t z = (*state += 0x9e3779b97f4a7c15ULL);
-
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
-    return z ^ (z >> 31);
-}
-
-uint8_t script_next(void)
-{
-    if (!sim.script_left) {
-        return 0;
-    }
-    sim.script_left--;
-    return *sim.script++;
-}
-
-int choose_next(int bound)
-{
-    Schedule *s = sim.s;
-
-    if (bound <= 1) {
-        return 0;
-    }
-    if (sim.script) {
-        return script_next() % bound;
-    }
-    if (sim.recording && sim.choice < MAX_CHOICES) {
-        s->choices[sim.choice] = rng_next(&sim.rng) >> 32;
-        s->num_choices = sim.choice + 1;
-    }
-    if (sim.choice >= s->num_choices) {
-        return 0;
-    }
-    return s->choices[sim.choice++] % bound;
-}
-
-void use_dice(Req *r, int child)
-{
-    sim.dice_req = r;
-    sim.dice_child = child;
-    if (sim.script) {
-        sim.fate = script_next();
-        sim.fate_dice = 0;
-    }
-}
-
-static uint32_t roll(void)
-{
-    Req *r = sim.dice_req;
-    int child = sim.dice_child;
-    uint64_t state;
-
-    if (sim.script ? !sim.fate : r->calm & (1 << child)) {
-        return 0;
-    }
-    if (sim.script) {
-        state = sim.fate + ((uint64_t)sim.fate_dice++ << 32);
-        return rng_next(&state) >> 32;
-    }
-    state = sim.s->seed + r->key * 0x1000003ULL + child * 0x10001ULL +
-            ((uint64_t)sim.dice[r->key][child]++ << 32);
-    return rng_next(&state) >> 32;
-}
-
-int choose(int bound)
-{
-    return bound <= 1 ? 0 : roll() % bound;
-}
-
-bool chance(int permille)
-{
-    return permille > 0 && roll() % 1000 >= 1000 - permille;
-}
-
-/* Any subset of @mask; nothing by default. */
-static uint64_t choose_subset(uint64_t mask)
-{
-    uint64_t subset = 0;
-
-    switch (choose(4)) {
-    case 1:
-        return mask;
-    case 2:
-        /* up to a place */
-        for (int n = choose(ctpop64(mask) + 1); n > 0; n--) {
-            subset |= BIT_ULL(ctz64(mask & ~subset));
-        }
-        return subset;
-    case 3:
-        subset = roll();
-        return mask & (subset | subset << 32);
-    default:
-        return 0;
-    }
-}
-
-/* --- children: what becomes of an operation --- */
+/* --- what becomes of an operation --- */
 
 static void cells_changed(Child *c, int cell, uint8_t value)
 {
@@ -130,30 +73,14 @@ static void op_apply(Op *op, uint64_t mask)
 
     mask &= op->mask & ~op->applied;
     op->applied |= mask;
-    while (mask) {
+    for (; mask; mask &= mask - 1) {
         int i = ctz64(mask);
 
-        mask &= mask - 1;
-        if (op->repair && !is_liar(c, i) && op->val[i] != c->image[i] &&
-            !permitted(i, op->val[i], sim.now, sim.now, sim.power_cut)) {
-            violation(CHECK_REPAIR,
-                      "a repair puts %s over %s in cell %d of child %d",
-                      value_text(op->val[i]), value_text(c->image[i]), i,
-                      c->index);
-        }
+        sim_check_stored(op, i);
         c->bad_cells &= ~BIT_ULL(i);
-        if (!(op->doomed & BIT_ULL(i))) {
+        if (!(op->lost_by_flush & BIT_ULL(i))) {
             cells_changed(c, i, op->val[i]);
             c->lost &= ~BIT_ULL(i);
-        }
-    }
-}
-
-static void maybe_stale(Child *c, uint64_t mask)
-{
-    for (int u = 0; u < num_units(); u++) {
-        if (mask & unit_mask(u)) {
-            c->maybe_stale |= unit_mask(u);
         }
     }
 }
@@ -169,16 +96,16 @@ static void op_capture(Op *op)
 static void fault(Child *c)
 {
     c->failed = true;
-    sim.faults++;
+    sim.faults.count++;
 }
 
 static uint8_t choose_lie(Child *c, int cell)
 {
-    switch (choose(3)) {
+    switch (sim_choose(3)) {
     case 0:
         return c->older[cell];
     case 1:
-        return TAG_LIE + choose(2);
+        return TAG_LIE + sim_choose(2);
     default:
         return TAG_INIT;
     }
@@ -194,37 +121,28 @@ static void child_drop(Child *c)
             dirty |= BIT_ULL(i);
         }
     }
-    lost = choose_subset(dirty);
+    lost = sim_choose_subset(dirty);
     for (int i = 0; i < sim.s->cells; i++) {
         if (lost & BIT_ULL(i)) {
             c->image[i] = c->durable[i];
             c->changed[i] = c->safe_at[i];
-            /* If a flush has lied, nobody can know. */
-            c->lost |= is_liar(c, i) ? 0 : BIT_ULL(i);
+            /* If a flush has lied, the node can't know. */
+            c->lost |= sim_is_liar(c, i) ? 0 : BIT_ULL(i);
         }
     }
     if (lost) {
-        trace("    child %d loses cells %016" PRIx64, c->index, lost);
+        sim_trace("    child %d loses cells %016" PRIx64, c->index, lost);
     }
-    for (int i = 0; i < sim.num_pending; i++) {
-        Op *op = sim.pending[i];
+    for (int i = 0; i < sim.pending.num; i++) {
+        Op *op = sim.pending.op[i];
 
         if (op->child == c && !(op->flags & BDRV_REQ_FUA) &&
             (op->type == OP_WRITE || op->type == OP_ZERO)) {
-            op->doomed |= choose_subset(op->mask & ~op->applied);
-            lost |= op->doomed;
+            op->lost_by_flush |= sim_choose_subset(op->mask & ~op->applied);
+            lost |= op->lost_by_flush;
         }
     }
-    if (lost) {
-        sim.dropped |= 1 << c->index;
-        sim.losing = true;
-    }
-    if (ctpop32(sim.dropped | any_liars()) >= sim.s->threshold) {
-        /* Until the guest hears of it, they may outvote the others. */
-        for (int i = 0; i < sim.next_req; i++) {
-            sim.s->reqs[i].doubtful |= !sim.s->reqs[i].flushed;
-        }
-    }
+    sim_note_drop(c, lost);
 }
 
 /* Whether @op flushes, or may be a write and a flush. */
@@ -248,12 +166,12 @@ static bool op_fails(Op *op, Plan *plan)
     }
     switch (op->type) {
     case OP_READ:
-        return op->mask & c->bad_cells || chance(plan->read_error);
+        return op->mask & c->bad_cells || sim_chance(plan->read_error);
     case OP_WRITE:
     case OP_ZERO:
-        return chance(plan->write_error);
+        return sim_chance(plan->write_error);
     default:
-        return chance(plan->flush_error);
+        return sim_chance(plan->flush_error);
     }
 }
 
@@ -266,19 +184,19 @@ static void finish_read(Op *op, Plan *plan)
     for (uint64_t m = op->mask; op->ret == 0 && plan->bad && m; m &= m - 1) {
         int i = ctz64(m);
 
-        if (!is_liar(c, i) || !chance(plan->lie)) {
+        if (!sim_is_liar(c, i) || !sim_chance(plan->lie)) {
             continue;
         }
         fault(c);
-        if (choose(4) == 3) {
+        if (sim_choose(4) == 3) {
             op->flips |= BIT_ULL(i);
             op->val[i] = TAG_TORN;
         } else {
             op->val[i] = choose_lie(c, i);
         }
     }
-    if (sim.num_answers < MAX_ANSWERS) {
-        a = &sim.answers[sim.num_answers++];
+    if (sim.seen.num_answers < MAX_ANSWERS) {
+        a = &sim.seen.answers[sim.seen.num_answers++];
         a->time = sim.now;
         a->child = c->index;
         a->ret = op->ret;
@@ -293,13 +211,13 @@ static void finish_write(Op *op, Plan *plan)
     uint64_t lost = 0;
 
     if (op->ret < 0) {
-        op_apply(op, choose_subset(op->mask));
+        op_apply(op, sim_choose_subset(op->mask));
         return;
     }
     for (uint64_t m = op->mask & ~op->applied; plan->bad && m; m &= m - 1) {
         int i = ctz64(m);
 
-        if (is_liar(c, i) && chance(plan->lose)) {
+        if (sim_is_liar(c, i) && sim_chance(plan->lose)) {
             fault(c);
             lost |= BIT_ULL(i);
         }
@@ -307,13 +225,13 @@ static void finish_write(Op *op, Plan *plan)
     op_apply(op, op->mask & ~lost);
     for (int i = op->cell; i < op->cell + op->num; i++) {
         if (op->flags & BDRV_REQ_FUA && op->mask & BIT_ULL(i) &&
-            !(is_liar(c, i) && chance(plan->skip_flush))) {
+            !(sim_is_liar(c, i) && sim_chance(plan->skip_flush))) {
             c->durable[i] = c->image[i];
             c->safe_at[i] = c->changed[i];
         }
     }
-    for (int u = 0; u < num_units(); u++) {
-        if ((unit_mask(u) & op->mask) == unit_mask(u)) {
+    for (int u = 0; u < sim_num_units(); u++) {
+        if ((sim_unit_mask(u) & op->mask) == sim_unit_mask(u)) {
             c->stale_since[u] = 0;
         }
     }
@@ -324,12 +242,13 @@ static void finish_flush(Op *op, Plan *plan)
     Child *c = op->child;
 
     for (int i = 0; i < sim.s->cells; i++) {
-        if (is_liar(c, i) && chance(plan->skip_flush)) {
+        if (sim_is_liar(c, i) && sim_chance(plan->skip_flush)) {
             fault(c);
             continue;
         }
         /* What was written meanwhile may be caught by it or not. */
-        if (c->changed[i] < op->start || chance(500)) {
+        if (c->changed[i] < op->start ||
+            sim_chance(sim.s->rates.flush_catches)) {
             c->durable[i] = c->image[i];
             c->safe_at[i] = c->changed[i];
         } else if (c->safe_at[i] < op->start) {
@@ -350,7 +269,7 @@ static void op_finish(Op *op)
         op->ret = -ENOTSUP;
     } else if (op->failed || op_fails(op, plan)) {
         fault(c);
-        op->ret = op->type == OP_WRITE && choose(2) ? -ENOSPC : -EIO;
+        op->ret = op->type == OP_WRITE && sim_choose(2) ? -ENOSPC : -EIO;
     }
     switch (op->type) {
     case OP_READ:
@@ -366,8 +285,8 @@ static void op_finish(Op *op)
         }
         finish_write(op, plan);
         if (op->ret < 0) {
-            maybe_stale(c, op->req && op->req->flags & BDRV_REQ_FUA ?
-                           UINT64_MAX : op->mask);
+            c->ever_failed |= op->req && op->req->flags & BDRV_REQ_FUA ?
+                              UINT64_MAX : op->mask;
             if (op->flags & BDRV_REQ_FUA && plan->drops && !op->failed) {
                 child_drop(c);
             }
@@ -379,22 +298,23 @@ static void op_finish(Op *op)
         if (op->ret == 0) {
             finish_flush(op, plan);
         } else {
-            maybe_stale(c, UINT64_MAX);
+            c->ever_failed = UINT64_MAX;
             if (plan->drops && !op->failed) {
                 child_drop(c);
             }
         }
         break;
     }
-    if (sim.trace) {
+    if (sim.verdict.trace) {
         g_autofree char *values =
-            values_text(op->val, op->type == OP_READ && op->ret == 0 ?
-                                 op->mask : op->applied);
+            sim_values_text(op->val, op->type == OP_READ && op->ret == 0 ?
+                                     op->mask : op->applied);
 
-        trace("    child %d: op %d %s: %s%s%s", c->index, op->id,
-              op_name[op->type], op->ret < 0 ? strerror(-op->ret) : "ok",
-              op->type == OP_READ ? "" : op->applied ? ", stored" : "",
-              op->type == OP_READ && op->ret < 0 ? "" : values);
+        sim_trace("    child %d: op %d %s: %s%s%s", c->index, op->id,
+                  sim_op_name[op->type],
+                  op->ret < 0 ? strerror(-op->ret) : "ok",
+                  op->type == OP_READ ? "" : op->applied ? ", stored" : "",
+                  op->type == OP_READ && op->ret < 0 ? "" : values);
     }
     op->done = true;
     aio_co_wake(op->co);
@@ -416,292 +336,39 @@ static void op_hold(Op *op)
     }
     if (op->type != OP_FLUSH) {
         /* Losses are decided at the end: liars store nothing yet. */
-        uint64_t mask = choose_subset(op->mask);
+        uint64_t mask = sim_choose_subset(op->mask);
 
         if (!plan->bad) {
             op_apply(op, mask);
         }
     }
     if (op_syncs(op) && plan->drops && !op->failed && op_fails(op, plan)) {
-        /* Others may come and go before anybody hears of it. */
-        trace("    child %d: op %d is failing", c->index, op->id);
+        /* Other operations may come and go before its end tells of it. */
+        sim_trace("    child %d: op %d is failing", c->index, op->id);
         op->failed = true;
         fault(c);
         child_drop(c);
     }
 }
 
-void op_step(int index)
+void sim_op_step(int index)
 {
-    Op *op = sim.pending[index];
+    Op *op = sim.pending.op[index];
 
-    use_dice(op->dice_req, op->child->index);
-    if (op->holds < 2 && chance(250)) {
+    sim_use_dice(op->dice_req, op->child->index);
+    if (op->holds < 2 && sim_chance(sim.s->rates.hold)) {
         op_hold(op);
         return;
     }
-    memmove(&sim.pending[index], &sim.pending[index + 1],
-            (sim.num_pending - index - 1) * sizeof(sim.pending[0]));
-    sim.num_pending--;
+    memmove(&sim.pending.op[index], &sim.pending.op[index + 1],
+            (sim.pending.num - index - 1) * sizeof(sim.pending.op[0]));
+    sim.pending.num--;
     op_finish(op);
 }
 
-/* --- children: the block driver --- */
+/* --- what happens to a child by itself --- */
 
-static void op_init(Op *op, BlockDriverState *bs, OpType type,
-                    int64_t offset, int64_t bytes, BdrvRequestFlags flags)
-{
-    int size = sim.s->cell_bytes;
-
-    *op = (Op) {
-        .co = qemu_coroutine_self(),
-        .child = *(Child **)bs->opaque,
-        .type = type,
-        .id = sim.num_ops++,
-        .start = ++sim.now,
-        .flags = flags,
-    };
-    g_assert(QEMU_IS_ALIGNED(offset | bytes, size));
-    op->cell = offset / size;
-    op->num = bytes / size;
-    op->mask = bytes ? cells_mask(op->cell, op->num) : 0;
-
-    op->dice_req = &sim.s->reqs[sim.next_req - 1];
-    for (int i = 0; i < sim.next_req; i++) {
-        Req *r = &sim.s->reqs[i];
-
-        if (r->end == NEVER && (r->mask & op->mask) == op->mask &&
-            (r->type >= REQ_CHECK ||
-             (r->type == REQ_READ) == (type == OP_READ))) {
-            op->dice_req = r;
-            break;
-        }
-    }
-}
-
-static int coroutine_fn op_run(Op *op)
-{
-    g_assert(sim.num_pending < MAX_PENDING);
-    if (sim.trace) {
-        g_autofree char *values =
-            values_text(op->val, op->type == OP_READ ? 0 : op->mask);
-
-        if (op->type == OP_FLUSH) {
-            trace("  child %d: op %d flush", op->child->index, op->id);
-        } else {
-            trace("  child %d: op %d %s%s cells %d-%d%s%s", op->child->index,
-                  op->id, op->repair ? "REPAIR " : "", op_name[op->type],
-                  op->cell, op->cell + op->num - 1, values,
-                  op->flags & BDRV_REQ_FUA ? " fua" : "");
-        }
-    }
-    sim.pending[sim.num_pending++] = op;
-    while (!op->done) {
-        qemu_coroutine_yield();
-    }
-    return op->ret;
-}
-
-/* Which write in flight puts @value into the cells of @mask of @c? */
-static Req *find_write(const Child *c, uint64_t mask, uint8_t value)
-{
-    for (int i = 0; i < sim.next_req; i++) {
-        Req *r = &sim.s->reqs[i];
-
-        if (r->end != NEVER || (r->mask & mask) != mask) {
-            continue;
-        }
-        if (value == TAG_ZERO) {
-            /* The oldest one: overlapping writes keep their order. */
-            if (r->type == REQ_ZERO || r->type == REQ_DISCARD) {
-                return r;
-            }
-        } else if (r->type == REQ_WRITE && value == TAG_REQ + i &&
-                   !(r->issued[c->index] & mask)) {
-            return r;
-        }
-    }
-    return NULL;
-}
-
-/* Find the guest's write that @op belongs to, or see that it is a repair. */
-static void op_attribute(Op *op)
-{
-    Child *c = op->child;
-
-    for (uint64_t m = op->mask; m && !op->req; m &= m - 1) {
-        uint8_t value = op->val[ctz64(m)];
-        uint64_t same = 0;
-
-        for (int i = op->cell; i < op->cell + op->num; i++) {
-            same |= op->val[i] == value ? BIT_ULL(i) : 0;
-        }
-        op->req = find_write(c, same, value);
-    }
-    for (uint64_t m = op->mask; m; m &= m - 1) {
-        int i = ctz64(m);
-
-        if (op->req && op->req->mask & BIT_ULL(i) &&
-            op->val[i] == (op->req->type == REQ_WRITE ?
-                           TAG_REQ + op->req->id : TAG_ZERO)) {
-            op->cover |= BIT_ULL(i);
-            op->val[i] = TAG_REQ + op->req->id;
-        }
-    }
-    if (op->req) {
-        op->req->issued[c->index] |= op->cover;
-        if (op->type != OP_ZERO || sim.s->native_zeroes & (1 << c->index)) {
-            op->req->sent |= op->cover;
-        }
-        return;
-    }
-    op->repair = true;
-    for (int i = op->cell; i < op->cell + op->num; i++) {
-        /* The rest may be padding of the core. */
-        if (sim.s->cell_bytes >= sim.s->align || op->val[i] != c->image[i]) {
-            op->cover |= BIT_ULL(i);
-        }
-    }
-}
-
-static int coroutine_fn GRAPH_RDLOCK
-sim_co_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
-              QEMUIOVector *qiov, BdrvRequestFlags flags)
-{
-    int size = sim.s->cell_bytes;
-    Op op;
-
-    op_init(&op, bs, OP_READ, offset, bytes, flags);
-    if (g_str_equal(sim.s->read_pattern, "fifo") &&
-        !sim.s->rewrite_corrupted && sim.s->cell_bytes >= sim.s->align &&
-        is_stale(op.child, op.mask) && !is_scrubbed(REQ_SCRUB, op.mask) &&
-        !is_scrubbed(REQ_CHECK, op.mask)) {
-        violation(CHECK_SILENT, "op %d: a stale child is read", op.id);
-    }
-    op_run(&op);
-    for (int i = 0; op.ret == 0 && i < op.num; i++) {
-        int cell = op.cell + i;
-
-        qemu_iovec_memset(qiov, i * size,
-                          op.flips & BIT_ULL(cell) ? op.child->image[cell] :
-                          op.val[cell], size);
-        if (op.flips & BIT_ULL(cell)) {
-            qemu_iovec_memset(qiov, i * size + cell % size,
-                              op.child->image[cell] ^ 0x10, 1);
-        }
-    }
-    return op.ret;
-}
-
-static int coroutine_fn GRAPH_RDLOCK
-sim_co_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
-               QEMUIOVector *qiov, BdrvRequestFlags flags)
-{
-    int size = sim.s->cell_bytes;
-    Op op;
-
-    op_init(&op, bs, OP_WRITE, offset, bytes, flags);
-    qemu_iovec_to_buf(qiov, 0, sim.scratch, bytes);
-    for (int i = 0; i < op.num; i++) {
-        op.val[op.cell + i] = decode_cell(sim.scratch + i * size);
-    }
-    op_attribute(&op);
-    op_check(&op);
-    return op_run(&op);
-}
-
-static int coroutine_fn GRAPH_RDLOCK
-sim_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
-                     BdrvRequestFlags flags)
-{
-    Op op;
-
-    op_init(&op, bs, OP_ZERO, offset, bytes, flags);
-    op_attribute(&op);
-    if (op.repair) {
-        violation(CHECK_REPAIR, "op %d: zeroes that nobody has written",
-                  op.id);
-        return -EIO;
-    }
-    op_check(&op);
-    return op_run(&op);
-}
-
-static int coroutine_fn GRAPH_RDLOCK sim_co_flush(BlockDriverState *bs)
-{
-    Op op;
-
-    if (!sim.running) {
-        return 0;
-    }
-    op_init(&op, bs, OP_FLUSH, 0, 0, 0);
-    memcpy(op.snap, op.child->image, sizeof(op.snap));
-    return op_run(&op);
-}
-
-static int coroutine_fn GRAPH_RDLOCK
-sim_co_block_status(BlockDriverState *bs, bool want_zero, int64_t offset,
-                    int64_t bytes, int64_t *pnum, int64_t *map,
-                    BlockDriverState **file)
-{
-    Child *c = *(Child **)bs->opaque;
-    int size = sim.s->cell_bytes;
-    int cell = offset / size;
-    bool zero = is_zeroes(c->image[cell]);
-
-    if (size < sim.s->align) {
-        *pnum = bytes;
-        return BDRV_BLOCK_DATA;
-    }
-    *pnum = size - offset % size;
-    while (*pnum < bytes && is_zeroes(c->image[(offset + *pnum) / size]) ==
-                            zero) {
-        *pnum += size;
-    }
-    *pnum = MIN(*pnum, bytes);
-    return zero ? BDRV_BLOCK_ZERO : BDRV_BLOCK_DATA;
-}
-
-static int64_t coroutine_fn GRAPH_RDLOCK
-sim_co_getlength(BlockDriverState *bs)
-{
-    return (int64_t)sim.s->cells * sim.s->cell_bytes;
-}
-
-static void GRAPH_RDLOCK sim_refresh_limits(BlockDriverState *bs, Error **errp)
-{
-    bs->bl.request_alignment = sim.s->align;
-}
-
-#define SIM_DRIVER                                      \
-    .instance_size          = sizeof(Child *),          \
-    .bdrv_refresh_limits    = sim_refresh_limits,       \
-    .bdrv_co_getlength      = sim_co_getlength,         \
-    .bdrv_co_preadv         = sim_co_preadv,            \
-    .bdrv_co_pwritev        = sim_co_pwritev,           \
-    .bdrv_co_pwrite_zeroes  = sim_co_pwrite_zeroes,     \
-    .bdrv_co_block_status   = sim_co_block_status
-
-BlockDriver sim_fua_driver = {
-    .format_name            = "quorum-sim-fua",
-    SIM_DRIVER,
-    .bdrv_co_flush_to_disk  = sim_co_flush,
-};
-
-/*
- * The core emulates FUA by a flush, which it leaves out if no write has ended
- * since the last one: it does not count the one that it has just done.  But
- * what has .bdrv_co_flush is always asked.
- */
-BlockDriver sim_driver = {
-    .format_name            = "quorum-sim",
-    SIM_DRIVER,
-    .bdrv_co_flush          = sim_co_flush,
-};
-
-/* --- children: what befalls them --- */
-
-void child_reset(Child *c, int index)
+void sim_child_reset(Child *c, int index)
 {
     BlockDriverState *bs = c->bs;
 
@@ -712,37 +379,18 @@ void child_reset(Child *c, int index)
     memset(c->durable, TAG_INIT, sizeof(c->durable));
     memset(c->older, TAG_INIT, sizeof(c->older));
     if (sim.s->plan[index].bad) {
-        for (int u = 0; u < num_units(); u++) {
+        for (int u = 0; u < sim_num_units(); u++) {
             if (sim.s->plan[index].bad_units & (1 << (u % 16))) {
-                c->bad_cells |= unit_mask(u);
+                c->bad_cells |= sim_unit_mask(u);
             }
         }
     }
 }
 
-BlockDriverState *child_open(Child *c)
-{
-    static int serial;
-    Schedule *s = sim.s;
-    g_autofree char *name = g_strdup_printf("sim%d", serial++);
-    BdrvRequestFlags fua = s->fua & (1 << c->index) ? BDRV_REQ_FUA : 0;
-    BlockDriverState *bs;
-
-    bs = bdrv_new_open_driver(fua ? &sim_fua_driver : &sim_driver, name,
-                              BDRV_O_RDWR | BDRV_O_UNMAP, &error_abort);
-    *(Child **)bs->opaque = c;
-    bs->supported_write_flags = fua;
-    bs->supported_zero_flags = fua;
-    if (s->zeroes & (1 << c->index)) {
-        bs->supported_zero_flags |= BDRV_REQ_MAY_UNMAP | BDRV_REQ_NO_FALLBACK;
-    }
-    return bs;
-}
-
-void child_changed(Child *c)
+void sim_child_changed(Child *c)
 {
     /* The same once more, a blank one, or what other newcomers hold, too */
-    switch (choose(3)) {
+    switch (sim_choose(3)) {
     case 1:
         memset(c->image, TAG_INIT, sizeof(c->image));
         break;
@@ -755,10 +403,10 @@ void child_changed(Child *c)
     for (int i = 0; i < MAX_CELLS; i++) {
         c->changed[i] = c->safe_at[i] = sim.now;
     }
-    for (int u = 0; u < num_units(); u++) {
+    for (int u = 0; u < sim_num_units(); u++) {
         c->stale_since[u] = sim.now;
     }
-    c->maybe_stale = UINT64_MAX;
+    c->ever_failed = UINT64_MAX;
     c->lost = c->bad_cells = 0;
     c->ops = 0;
     c->dead = false;
@@ -766,7 +414,7 @@ void child_changed(Child *c)
     fault(c);
 }
 
-void rot(void)
+void sim_rot(void)
 {
     for (int n = 0; n < sim.s->num_children; n++) {
         Child *c = &sim.child[n];
@@ -775,34 +423,35 @@ void rot(void)
         if (!sim.s->plan[n].bad || !sim.s->plan[n].rot) {
             continue;
         }
-        use_dice(&sim.s->reqs[MAX(0, sim.next_req - 1)], n);
-        if (!chance(sim.s->plan[n].rot)) {
+        sim_use_dice(&sim.s->reqs[MAX(0, sim.guest.next_req - 1)], n);
+        if (!sim_chance(sim.s->plan[n].rot)) {
             continue;
         }
-        cell = choose(sim.s->cells);
-        if (is_liar(c, cell)) {
+        cell = sim_choose(sim.s->cells);
+        if (sim_is_liar(c, cell)) {
             cells_changed(c, cell, choose_lie(c, cell));
             c->durable[cell] = c->image[cell];
             c->safe_at[cell] = c->changed[cell];
             fault(c);
-            trace("    child %d: cell %d rots: %s", n, cell,
-                  value_text(c->image[cell]));
+            sim_trace("    child %d: cell %d rots: %s", n, cell,
+                      sim_value_text(c->image[cell]));
         }
     }
 }
 
-void power_cut(void)
+void sim_power_cut(void)
 {
     for (int n = 0; n < sim.s->num_children; n++) {
         Child *c = &sim.child[n];
 
-        use_dice(&sim.s->reqs[sim.next_req - 1], n);
+        sim_use_dice(&sim.s->reqs[sim.guest.next_req - 1], n);
         for (int i = 0; i < sim.s->cells; i++) {
-            if (c->changed[i] > c->safe_at[i] && chance(500)) {
+            if (c->changed[i] > c->safe_at[i] &&
+                sim_chance(sim.s->rates.power_cut_loses)) {
                 c->image[i] = c->durable[i];
             }
         }
-        trace("    child %d: power cut", n);
+        sim_trace("    child %d: power cut", n);
     }
-    sim.power_cut = true;
+    sim.faults.power_cut = true;
 }

@@ -10,8 +10,6 @@
 #include "qapi/error.h"
 #include "qemu/main-loop.h"
 #include "qobject/qdict.h"
-#include "block/quorum/debug.h"
-#include "block/quorum/quorum-int.h"
 #include "block/quorum/read-locked.h"
 #include "quorum-sim.h"
 
@@ -21,13 +19,13 @@
 static void req_init(Req *r, int id)
 {
     r->id = id;
-    r->mask = r->num ? cells_mask(r->cell, r->num) : 0;
+    r->mask = r->num ? sim_cells_mask(r->cell, r->num) : 0;
     r->start = r->end = NEVER;
     r->ret = 0;
     memset(r->issued, 0, sizeof(r->issued));
     memset(r->ok, 0, sizeof(r->ok));
     r->sent = 0;
-    r->flushed = r->shaky = r->doubtful = false;
+    r->flushed = r->may_be_lost = r->loss_unreported = false;
     r->buf = NULL;
 }
 
@@ -37,23 +35,30 @@ static int coroutine_fn guest_status(Req *r)
     int64_t pnum;
     int ret;
 
-    ret = blk_co_block_status_above(sim.blk, NULL, (int64_t)r->cell * size,
+    ret = blk_co_block_status_above(sim.node.blk, NULL, (int64_t)r->cell * size,
                                     (int64_t)r->num * size, &pnum, NULL, NULL);
     if (ret < 0 || !(ret & BDRV_BLOCK_ZERO)) {
         return MIN(ret, 0);
     }
-    check_zeroes(r, pnum / size);
+    sim_check_zeroes(r, pnum / size);
     return 0;
+}
+
+/* What the driver can read at once: see buffer_pool_max_size() */
+static int64_t piece_bytes(void)
+{
+    return pow2floor(sim.s->limits.pool_bytes / (sim.s->num_children + 1));
 }
 
 /* One chunk, of whole units, as the job does it */
 static int coroutine_fn guest_scrub(Req *r)
 {
-    BlockDriverState *bs = blk_bs(sim.blk);
+    BlockDriverState *bs = blk_bs(sim.node.blk);
     BDRVQuorumState *s = bs->opaque;
     QuorumScrub scrub = { .repair = r->type == REQ_SCRUB };
     int64_t size = sim.s->cell_bytes;
     int64_t start = r->cell * size, bytes = r->num * size;
+    int64_t most = piece_bytes();
     int ret = 0;
 
     bdrv_inc_in_flight(bs);
@@ -61,18 +66,19 @@ static int coroutine_fn guest_scrub(Req *r)
         if (r->stale) {
             quorum_sync_next_stale(s->sync, start, start + bytes, &start,
                                    &bytes);
-            r->mask = bytes ? cells_mask(start / size, bytes / size) : 0;
-            trace("  stale cells: %016" PRIx64, r->mask);
         }
+        bytes = MIN(bytes, QEMU_ALIGN_DOWN(start + most, most) - start);
+        r->mask = bytes ? sim_cells_mask(start / size, bytes / size) : 0;
+        sim_trace("  cells %016" PRIx64, r->mask);
         if (bytes) {
             ret = quorum_co_scrub(bs, start, bytes, &scrub);
         }
     }
     bdrv_dec_in_flight(bs);
     r->ret = ret;
-    check_scrub(r, scrub.repaired.mismatched + scrub.repaired.missing +
-                scrub.left.mismatched + scrub.left.missing,
-                scrub.left.unrepairable);
+    sim_check_scrub(r, scrub.repaired.mismatched + scrub.repaired.missing +
+                       scrub.left.mismatched + scrub.left.missing,
+                    scrub.left.unrepairable);
     return ret;
 }
 
@@ -86,12 +92,13 @@ static void coroutine_fn guest_entry(void *opaque)
 
     r->start = ++sim.now;
     if (r->type == REQ_FLUSH) {
-        trace("flush %d", r->id);
+        sim_trace("flush %d", r->id);
     } else {
-        trace("%s %d: cells %d-%d%s%s%s", req_name[r->type], r->id, r->cell,
-              r->cell + r->num - 1, r->flags & BDRV_REQ_FUA ? " fua" : "",
-              r->flags & BDRV_REQ_MAY_UNMAP ? " may-unmap" : "",
-              r->flags & BDRV_REQ_NO_FALLBACK ? " no-fallback" : "");
+        sim_trace("%s %d: cells %d-%d%s%s%s", sim_req_name[r->type], r->id,
+                  r->cell, r->cell + r->num - 1,
+                  r->flags & BDRV_REQ_FUA ? " fua" : "",
+                  r->flags & BDRV_REQ_MAY_UNMAP ? " may-unmap" : "",
+                  r->flags & BDRV_REQ_NO_FALLBACK ? " no-fallback" : "");
     }
 
     qemu_iovec_init(&qiov, 2);
@@ -106,19 +113,19 @@ static void coroutine_fn guest_entry(void *opaque)
     }
     switch (r->type) {
     case REQ_READ:
-        ret = blk_co_preadv(sim.blk, offset, bytes, &qiov, 0);
+        ret = blk_co_preadv(sim.node.blk, offset, bytes, &qiov, 0);
         break;
     case REQ_WRITE:
-        ret = blk_co_pwritev(sim.blk, offset, bytes, &qiov, r->flags);
+        ret = blk_co_pwritev(sim.node.blk, offset, bytes, &qiov, r->flags);
         break;
     case REQ_ZERO:
-        ret = blk_co_pwrite_zeroes(sim.blk, offset, bytes, r->flags);
+        ret = blk_co_pwrite_zeroes(sim.node.blk, offset, bytes, r->flags);
         break;
     case REQ_DISCARD:
-        ret = blk_co_pdiscard(sim.blk, offset, bytes, 0);
+        ret = blk_co_pdiscard(sim.node.blk, offset, bytes, 0);
         break;
     case REQ_FLUSH:
-        ret = blk_co_flush(sim.blk);
+        ret = blk_co_flush(sim.node.blk);
         break;
     case REQ_STATUS:
         ret = guest_status(r);
@@ -134,8 +141,8 @@ static void coroutine_fn guest_entry(void *opaque)
 
     r->ret = ret;
     r->end = ++sim.now;
-    sim.in_flight--;
-    guest_ended(r);
+    sim.guest.in_flight--;
+    sim_guest_ended(r);
     g_free(r->buf);
     r->buf = NULL;
 }
@@ -164,7 +171,7 @@ static BdrvChild * GRAPH_RDLOCK find_child(BlockDriverState *bs,
 /* As x-blockdev-change does it */
 static void change_child(Req *r)
 {
-    BlockDriverState *bs = blk_bs(sim.blk);
+    BlockDriverState *bs = blk_bs(sim.node.blk);
     Child *c = &sim.child[r->child];
     g_autofree char *name = g_strdup_printf("children.%d", c->index);
     BlockDriverState *old = c->bs;
@@ -172,9 +179,9 @@ static void change_child(Req *r)
     Error *err = NULL;
 
     r->start = r->end = ++sim.now;
-    sim.running = false;
+    sim.node.running = false;
     if (!old || !r->leaves) {
-        new = child_open(c);
+        new = sim_child_open(c);
     }
     bdrv_drained_begin(bs);
     bdrv_graph_wrlock();
@@ -185,44 +192,49 @@ static void change_child(Req *r)
     }
     bdrv_graph_wrunlock();
     bdrv_drained_end(bs);
-    trace("child %d %s%s%s", c->index, new ? old ? "is replaced" : "comes" :
-          "leaves", err ? ": " : "", err ? error_get_pretty(err) : "");
+    sim_trace("child %d %s%s%s", c->index,
+              !new ? "leaves" : old ? "is replaced" : "comes",
+              err ? ": " : "", err ? error_get_pretty(err) : "");
     if (!err) {
         if (old) {
-            note_change(c);
+            sim_note_change(c);
         }
         c->bs = new;
         new = old;
-        use_dice(r, c->index);
-        child_changed(c);
+        sim_use_dice(r, c->index);
+        sim_child_changed(c);
         if (count_children() < sim.s->threshold) {
-            violation(CHECK_CHANGE, "%d children are left", count_children());
+            sim_violation(CHECK_CHANGE, "%d children are left",
+                          count_children());
         }
     }
     error_free(err);
     bdrv_unref(new);
-    sim.running = true;
+    sim.node.running = true;
 }
 
 static void guest_start(Req *r)
 {
-    sim.next_req++;
+    sim.guest.next_req++;
     if (r->type == REQ_CHANGE) {
         change_child(r);
         return;
     }
-    sim.in_flight++;
+    sim.guest.in_flight++;
     qemu_coroutine_enter(qemu_coroutine_create(guest_entry, r));
 }
 
-static void settle(void)
+/* Until nothing goes on by itself */
+static void poll_until_idle(void)
 {
     while (aio_poll(qemu_get_aio_context(), false)) {
-        /* until nothing goes on by itself */
+        /* nothing */
     }
 }
 
 /* --- a run --- */
+
+QuorumLimits sim_limits;
 
 static void node_open(void)
 {
@@ -233,22 +245,22 @@ static void node_open(void)
         g_autofree char *key = g_strdup_printf("children.%d", i);
         Child *c = &sim.child[i];
 
-        c->bs = child_open(c);
+        c->bs = sim_child_open(c);
         qdict_put_str(options, key, c->bs->node_name);
     }
     qdict_put_str(options, "driver", "quorum");
     qdict_put_int(options, "vote-threshold", s->threshold);
     qdict_put_str(options, "read-pattern", s->read_pattern);
     qdict_put_bool(options, "rewrite-corrupted", s->rewrite_corrupted);
-    sim.blk = blk_new_open(NULL, NULL, options, BDRV_O_RDWR | BDRV_O_UNMAP,
-                           &error_abort);
+    sim.node.blk = blk_new_open(NULL, NULL, options,
+                                BDRV_O_RDWR | BDRV_O_UNMAP, &error_abort);
 }
 
 static void node_close(void)
 {
-    sim.running = false;
-    blk_unref(sim.blk);
-    sim.blk = NULL;
+    sim.node.running = false;
+    blk_unref(sim.node.blk);
+    sim.node.blk = NULL;
     for (int i = 0; i < sim.s->num_children; i++) {
         bdrv_unref(sim.child[i].bs);
         sim.child[i].bs = NULL;
@@ -263,27 +275,28 @@ static bool step(void)
     bool can_start;
     int what;
 
-    if (sim.script && sim.next_req == s->num_reqs && next_request(s)) {
-        req_init(&s->reqs[sim.next_req], sim.next_req);
+    if (sim.script.next && sim.guest.next_req == s->num_reqs &&
+        sim_next_request(s)) {
+        req_init(&s->reqs[sim.guest.next_req], sim.guest.next_req);
     }
-    if (sim.next_req < s->num_reqs) {
-        next = &s->reqs[sim.next_req];
+    if (sim.guest.next_req < s->num_reqs) {
+        next = &s->reqs[sim.guest.next_req];
     }
-    can_start = next && sim.in_flight < s->depth &&
-                (!sim.in_flight || !next->alone) &&
-                (!sim.num_pending || next->type != REQ_CHANGE);
-    if (!sim.num_pending && !can_start) {
+    can_start = next && sim.guest.in_flight < s->depth &&
+                (!sim.guest.in_flight || !next->alone) &&
+                (!sim.pending.num || next->type != REQ_CHANGE);
+    if (!sim.pending.num && !can_start) {
         return false;
     }
     sim.now++;
-    rot();
-    what = choose_next(sim.num_pending + 3 * can_start);
-    if (what < sim.num_pending) {
-        op_step(what);
+    sim_rot();
+    what = sim_choose_next(sim.pending.num + 3 * can_start);
+    if (what < sim.pending.num) {
+        sim_op_step(what);
     } else {
         guest_start(next);
     }
-    settle();
+    poll_until_idle();
     return true;
 }
 
@@ -291,77 +304,95 @@ static bool step(void)
 static void read_all(void)
 {
     Schedule *s = sim.s;
-    Req *r = &s->reqs[sim.next_req];
+    Req *r = &s->reqs[sim.guest.next_req];
 
     *r = (Req) {
         .type = REQ_READ,
         .num = s->cells,
-        .key = MAX_REQS + sim.power_cut,
+        .key = MAX_REQS + sim.faults.power_cut,
     };
-    req_init(r, sim.next_req);
+    req_init(r, sim.guest.next_req);
     guest_start(r);
-    settle();
+    poll_until_idle();
     while (step()) {
         /* until it has come back */
     }
 }
 
-void run(Schedule *s, bool record, bool with_trace)
+/*
+ * The driver gets the limits of @s.  Granules grow until the map of the disk is
+ * small enough, as quorum_maps_resize() does it.
+ */
+static void set_limits(const Schedule *s)
+{
+    int64_t granule = UNIT_BYTES;
+
+    quorum_limits = s->limits;
+    quorum_debug.no_fast_path = s->no_fast_path;
+    while (s->cells * s->cell_bytes / granule >= s->limits.stale_bits) {
+        granule *= 2;
+    }
+    sim.node.cells_per_granule = granule / s->cell_bytes;
+}
+
+/* All of sim but the script is as before the first step of @s. */
+static void reset(Schedule *s, bool record, bool with_trace)
 {
     sim.s = s;
-    sim.cells_per_unit = MAX(1, UNIT_BYTES / s->cell_bytes);
     sim.now = 1;
-    sim.num_ops = sim.num_pending = sim.next_req = sim.in_flight = 0;
-    sim.rng = s->seed ^ 0x5deece66d;
-    sim.recording = record;
-    sim.choice = 0;
-    memset(sim.dice, 0, sizeof(sim.dice));
-    sim.power_cut = false;
-    sim.dropped = 0;
-    sim.losing = false;
-    sim.lost_until = 0;
-    sim.num_answers = 0;
-    sim.num_changes = 0;
-    sim.violated = false;
-    g_clear_pointer(&sim.violation, g_free);
-    sim.faults = 0;
-    if (sim.trace) {
-        g_string_free(sim.trace, true);
+    sim.node.cells_per_unit = MAX(1, UNIT_BYTES / s->cell_bytes);
+    set_limits(s);
+    sim.pending.num = sim.pending.total = 0;
+    sim.guest.next_req = sim.guest.in_flight = 0;
+    memset(&sim.dice, 0, sizeof(sim.dice));
+    sim.dice.rng = s->seed ^ 0x5deece66d;
+    sim.dice.recording = record;
+    sim.seen.num_answers = sim.seen.num_changes = 0;
+    memset(&sim.faults, 0, sizeof(sim.faults));
+    g_free(sim.verdict.text);
+    if (sim.verdict.trace) {
+        g_string_free(sim.verdict.trace, true);
     }
-    sim.trace = with_trace ? g_string_new(NULL) : NULL;
+    memset(&sim.verdict, 0, sizeof(sim.verdict));
+    sim.verdict.trace = with_trace ? g_string_new(NULL) : NULL;
     for (int i = 0; i < s->cells; i++) {
         for (int j = 0; j < NUM_VALUES; j++) {
-            sim.first_end[i][j] = NEVER;
-            sim.last_start[i][j] = 0;
+            sim.seen.first_end[i][j] = NEVER;
+            sim.seen.last_start[i][j] = 0;
         }
     }
     for (int i = 0; i < s->num_reqs; i++) {
         req_init(&s->reqs[i], i);
     }
     for (int i = 0; i < s->num_children; i++) {
-        child_reset(&sim.child[i], i);
-        sim.faults += !!sim.child[i].bad_cells;
+        sim_child_reset(&sim.child[i], i);
+        sim.faults.count += !!sim.child[i].bad_cells;
     }
+}
 
+void sim_run(Schedule *s, bool record, bool with_trace)
+{
+    reset(s, record, with_trace);
     node_open();
-    sim.running = true;
+    sim.node.running = true;
     while (step()) {
         /* until all requests have come back */
     }
-    if (!sim.in_flight) {
-        check_order();
+    if (!sim.guest.in_flight) {
+        sim_check_order();
         read_all();
     }
-    if (sim.in_flight) {
-        violation(CHECK_STUCK, "%d requests never come back", sim.in_flight);
+    if (sim.guest.in_flight) {
+        sim_violation(CHECK_STUCK, "%d requests never come back",
+                      sim.guest.in_flight);
         /* There is no way to close the node. */
-        sim.blk = NULL;
+        sim.node.blk = NULL;
         return;
     }
-    check_counters();
-    check_linear();
+    sim_check_counters();
+    sim_check_linear();
     if (s->power_cut) {
-        power_cut();
+        sim_power_cut();
         read_all();
     }
     node_close();
@@ -369,10 +400,11 @@ void run(Schedule *s, bool record, bool with_trace)
 
 void sim_init(void)
 {
-    quorum_debug.on = true;
     bdrv_init();
     qemu_init_main_loop(&error_abort);
+    quorum_debug.on = true;
+    sim_limits = quorum_limits;
     bdrv_register(&sim_driver);
     bdrv_register(&sim_fua_driver);
-    sim.scratch = g_malloc(MAX_CELLS * UNIT_BYTES);
+    sim.node.scratch = g_malloc(MAX_CELLS * UNIT_BYTES);
 }

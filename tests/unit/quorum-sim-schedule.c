@@ -7,147 +7,16 @@
  */
 
 #include "qemu/osdep.h"
-#include "qapi/qapi-types-block-core.h"
 #include "quorum-sim.h"
 
-/* --- kinds of schedules --- */
-
-const Kind sim_kinds[] = {
-    {
-        .name = "no-faults",
-        .count = 2000,
-        .rewrite = -1,
-        .flush_weight = 5,
-    }, {
-        .name = "errors",
-        .count = 3000,
-        .max_bad = -1,
-        .errors = true,
-        .dead = true,
-        .rewrite = -1,
-    }, {
-        .name = "one-bad",
-        .count = 3000,
-        .max_bad = 1,
-        .errors = true,
-        .dead = true,
-        .lies = true,
-        .rot = true,
-        .drops = true,
-        .rewrite = -1,
-        .flush_weight = 10,
-    }, {
-        .name = "lies",
-        .count = 3000,
-        .max_bad = -1,
-        .errors = true,
-        .lies = true,
-        .rot = true,
-        .rewrite = -1,
-    }, {
-        .name = "flush",
-        .count = 5000,
-        .max_bad = -1,
-        .errors = true,
-        .drops = true,
-        .rewrite = -1,
-        .flush_weight = 40,
-    }, {
-        .name = "fifo",
-        .count = 3000,
-        .max_bad = -1,
-        .errors = true,
-        .dead = true,
-        .read_pattern = "fifo",
-        .rewrite = -1,
-    }, {
-        .name = "repair",
-        .count = 3000,
-        .max_bad = -1,
-        .errors = true,
-        .lies = true,
-        .rot = true,
-        .read_pattern = "quorum",
-        .rewrite = 1,
-    }, {
-        .name = "ties",
-        .count = 3000,
-        .max_bad = -1,
-        .errors = true,
-        .ties = true,
-        .read_pattern = "quorum",
-        .rewrite = -1,
-    }, {
-        .name = "sizes",
-        .count = 3000,
-        .max_bad = -1,
-        .errors = true,
-        .dead = true,
-        .lies = true,
-        .rot = true,
-        .drops = true,
-        .any_size = true,
-        .rewrite = -1,
-        .flush_weight = 10,
-    }, {
-        .name = "scrub-no-faults",
-        .count = 1000,
-        .rewrite = -1,
-        .scrub_weight = 40,
-    }, {
-        .name = "scrub",
-        .count = 3000,
-        .max_bad = -1,
-        .errors = true,
-        .dead = true,
-        .lies = true,
-        .rot = true,
-        .any_size = true,
-        .rewrite = -1,
-        .scrub_weight = 60,
-    }, {
-        .name = "scrub-flush",
-        .count = 3000,
-        .max_bad = -1,
-        .errors = true,
-        .drops = true,
-        .rewrite = -1,
-        .flush_weight = 30,
-        .scrub_weight = 60,
-    }, {
-        .name = "changes",
-        .count = 3000,
-        .max_bad = -1,
-        .errors = true,
-        .dead = true,
-        .lies = true,
-        .rot = true,
-        .rewrite = -1,
-        .flush_weight = 5,
-        .scrub_weight = 40,
-        .change_weight = 30,
-    }, {
-        .name = "changes-flush",
-        .count = 3000,
-        .max_bad = -1,
-        .errors = true,
-        .drops = true,
-        .rewrite = -1,
-        .flush_weight = 30,
-        .scrub_weight = 40,
-        .change_weight = 30,
-    },
-    { .name = NULL }
-};
-
-/* --- schedules from a seed, or from a script --- */
+/* --- a seed, or a script --- */
 
 static int rng_below(uint64_t *state, int bound)
 {
-    if (sim.script) {
-        return script_next() * bound / 256;
+    if (sim.script.next) {
+        return sim_script_next() * bound / 256;
     }
-    return (rng_next(state) >> 16) % bound;
+    return (sim_rng_next(state) >> 16) % bound;
 }
 
 static bool rng_hit(uint64_t *state, int permille)
@@ -157,63 +26,58 @@ static bool rng_hit(uint64_t *state, int permille)
 
 static uint32_t rng_mask(uint64_t *state)
 {
-    return sim.script ? script_next() : rng_next(state);
+    return sim.script.next ? sim_script_next() : sim_rng_next(state);
 }
 
-static bool has_pattern(const char *name)
+/* --- requests --- */
+
+static int unit_cells(const Schedule *s)
 {
-    return qapi_enum_parse(&QuorumReadPattern_lookup, name, -1, NULL) >= 0;
+    return MAX(1, UNIT_BYTES / s->cell_bytes);
 }
 
-static void make_request(Schedule *s, uint64_t *rng)
+static ReqType choose_type(const Schedule *s, uint64_t *rng)
 {
-    const Kind *kind = s->kind;
-    Req *r = &s->reqs[s->num_reqs];
-    int unit = MAX(1, UNIT_BYTES / s->cell_bytes);
-    int units = DIV_ROUND_UP(s->cells, unit);
-    int flushes = 100 + kind->flush_weight;
-    int scrubs = flushes + kind->scrub_weight;
-    int dice = rng_below(rng, scrubs + kind->change_weight);
+    int sum = 0, dice;
 
-    memset(r, 0, sizeof(*r));
-    r->key = s->num_reqs++;
-    r->type = dice < 40 ? REQ_READ : dice < 80 ? REQ_WRITE :
-              dice < 90 ? REQ_ZERO : dice < 95 ? REQ_DISCARD :
-              dice < 97 ? REQ_STATUS : dice < flushes ? REQ_FLUSH :
-              dice >= scrubs ? REQ_CHANGE :
-              rng_hit(rng, 200) ? REQ_CHECK : REQ_SCRUB;
-    r->alone = rng_hit(rng, 200);
-    if (r->type == REQ_FLUSH) {
-        return;
+    for (int type = 0; type < REQ__MAX; type++) {
+        sum += s->weight[type];
     }
-    if (r->type == REQ_CHANGE) {
-        r->alone = true;
-        r->child = rng_below(rng, s->num_children);
-        r->leaves = rng_hit(rng, 300);
-        return;
+    dice = rng_below(rng, sum);
+    for (int type = 0; ; type++) {
+        dice -= s->weight[type];
+        if (dice < 0) {
+            return type;
+        }
     }
+}
+
+/* Anything, whole units, the hot unit, or some of its cells */
+static void choose_place(const Schedule *s, Req *r, uint64_t *rng)
+{
+    int unit = unit_cells(s);
+
     switch (rng_below(rng, 4)) {
-    case 0:                 /* anything */
+    case 0:
         r->cell = rng_below(rng, s->cells);
         r->num = 1 + rng_below(rng, s->cells - r->cell);
         break;
-    case 1:                 /* whole units */
-        r->cell = rng_below(rng, units) * unit;
+    case 1:
+        r->cell = rng_below(rng, DIV_ROUND_UP(s->cells, unit)) * unit;
         r->num = unit * (1 + rng_below(rng, 2));
         break;
-    case 2:                 /* the hot unit */
-        r->cell = s->hot;
+    case 2:
+        r->cell = s->hot_cell;
         r->num = unit;
         break;
-    default:                /* some cells of the hot unit */
-        r->cell = MIN(s->hot + rng_below(rng, unit), s->cells - 1);
+    default:
+        r->cell = MIN(s->hot_cell + rng_below(rng, unit), s->cells - 1);
         r->num = 1 + rng_below(rng, 4);
         break;
     }
     if (r->type == REQ_CHECK || r->type == REQ_SCRUB) {
         r->num = ROUND_UP(r->num + r->cell % unit, unit);
         r->cell -= r->cell % unit;
-        r->stale = r->type == REQ_SCRUB && rng_hit(rng, 400);
     }
     r->num = MIN(r->num, s->cells - r->cell);
     if (s->cell_bytes < s->align &&
@@ -222,191 +86,274 @@ static void make_request(Schedule *s, uint64_t *rng)
         r->num = ROUND_UP(r->cell % 2 + r->num, 2);
         r->cell -= r->cell % 2;
     }
-    r->split = rng_below(rng, 3) ? 0 : rng_below(rng, r->num);
-    if (r->type == REQ_WRITE || r->type == REQ_ZERO) {
-        r->flags |= rng_hit(rng, 150) ? BDRV_REQ_FUA : 0;
+}
+
+static void make_request(Schedule *s, uint64_t *rng)
+{
+    const Rates *rates = &s->rates;
+    Req *r = &s->reqs[s->num_reqs];
+
+    memset(r, 0, sizeof(*r));
+    r->key = s->num_reqs++;
+    r->type = choose_type(s, rng);
+    r->alone = rng_hit(rng, rates->alone);
+    switch (r->type) {
+    case REQ_FLUSH:
+        return;
+    case REQ_CHANGE:
+        r->alone = true;
+        r->child = rng_below(rng, s->num_children);
+        r->leaves = rng_hit(rng, rates->leaves);
+        return;
+    default:
+        choose_place(s, r, rng);
     }
-    if (r->type == REQ_ZERO) {
-        r->flags |= rng_hit(rng, 300) ? BDRV_REQ_MAY_UNMAP : 0;
-        r->flags |= rng_hit(rng, 200) ? BDRV_REQ_NO_FALLBACK : 0;
+    switch (r->type) {
+    case REQ_ZERO:
+        r->flags |= rng_hit(rng, rates->may_unmap) ? BDRV_REQ_MAY_UNMAP : 0;
+        r->flags |= rng_hit(rng, rates->no_fallback) ? BDRV_REQ_NO_FALLBACK : 0;
+        r->flags |= rng_hit(rng, rates->fua) ? BDRV_REQ_FUA : 0;
+        break;
+    case REQ_WRITE:
+        r->flags |= rng_hit(rng, rates->fua) ? BDRV_REQ_FUA : 0;
+        /* fall through */
+    case REQ_READ:
+        r->split = rng_hit(rng, rates->split) ? rng_below(rng, r->num) : 0;
+        break;
+    case REQ_SCRUB:
+        r->stale = rng_hit(rng, rates->scrub_stale);
+        break;
+    default:
+        break;
     }
 }
 
 static void make_requests(Schedule *s, uint64_t *rng)
 {
-    int unit = MAX(1, UNIT_BYTES / s->cell_bytes);
+    int unit = unit_cells(s);
     int num;
 
-    s->hot = rng_below(rng, DIV_ROUND_UP(s->cells, unit)) * unit;
-    if (sim.script) {
+    s->hot_cell = rng_below(rng, DIV_ROUND_UP(s->cells, unit)) * unit;
+    if (sim.script.next) {
         return;                 /* they come one by one */
     }
-    num = 3 + rng_below(rng, rng_hit(rng, 300) ? 28 : 12);
+    num = 3 + rng_below(rng, rng_hit(rng, s->rates.many) ? 28 : 12);
     while (s->num_reqs < MIN(num, MAX_REQS)) {
         make_request(s, rng);
     }
 }
 
-bool next_request(Schedule *s)
+bool sim_next_request(Schedule *s)
 {
-    if (!sim.script_left || s->num_reqs == MAX_REQS) {
+    if (!sim.script.left || s->num_reqs == MAX_REQS) {
         return false;
     }
     make_request(s, NULL);
     return true;
 }
 
-static void make_faults(Schedule *s, const Kind *kind, uint64_t *rng)
+/* --- faults: the code of what is said in quorum-sim-child.c --- */
+
+/* How often a fault comes: one of these chances in 1/1000, the last one rot */
+static int choose_rate(uint64_t *rng, bool highest)
 {
     static const int often[] = { 0, 30, 100, 300, 700 };
+
+    return often[rng_below(rng, ARRAY_SIZE(often) - !highest)];
+}
+
+/* Which damage of the kind may be in this schedule */
+static int choose_damage(const Schedule *s, uint64_t *rng)
+{
+    int damage = s->kind->damage;
+
+    if (s->threshold <= s->num_children / 2) {
+        damage &= ~DAMAGE_DROPS;
+    }
+    if (damage & DAMAGE_DROPS && damage & DAMAGE_LIES &&
+        s->kind->max_bad != 1) {
+        damage &= rng_hit(rng, s->rates.lies_or_drops) ? ~DAMAGE_DROPS
+                                                       : ~DAMAGE_LIES;
+    }
+    return damage;
+}
+
+/* A child that has no faults yet gets them. */
+static Plan *choose_bad_child(Schedule *s, uint64_t *rng)
+{
     int n = s->num_children;
-    int max_bad = kind->max_bad >= 0 ? MIN(kind->max_bad, n) : n;
-    int num_bad = max_bad ? 1 + rng_below(rng, max_bad) : 0;
-    int units = DIV_ROUND_UP(s->cells, MAX(1, UNIT_BYTES / s->cell_bytes));
-    int max_liars = MIN(s->threshold - 1, num_bad);
-    /* One that has lost writes and a liar may outvote the third one. */
-    bool drops = kind->drops && s->threshold > n / 2;
-    bool lies = kind->lies && (!drops || max_bad == 1 || rng_hit(rng, 500));
-    bool rot = kind->rot && lies;
+    int who = rng_below(rng, n);
 
-    drops &= !lies || max_bad == 1;
-    if (lies || rot) {
-        /* Liars must not win: fewer than threshold at each place. */
-        num_bad = MAX(num_bad, MIN(1, max_liars));
+    while (s->plan[who].bad) {
+        who = sim.script.next ? (who + 1) % n : rng_below(rng, n);
     }
-    for (int i = 0; i < num_bad; i++) {
-        int who = rng_below(rng, n);
-        Plan *plan;
+    s->plan[who].bad = true;
+    return &s->plan[who];
+}
 
-        while (s->plan[who].bad) {
-            who = sim.script ? (who + 1) % n : rng_below(rng, n);
-        }
-        plan = &s->plan[who];
-        plan->bad = true;
-        if (kind->errors) {
-            plan->read_error = often[rng_below(rng, 5)];
-            plan->write_error = often[rng_below(rng, 5)];
-            plan->flush_error = often[rng_below(rng, 5)];
-            if (kind->ties) {
-                plan->read_error = 0;
-                plan->write_error = 700;
-                continue;
-            }
-            if (rng_hit(rng, 300)) {
-                plan->bad_units = rng_mask(rng) & rng_mask(rng) & 0xffff;
-            }
-            if (kind->dead && rng_hit(rng, 300)) {
-                plan->dead_after = 1 + rng_below(rng, 30);
-            }
-        }
-        if (drops) {
-            plan->drops = rng_hit(rng, 800);
-        }
-        if (lies) {
-            plan->lie = often[rng_below(rng, 5)];
-            plan->lose = often[rng_below(rng, 5)];
-            plan->skip_flush = often[rng_below(rng, 5)];
-        }
-        if (rot) {
-            plan->rot = often[rng_below(rng, 4)];
-        }
-        if (s->cell_bytes < s->align) {
-            /*
-             * The core pads a write with what it reads, and if that fails, with
-             * whatever is in the buffer.
-             */
-            plan->read_error = plan->bad_units = plan->dead_after = 0;
-            plan->lie = plan->rot = 0;
-        }
+static void make_errors(Schedule *s, Plan *plan, int damage, uint64_t *rng)
+{
+    plan->read_error = choose_rate(rng, true);
+    plan->write_error = choose_rate(rng, true);
+    plan->flush_error = choose_rate(rng, true);
+    if (s->kind->ties) {
+        plan->read_error = 0;
+        plan->write_error = 700;
+        return;
     }
-    for (int u = 0; u < units && (lies || rot); u++) {
-        /* Everywhere the same ones, or not. */
+    if (rng_hit(rng, s->rates.bad_units)) {
+        plan->bad_units = rng_mask(rng) & rng_mask(rng) & 0xffff;
+    }
+    if (damage & DAMAGE_DEATH && rng_hit(rng, s->rates.dead)) {
+        plan->dead_after = 1 + rng_below(rng, 30);
+    }
+}
+
+static void make_lies(Plan *plan, uint64_t *rng)
+{
+    plan->lie = choose_rate(rng, true);
+    plan->lose = choose_rate(rng, true);
+    plan->skip_flush = choose_rate(rng, true);
+    plan->rot = choose_rate(rng, false);
+}
+
+static void make_plan(Schedule *s, Plan *plan, int damage, uint64_t *rng)
+{
+    if (damage & DAMAGE_ERRORS) {
+        make_errors(s, plan, damage, rng);
+    }
+    if (damage & DAMAGE_DROPS) {
+        plan->drops = rng_hit(rng, s->rates.drops);
+    }
+    if (damage & DAMAGE_LIES) {
+        make_lies(plan, rng);
+    }
+    if (s->cell_bytes < s->align) {
+        plan->read_error = plan->bad_units = plan->dead_after = 0;
+        plan->lie = plan->rot = 0;
+    }
+}
+
+/* Say where children may lie: everywhere the same ones, or not. */
+static void place_liars(Schedule *s, uint64_t *rng)
+{
+    int units = DIV_ROUND_UP(s->cells, unit_cells(s));
+    int most = MIN(s->threshold - 1, ctpop32(sim_bad_children(s)));
+
+    for (int u = 0; u < units; u++) {
         if (u > 0 && s->seed & 1) {
             s->liars[u] = s->liars[0];
             continue;
         }
-        for (int i = rng_below(rng, max_liars + 1); i > 0; i--) {
-            int liar = rng_below(rng, n);
-
-            if (s->plan[liar].bad) {
-                s->liars[u] |= 1 << liar;
-            }
+        for (int i = rng_below(rng, most + 1); i > 0; i--) {
+            s->liars[u] |= 1 << rng_below(rng, s->num_children);
         }
+        s->liars[u] &= sim_bad_children(s);
     }
 }
 
-void make_schedule(Schedule *s, const Kind *kind, uint64_t seed)
+static void make_faults(Schedule *s, uint64_t *rng)
 {
-    uint64_t rng = seed;
-    int n;
+    int n = s->num_children;
+    int max_bad = s->kind->max_bad >= 0 ? MIN(s->kind->max_bad, n) : n;
+    int num_bad = max_bad ? 1 + rng_below(rng, max_bad) : 0;
+    int damage = choose_damage(s, rng);
 
-    memset(s, 0, offsetof(Schedule, choices));
-    s->kind = kind;
-    s->seed = sim.script ? script_next() : seed;
-    n = rng_hit(&rng, 600) ? 3 : 1 + rng_below(&rng, MAX_CHILDREN);
-    s->num_children = n;
-    s->threshold = rng_hit(&rng, 750) ? n / 2 + 1 : 1 + rng_below(&rng, n);
-    if (kind->ties) {
-        n = s->num_children = 2 + 2 * rng_below(&rng, 2);
-        s->threshold = n / 2;
+    for (int i = 0; i < num_bad; i++) {
+        make_plan(s, choose_bad_child(s, rng), damage, rng);
     }
-    s->read_pattern = kind->read_pattern;
-    if (!s->read_pattern) {
-        int dice = rng_below(&rng, 10);
-
-        s->read_pattern = dice < 5 || (dice < 9 && !has_pattern("threshold")) ?
-                          "quorum" : dice < 9 ? "threshold" : "fifo";
+    if (damage & DAMAGE_LIES) {
+        place_liars(s, rng);
     }
-    s->rewrite_corrupted = kind->rewrite >= 0 ? kind->rewrite :
-                           rng_hit(&rng, 500);
-    s->cells = 32;
-    s->cell_bytes = 512;
-    s->align = 512;
-    if (kind->any_size) {
-        s->cells = 8 + rng_below(&rng, MAX_CELLS - 7);
-        s->cell_bytes = 256 << rng_below(&rng, 5);
-        s->cells = ROUND_UP(s->cells, MAX(1, 512 / s->cell_bytes));
-        s->align = rng_hit(&rng, 500) ? 1 : 512;
-    }
-    s->depth = kind->ties ? 1 : 1 + rng_below(&rng, 5);
-    s->power_cut = rng_hit(&rng, kind->flush_weight ? 500 : 100);
-    s->fua = rng_mask(&rng) & 31;
-    s->zeroes = rng_hit(&rng, 500) ? 31 : rng_mask(&rng) & 31;
-    s->native_zeroes = rng_hit(&rng, 500) ? 31 : rng_mask(&rng) & 31;
-    make_requests(s, &rng);
-    make_faults(s, kind, &rng);
-    /* Those that did not flush may come back with old data. */
     if (s->threshold <= n / 2 || g_str_equal(s->read_pattern, "fifo") ||
-        ctpop32(bad_children(s)) >= s->threshold) {
+        num_bad >= s->threshold) {
         s->power_cut = false;
     }
 }
 
-char *schedule_text(const Schedule *s)
+/* --- the driver --- */
+
+static void make_limits(Schedule *s, uint64_t *rng)
 {
-    GString *text = g_string_new(NULL);
+    const Rates *rates = &s->rates;
 
-    g_string_append_printf(text, "%d children, threshold %d, read-pattern %s, "
-                           "rewrite-corrupted %s\n", s->num_children,
-                           s->threshold, s->read_pattern,
-                           s->rewrite_corrupted ? "on" : "off");
-    g_string_append_printf(text, "%d cells of %d bytes, alignment %d, FUA %x, "
-                           "zeroes advertised %x, native %x\n", s->cells,
-                           s->cell_bytes, s->align, s->fua, s->zeroes,
-                           s->native_zeroes);
-    for (int i = 0; i < s->num_children; i++) {
-        const Plan *p = &s->plan[i];
-
-        if (p->bad) {
-            g_string_append_printf(text, "child %d: errors %d %d %d, drops %d, "
-                                   "dead after %d, bad units %x, lies %d, "
-                                   "loses %d, rots %d, skips flush %d\n", i,
-                                   p->read_error, p->write_error,
-                                   p->flush_error, p->drops, p->dead_after,
-                                   p->bad_units, p->lie, p->lose, p->rot,
-                                   p->skip_flush);
-        }
+    s->limits = sim_limits;
+    if (rng_hit(rng, rates->small_pool)) {
+        /* What is read at once, and room for one or two such reads */
+        s->limits.pool_bytes = (UINT64_C(4096) << rng_below(rng, 3)) *
+                               (s->num_children + 1 +
+                                rng_below(rng, s->num_children + 1));
     }
-    g_string_append(text, sim.trace->str);
-    return g_string_free(text, false);
+    if (rng_hit(rng, rates->coarse_maps)) {
+        s->limits.stale_bits = 1 + rng_below(rng, 6);
+    }
+    if (rng_hit(rng, rates->fine_unflushed)) {
+        s->limits.unflushed_shift = 9 + rng_below(rng, 6);
+        s->limits.unflushed_bits = 1 + rng_below(rng, 64);
+    }
+    if (rng_hit(rng, rates->short_fua_list)) {
+        s->limits.fua_done = rng_below(rng, 3);
+    }
+    s->no_fast_path = rng_hit(rng, rates->no_fast_path);
+}
+
+/* --- schedules --- */
+
+static void make_node(Schedule *s, uint64_t *rng)
+{
+    const Rates *rates = &s->rates;
+    int n = rng_hit(rng, rates->three_children) ?
+            3 : 1 + rng_below(rng, MAX_CHILDREN);
+
+    s->num_children = n;
+    s->threshold = rng_hit(rng, rates->majority) ?
+                   n / 2 + 1 : 1 + rng_below(rng, n);
+    if (s->kind->ties) {
+        s->num_children = 2 + 2 * rng_below(rng, 2);
+        s->threshold = s->num_children / 2;
+    }
+    s->read_pattern = s->kind->read_pattern;
+    if (!s->read_pattern) {
+        int dice = rng_below(rng, 1000);
+
+        s->read_pattern =
+            dice < rates->pattern_quorum ? "quorum" :
+            dice < rates->pattern_quorum + rates->pattern_threshold ?
+            "threshold" : "fifo";
+    }
+    s->rewrite_corrupted = s->kind->repairs || rng_hit(rng, rates->rewrite);
+    s->cells = 32;
+    s->cell_bytes = 512;
+    s->align = 512;
+    if (s->kind->any_size) {
+        s->cells = 8 + rng_below(rng, MAX_CELLS - 7);
+        s->cell_bytes = 256 << rng_below(rng, 5);
+        s->cells = ROUND_UP(s->cells, MAX(1, 512 / s->cell_bytes));
+        s->align = rng_hit(rng, rates->blocks) ? 512 : 1;
+    }
+    s->fua = rng_mask(rng) & 31;
+    s->zeroes = rng_hit(rng, rates->all_zero_fast) ? 31 : rng_mask(rng) & 31;
+    s->native_zeroes = rng_hit(rng, rates->all_zero) ? 31 : rng_mask(rng) & 31;
+}
+
+void sim_make_schedule(Schedule *s, const Kind *kind, uint64_t seed)
+{
+    uint64_t rng = seed;
+
+    memset(s, 0, offsetof(Schedule, choices));
+    s->kind = kind;
+    s->seed = sim.script.next ? sim_script_next() : seed;
+    s->rates = sim_rates;
+    if (kind->more[REQ_FLUSH]) {
+        s->rates.power_cut = s->rates.power_cut_flushed;
+    }
+    for (int i = 0; i < REQ__MAX; i++) {
+        s->weight[i] = sim_weight[i] + kind->more[i];
+    }
+    make_node(s, &rng);
+    make_limits(s, &rng);
+    s->depth = kind->ties ? 1 : 1 + rng_below(&rng, 5);
+    s->power_cut = rng_hit(&rng, s->rates.power_cut);
+    make_requests(s, &rng);
+    make_faults(s, &rng);
 }

@@ -10,6 +10,7 @@
 #define QUORUM_SIM_H
 
 #include "block/block_int.h"
+#include "block/quorum/debug.h"
 #include "system/block-backend.h"
 
 #define MAX_CHILDREN    5
@@ -49,13 +50,11 @@ typedef enum Check {
     CHECK__MAX,
 } Check;
 
-typedef struct CheckName {
+typedef struct CheckText {
     const char *name;
     const char *meaning;
-} CheckName;
-
-extern const CheckName check_name[CHECK__MAX];
-extern bool check_skipped[CHECK__MAX];
+    bool skipped;
+} CheckText;
 
 /* --- schedules --- */
 
@@ -67,8 +66,9 @@ typedef enum ReqType {
     REQ_FLUSH,
     REQ_STATUS,
     REQ_CHECK,                  /* a chunk of a scrub that repairs nothing */
-    REQ_SCRUB,                  /* ... that repairs; perhaps what is stale */
+    REQ_SCRUB,                  /* a chunk of a scrub that repairs */
     REQ_CHANGE,                 /* a child comes or leaves; not the guest's */
+    REQ__MAX,
 } ReqType;
 
 /* A guest request: first what the schedule says, then what becomes of it. */
@@ -80,10 +80,10 @@ typedef struct Req {
     int split;                  /* cells in the first piece of the vector */
     bool stale;                 /* scrub what is stale from there on */
     int child;                  /* the slot that changes */
-    bool leaves;                /* it becomes vacant, if it is not */
+    bool leaves;                /* the slot becomes vacant, if it is not */
 
     int key;                    /* stays when other requests are dropped */
-    int calm;                   /* mask: children whose dice are all 0 */
+    int no_faults;              /* mask: children whose dice are all 0 */
 
     int id;
     uint64_t mask;              /* the cells */
@@ -91,47 +91,103 @@ typedef struct Req {
     int ret;
     uint8_t *buf;
     uint64_t issued[MAX_CHILDREN];  /* cells sent to the child */
-    uint64_t ok[MAX_CHILDREN];      /* ... that it says it has taken */
+    uint64_t ok[MAX_CHILDREN];      /* cells that the child says it took */
     uint64_t sent;              /* cells sent to any child */
-    bool flushed;               /* a flush after it was acknowledged */
-    bool shaky;                 /* may be lost: a flush has failed */
-    bool doubtful;              /* ... and the guest will hear of it */
+    bool flushed;               /* by a flush that began after its end */
+    bool may_be_lost;           /* a flush has failed, and the guest knows */
+    bool loss_unreported;       /* may be lost, and the guest is to hear it */
 } Req;
 
-/* What is wrong with a child: chances in 1/1000, and how much. */
+#define SIM_FIELD(name) int name;
+
+/*
+ * What is wrong with a child, mostly chances in 1/1000.  What these faults are,
+ * and which may meet, is said in quorum-sim-child.c.
+ */
+#define SIM_PLAN(X)                                                     \
+    X(bad)              /* if not, the rest does not matter */          \
+    X(read_error)                                                       \
+    X(write_error)                                                      \
+    X(flush_error)                                                      \
+    X(bad_units)        /* mask: can't be read until written */         \
+    X(dead_after)       /* operations after which all fail, or 0 */     \
+    X(drops)            /* 1: a flush that fails loses writes */        \
+    X(lie)              /* a read returns what is not there */          \
+    X(lose)             /* a write is not stored */                     \
+    X(rot)              /* what is stored changes */                    \
+    X(skip_flush)       /* a flush does nothing */
 typedef struct Plan {
-    int bad;                    /* if not, the rest does not matter */
-    int read_error;
-    int write_error;
-    int flush_error;
-    int drops;                  /* a flush that fails loses writes */
-    int dead_after;             /* operations after which all fail, or 0 */
-    int bad_units;              /* mask: can't be read until written */
-    int lie;                    /* a read returns what is not there */
-    int lose;                   /* a write is not stored */
-    int rot;                    /* what is stored changes */
-    int skip_flush;             /* a flush does nothing */
+    SIM_PLAN(SIM_FIELD)
 } Plan;
 #define PLAN_FIELDS (sizeof(Plan) / sizeof(int))
+
+/* How often things are as they are in a schedule: chances in 1/1000 */
+#define SIM_RATES(X)                                                    \
+    /* the node */                                                      \
+    X(three_children)   /* and not any number */                        \
+    X(majority)         /* vote-threshold is one, and not any number */ \
+    X(pattern_quorum)                                                   \
+    X(pattern_threshold)                                                \
+    X(rewrite)          /* rewrite-corrupted is on */                   \
+    X(blocks)           /* of the children are larger than a byte */    \
+    X(all_zero_fast)    /* all children advertise that they can */      \
+    X(all_zero)         /* all children can */                          \
+    /* the driver */                                                    \
+    X(small_pool)       /* for reads in pieces, and waiting for memory */ \
+    X(coarse_maps)      /* granules larger than a unit */               \
+    X(fine_unflushed)   /* what a failed flush loses is known well */   \
+    X(short_fua_list)                                                   \
+    X(no_fast_path)                                                     \
+    /* requests */                                                      \
+    X(many)                                                             \
+    X(alone)                                                            \
+    X(split)            /* the vector has two pieces */                 \
+    X(fua)                                                              \
+    X(may_unmap)                                                        \
+    X(no_fallback)                                                      \
+    X(scrub_stale)      /* only what is stale */                        \
+    X(leaves)           /* a child, and not replaced */                 \
+    /* faults */                                                        \
+    X(lies_or_drops)    /* lies, where both can't be */                 \
+    X(drops)                                                            \
+    X(bad_units)                                                        \
+    X(dead)                                                             \
+    X(power_cut)                                                        \
+    X(power_cut_flushed) /* where many flushes are */                   \
+    X(hold)             /* an operation waits half done */              \
+    X(flush_catches)    /* what was written meanwhile */                \
+    X(power_cut_loses)  /* a cell that was not flushed */
+typedef struct Rates {
+    SIM_RATES(SIM_FIELD)
+} Rates;
+
+enum {
+    DAMAGE_ERRORS = 1 << 0,     /* requests fail */
+    DAMAGE_DEATH = 1 << 1,      /* and from some moment on, all of them */
+    DAMAGE_LIES = 1 << 2,       /* data are wrong, without an error */
+    DAMAGE_DROPS = 1 << 3,      /* a flush that fails loses writes */
+};
 
 /* What a test wants of its schedules */
 typedef struct Kind {
     const char *name;
     int count;                  /* schedules in a default run */
-    int max_bad;                /* children with faults; -1: as can be borne */
-    bool errors, lies, drops, rot, dead;
+    int max_bad;                /* children with faults; -1: all may be bad */
+    int damage;                 /* DAMAGE_*: what may be wrong with these */
     const char *read_pattern;   /* NULL: any */
-    int rewrite;                /* -1: any */
+    bool repairs;               /* rewrite-corrupted is on, always */
     bool any_size;
     bool ties;                  /* writes that half of the children have */
-    int flush_weight;
-    int scrub_weight;
-    int change_weight;
+    int more[REQ__MAX];         /* added to the weights of requests */
 } Kind;
 
 typedef struct Schedule {
     const Kind *kind;
     uint64_t seed;
+    int weight[REQ__MAX];       /* how often which request comes */
+    Rates rates;
+
+    /* The node and its children */
     int num_children;
     int threshold;
     const char *read_pattern;
@@ -139,14 +195,23 @@ typedef struct Schedule {
     int cells;
     int cell_bytes;
     int align;                  /* of the children's requests */
-    int depth;                  /* guest requests in flight */
-    bool power_cut;             /* at the end */
     int fua, zeroes, native_zeroes; /* masks: children that can do it */
+
+    /* The driver: what it has as constants, and does if it can */
+    QuorumLimits limits;
+    bool no_fast_path;
+
+    /* Faults: quorum-sim-child.c says which of them may meet */
     Plan plan[MAX_CHILDREN];
     int liars[MAX_CELLS];       /* by unit: mask of children that may lie */
-    int hot;                    /* the cell where most requests go to */
+    bool power_cut;             /* at the end */
+
+    /* The guest */
+    int depth;                  /* requests in flight */
+    int hot_cell;               /* where most requests go to */
     int num_reqs;
     Req reqs[MAX_REQS + 2];     /* the last two: reads at the end */
+
     /* What comes next, see step(); after the last one always 0. */
     int num_choices;
     uint32_t choices[MAX_CHOICES];
@@ -168,15 +233,15 @@ typedef struct Child {
     int ops;                    /* that have ended */
     uint64_t bad_cells;         /* can't be read */
     bool dead;
-    bool failed;                /* anything, or told a lie */
+    bool failed;                /* has failed anything, or told a lie */
     uint8_t image[MAX_CELLS];
     uint8_t durable[MAX_CELLS]; /* what a power cut leaves */
     uint8_t older[MAX_CELLS];   /* what liars like to tell */
     int changed[MAX_CELLS];     /* when image was written */
-    int safe_at[MAX_CELLS];     /* which state durable is of */
+    int safe_at[MAX_CELLS];     /* of which time durable is */
     /* When an acknowledged write missed the unit, or 0 */
     int stale_since[MAX_CELLS];
-    uint64_t maybe_stale;       /* cells that something has failed for */
+    uint64_t ever_failed;       /* cells that something has failed for */
     uint64_t lost;              /* cells that a failed flush has lost */
     uint64_t counters[5];
 } Child;
@@ -195,15 +260,14 @@ typedef struct Op {
     bool captured;              /* val is what the read returns */
     bool failed;                /* a flush that has lost something already */
     uint64_t applied;           /* cells that have been stored */
-    uint64_t doomed;            /* cells that a failed flush loses */
+    uint64_t lost_by_flush;     /* cells that a failed flush loses */
     uint64_t flips;             /* cells in which one bit is wrong */
     uint8_t val[MAX_CELLS];
     Req *dice_req;              /* the request that it seems to belong to */
     Req *req;                   /* the write that it belongs to, or NULL */
     uint64_t cover;             /* cells that are of that write, or repaired */
     bool repair;
-    /* Of a flush: the state at its start */
-    uint8_t snap[MAX_CELLS];
+    uint8_t snap[MAX_CELLS];    /* of a flush: the image at its start */
     int ret;
     bool done;
 } Op;
@@ -217,7 +281,7 @@ typedef struct Answer {
     uint8_t val[MAX_CELLS];
 } Answer;
 
-/* Who has left, and what it held: what was acknowledged by then */
+/* A child has left: what it held of what was acknowledged by then */
 typedef struct Change {
     int time;
     uint64_t held;              /* cells */
@@ -225,50 +289,87 @@ typedef struct Change {
 
 typedef struct Sim {
     Schedule *s;
-    int cells_per_unit;
-    BlockBackend *blk;
+    int now;                    /* grows with each step and each event */
     Child child[MAX_CHILDREN];
-    int now;
-    int num_ops;
-    Op *pending[MAX_PENDING];
-    int num_pending;
-    int next_req;
-    int in_flight;
-    bool power_cut;             /* has happened */
-    bool running;               /* or the node is opened or closed */
-    const uint8_t *script;      /* NULL: decisions come from seeds */
-    size_t script_left;
-    uint8_t fate;               /* of this step of a child; 0: nothing */
-    int fate_dice;
-    uint64_t rng;
-    bool recording;             /* choices come from rng */
-    int choice;
-    Req *dice_req;              /* whose dice are rolled, and for which child */
-    int dice_child;
-    int dice[MAX_REQS + 2][MAX_CHILDREN];   /* how many were rolled */
-    int dropped;                /* mask: lost writes since the last flush */
-    bool losing;                /* ... and not all flushes since have ended */
-    int lost_until;             /* when they had ended */
-    Answer answers[MAX_ANSWERS];
-    int num_answers;
-    Change changes[MAX_REQS];
-    int num_changes;
-    /* For each cell and value: first end and last start of its requests */
-    int first_end[MAX_CELLS][NUM_VALUES];
-    int last_start[MAX_CELLS][NUM_VALUES];
-    bool violated;
-    Check check;
-    char *violation;
-    int faults;                 /* that have happened */
-    GString *trace;             /* NULL: no trace */
-    uint8_t *scratch;
+
+    /* The node that is tried, and how its disk is cut up */
+    struct {
+        BlockBackend *blk;
+        bool running;           /* neither being opened nor closed */
+        int cells_per_unit;
+        int cells_per_granule;  /* of the stale maps */
+        uint8_t *scratch;       /* room for the whole disk */
+    } node;
+
+    /* Operations of children that have not ended, any of which may be next */
+    struct {
+        Op *op[MAX_PENDING];
+        int num;
+        int total;              /* with those that have ended */
+    } pending;
+
+    /* How far the guest is with its requests */
+    struct {
+        int next_req;           /* of s->reqs; those before have started */
+        int in_flight;
+    } guest;
+
+    /* Where decisions come from if not from a script */
+    struct {
+        bool recording;         /* choices come from rng, and are kept */
+        uint64_t rng;
+        int choice;             /* of s->choices */
+        Req *req;               /* whose dice are rolled */
+        int child;              /* and for which child */
+        int rolled[MAX_REQS + 2][MAX_CHILDREN];
+    } dice;
+
+    /* What a fuzzer has made up */
+    struct {
+        const uint8_t *next;    /* NULL: decisions come from seeds */
+        size_t left;
+        uint8_t fate;           /* of this step of a child; 0: nothing */
+        int fate_dice;
+    } script;
+
+    /* What was said and seen, for checks that look back */
+    struct {
+        Answer answers[MAX_ANSWERS];
+        int num_answers;
+        Change changes[MAX_REQS];
+        int num_changes;
+        /* By cell and value: first end and last start of its requests */
+        int first_end[MAX_CELLS][NUM_VALUES];
+        int last_start[MAX_CELLS][NUM_VALUES];
+    } seen;
+
+    /* What has gone wrong, and may excuse what is found later */
+    struct {
+        int count;              /* that have happened */
+        bool power_cut;         /* has happened */
+        int dropped;            /* mask: lost writes since the last flush */
+        bool losing;            /* and not all flushes since have ended */
+        int lost_until;         /* when they had ended */
+    } faults;
+
+    /* What the run has come to */
+    struct {
+        bool violated;
+        Check check;
+        char *text;
+        GString *trace;         /* NULL: no trace */
+    } verdict;
 } Sim;
 
 extern Sim sim;
 
-/* --- quorum-sim-schedule.c: what is to happen --- */
+/* --- quorum-sim-kinds.c: what tests want --- */
 
 extern const Kind sim_kinds[];      /* the last one has no name */
+extern const Rates sim_rates;
+extern const int sim_weight[REQ__MAX];
+
+/* --- quorum-sim-schedule.c: what is to happen --- */
 
 /*
  * Make a schedule of @kind: from @seed, or, if there is one, from sim.script.
@@ -277,125 +378,196 @@ extern const Kind sim_kinds[];      /* the last one has no name */
  * it; when it is used up, the decisions are 0 and there is nothing more to do.
  * First come the node and the faults.  Requests come one by one, when the one
  * before has started, so that what a run does next is what the script says
- * next; see next_request(), choose_next() and use_dice().
+ * next; see sim_next_request(), sim_choose_next() and sim_use_dice().
  */
-void make_schedule(Schedule *s, const Kind *kind, uint64_t seed);
+void sim_make_schedule(Schedule *s, const Kind *kind, uint64_t seed);
 
 /* Add a request to @s from sim.script; false if that is used up. */
-bool next_request(Schedule *s);
-
-/* @s, and what happened in its run, which had a trace; owned by the caller */
-char *schedule_text(const Schedule *s);
+bool sim_next_request(Schedule *s);
 
 /* --- quorum-sim-run.c: the guest --- */
 
 /* Once, before anything else */
 void sim_init(void);
 
+/* The limits that the driver has in QEMU */
+extern QuorumLimits sim_limits;
+
 /*
  * Run @s.  Choices are recorded in it if @record is set, and taken from it if
- * not.  What is wrong is in sim.violation then.
+ * not.  What is wrong is in sim.verdict then.
  */
-void run(Schedule *s, bool record, bool with_trace);
+void sim_run(Schedule *s, bool record, bool with_trace);
 
-/* --- quorum-sim-child.c: dice, and the children --- */
+/* --- quorum-sim-dice.c: where decisions come from --- */
 
-uint64_t rng_next(uint64_t *state);
+uint64_t sim_rng_next(uint64_t *state);
 
 /* The next byte of sim.script; 0 when that is used up */
-uint8_t script_next(void);
+uint8_t sim_script_next(void);
 
 /*
  * A choice of the scheduler, 0 to @bound - 1.  They are recorded, so that the
  * order of things can be shrunk: 0 is always the dullest.
  */
-int choose_next(int bound);
+int sim_choose_next(int bound);
 
 /*
  * Faults come from dice of their own for each request and child, so that they
  * stay when something else is left out: say whose are used from now on.  Of a
  * script, one byte is all the dice until the next call; 0 is without faults.
  */
-void use_dice(Req *r, int child);
-int choose(int bound);
-bool chance(int permille);
+void sim_use_dice(Req *r, int child);
+int sim_choose(int bound);
+bool sim_chance(int permille);
+
+/* Any subset of @mask; nothing by default */
+uint64_t sim_choose_subset(uint64_t mask);
+
+/* --- quorum-sim-child.c: what a child stores, and what is wrong with it --- */
+
+void sim_child_reset(Child *c, int index);
+
+/* The node in the slot of @c has been replaced by c->bs, or has left. */
+void sim_child_changed(Child *c);
+
+/* Let the pending operation at @index go on, perhaps to its end. */
+void sim_op_step(int index);
+
+/* Something happens to what the children store. */
+void sim_rot(void);
+
+/* What was not flushed is lost, or not. */
+void sim_power_cut(void);
+
+/* --- quorum-sim-driver.c: the children as block drivers --- */
 
 /* Two drivers: with and without FUA. */
 extern BlockDriver sim_driver;
 extern BlockDriver sim_fua_driver;
 
-void child_reset(Child *c, int index);
-
 /* Make a node for @c. */
-BlockDriverState *child_open(Child *c);
+BlockDriverState *sim_child_open(Child *c);
 
-/* Who was in the slot of @c has been replaced by c->bs, or by nobody. */
-void child_changed(Child *c);
+/* --- quorum-sim-trace.c: telling what happens --- */
 
-/* Let the pending operation at @index go on, perhaps to its end. */
-void op_step(int index);
+extern CheckText sim_checks[CHECK__MAX];
+extern const char *const sim_req_name[];
+extern const char *const sim_op_name[];
 
-/* Something happens to what the children hold. */
-void rot(void);
-
-/* What was not flushed is lost, or not. */
-void power_cut(void);
-
-/* --- quorum-sim-model.c: what may be, and what may not --- */
-
-extern const char *const req_name[];
-
-void G_GNUC_PRINTF(1, 2) trace(const char *fmt, ...);
+void G_GNUC_PRINTF(1, 2) sim_trace(const char *fmt, ...);
 
 /* The first violation counts. */
-void G_GNUC_PRINTF(2, 3) violation(Check check, const char *fmt, ...);
+void G_GNUC_PRINTF(2, 3) sim_violation(Check check, const char *fmt, ...);
+
+/* @s, and what happened in its run, which had a trace; owned by the caller */
+char *sim_schedule_text(const Schedule *s);
 
 /* "0-3:W1 4-7:initial"; owned by the caller */
-char *values_text(const uint8_t *val, uint64_t mask);
-const char *value_text(uint8_t value);
+char *sim_values_text(const uint8_t *val, uint64_t mask);
+const char *sim_value_text(uint8_t value);
+
+/* How often a branch of the driver was taken; owned by the caller */
+char *sim_branch_text(QuorumBranch branch);
+
+/* --- quorum-sim-oracle.c: what may be --- */
 
 /* What a cell in @buf holds */
-uint8_t decode_cell(const uint8_t *buf);
+uint8_t sim_decode_cell(const uint8_t *buf);
 
-uint64_t cells_mask(int cell, int num);
-uint64_t unit_mask(int unit);
-int num_units(void);
-int bad_children(const Schedule *s);
-int any_liars(void);
-bool is_liar(const Child *c, int cell);
-bool is_stale(const Child *c, uint64_t mask);
+uint64_t sim_cells_mask(int cell, int num);
+int sim_cell_unit(int cell);
+uint64_t sim_unit_mask(int unit);
+int sim_num_units(void);
 
-/* Whether a request in flight of @type, REQ_SCRUB or REQ_CHECK, is for @mask */
-bool is_scrubbed(ReqType type, uint64_t mask);
+/* Masks of children: that have faults, and that may lie anywhere */
+int sim_bad_children(const Schedule *s);
+int sim_any_liars(void);
+bool sim_is_liar(const Child *c, int cell);
+
+/* Whether a child may lose writes when a flush fails */
+bool sim_any_drops(void);
+
+/*
+ * Whether the children without faults are enough for everything, and enough
+ * not to be outvoted by the others.
+ */
+bool sim_well_enough(void);
+
+/* Whether @r has changed, or may have changed, cells; and which ones */
+bool sim_is_write(const Req *r);
+uint64_t sim_touched(const Req *r);
 
 /* Whether @value is what a request for zeroes left */
-bool is_zeroes(uint8_t value);
+bool sim_is_zeroes(uint8_t value);
+
+/* Whether a request in flight of @type, REQ_SCRUB or REQ_CHECK, is for @mask */
+bool sim_is_scrubbed(ReqType type, uint64_t mask);
+
+/* Whether nothing else was in flight at any time during @r */
+bool sim_was_alone(const Req *r);
 
 /*
  * May a read that lasted from @start to @end find @value in @cell?  Not if a
  * later write was acknowledged before.  After a @power_cut only flushed writes
  * count.
  */
-bool permitted(int cell, uint8_t value, int start, int end, bool power_cut);
+bool sim_permitted(int cell, uint8_t value, int start, int end,
+                   bool power_cut);
 
-/* Look at a write that has come to a child. */
-void op_check(Op *op);
+/*
+ * Whether it is certain that the node takes @c for stale in any of @mask; and
+ * from now on it is.
+ */
+bool sim_is_stale(const Child *c, uint64_t mask);
+void sim_set_stale(Child *c, uint64_t mask);
 
-/* Look at a request that has come back. */
-void guest_ended(Req *r);
+/*
+ * Whether the node may take @c for stale in any of @mask: something has failed
+ * in one of its granules.
+ */
+bool sim_may_be_stale(const Child *c, uint64_t mask);
 
-/* Look at what a chunk of a scrub has found, and r->ret, in bytes. */
-void check_scrub(Req *r, int64_t wrong, int64_t unrepairable);
+/* @mask, and the rest of all granules that it touches */
+uint64_t sim_granules_mask(uint64_t mask);
+
+/* A flush of @c has failed, and has @lost cells, or not. */
+void sim_note_drop(const Child *c, bool lost);
+
+/* A request that may have been a flush has ended: @r. */
+void sim_note_flush(Req *r);
 
 /* Remember what @c held, which is about to leave. */
-void note_change(const Child *c);
+void sim_note_change(const Child *c);
+
+/*
+ * How many children that have left since held what of @cell was acknowledged
+ * before @start: those that were there when it was written have flushed it, but
+ * newcomers have not.
+ */
+int sim_count_gone(int cell, int start);
+
+/* --- quorum-sim-check.c: what must not be, as it happens --- */
+
+/* Look at a write that has come to a child. */
+void sim_check_op(Op *op);
+
+/* Look at a cell that a write of a child stores. */
+void sim_check_stored(const Op *op, int cell);
+
+/* Look at a request that has come back. */
+void sim_guest_ended(Req *r);
+
+/* Look at what a chunk of a scrub has found, and r->ret, in bytes. */
+void sim_check_scrub(Req *r, int64_t wrong, int64_t unrepairable);
 
 /* Look at zeroes that block status has told of. */
-void check_zeroes(Req *r, int num);
+void sim_check_zeroes(Req *r, int num);
 
-/* Look at all when nothing is in flight. */
-void check_counters(void);
-void check_order(void);
-void check_linear(void);
+/* --- quorum-sim-final.c: what must not be, when nothing is in flight --- */
+
+void sim_check_counters(void);
+void sim_check_order(void);
+void sim_check_linear(void);
 
 #endif /* QUORUM_SIM_H */

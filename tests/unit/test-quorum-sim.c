@@ -18,8 +18,11 @@
  * zeroes, too, so that each value of a cell has one author.
  *
  * What is checked are the promises of block/quorum/quorum-int.h; see
- * check_name[].  A violation is shrunk to a short schedule, which is printed
+ * sim_checks[].  A violation is shrunk to a short schedule, which is printed
  * step by step.
+ *
+ * The driver counts its rare branches (QUORUM_BRANCHES).  If all schedules were
+ * run, the last test shows the figures.
  *
  * Environment:
  *   QUORUM_SIM_SEED   one schedule (with -p, the test that it belongs to)
@@ -43,8 +46,8 @@ static bool still_violates(Schedule *s, Check check)
     if (++shrink_runs > SHRINK_RUNS) {
         return false;
     }
-    run(s, false, false);
-    return sim.violated && sim.check == check;
+    sim_run(s, false, false);
+    return sim.verdict.violated && sim.verdict.check == check;
 }
 
 /* Try @changed; take it for @s if it violates the same. */
@@ -54,7 +57,7 @@ static bool shrink_to(Schedule *s, Schedule *changed, Check check)
         return false;
     }
     *s = *changed;
-    s->num_choices = MIN(s->num_choices, sim.choice);
+    s->num_choices = MIN(s->num_choices, sim.dice.choice);
     return true;
 }
 
@@ -83,7 +86,7 @@ static bool shrink_requests(Schedule *s, Schedule *try, Check check)
             old = *r;
             switch (what) {
             default:
-                r->calm |= 1 << (what - 5);
+                r->no_faults |= 1 << (what - 5);
                 break;
             case 0:
                 r->flags = 0;
@@ -103,12 +106,46 @@ static bool shrink_requests(Schedule *s, Schedule *try, Check check)
                 break;
             }
             if (old.flags != r->flags || old.alone != r->alone ||
-                old.num != r->num || old.calm != r->calm) {
+                old.num != r->num || old.no_faults != r->no_faults) {
                 shrunk |= shrink_to(s, try, check);
             }
         }
     }
     return shrunk;
+}
+
+/* What is left of a schedule that is larger, or has more, than it must */
+static bool shrink_setting(Schedule *s, int what)
+{
+    switch (what) {
+    case 0:
+        s->power_cut = false;
+        return true;
+    case 1:
+        s->rewrite_corrupted = false;
+        return true;
+    case 2:
+        s->depth = 1;
+        return true;
+    case 3:
+        s->no_fast_path = false;
+        return true;
+    case 4:
+        s->limits.pool_bytes = sim_limits.pool_bytes;
+        return true;
+    case 5:
+        s->limits.stale_bits = sim_limits.stale_bits;
+        return true;
+    case 6:
+        s->limits.unflushed_bits = sim_limits.unflushed_bits;
+        s->limits.unflushed_shift = sim_limits.unflushed_shift;
+        return true;
+    case 7:
+        s->limits.fua_done = sim_limits.fua_done;
+        return true;
+    default:
+        return false;
+    }
 }
 
 static bool shrink_plans(Schedule *s, Schedule *try, Check check)
@@ -124,19 +161,8 @@ static bool shrink_plans(Schedule *s, Schedule *try, Check check)
             }
         }
     }
-    for (int what = 0; what < 3; what++) {
-        *try = *s;
-        switch (what) {
-        case 0:
-            try->power_cut = false;
-            break;
-        case 1:
-            try->rewrite_corrupted = false;
-            break;
-        case 2:
-            try->depth = 1;
-            break;
-        }
+    *try = *s;
+    for (int what = 0; shrink_setting(try, what); what++, *try = *s) {
         shrunk |= memcmp(try, s, offsetof(Schedule, reqs)) &&
                   shrink_to(s, try, check);
     }
@@ -194,7 +220,7 @@ static void shrink(Schedule *s, Check check)
 
 static void print_schedule(Schedule *s)
 {
-    g_autofree char *text = schedule_text(s);
+    g_autofree char *text = sim_schedule_text(s);
     g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
 
     for (int i = 0; lines[i]; i++) {
@@ -204,6 +230,8 @@ static void print_schedule(Schedule *s)
 
 static const Kind *current_kind;
 static Schedule *current;
+static int num_kinds;
+static int kinds_done;          /* kinds of which no schedule was left out */
 
 /* The driver has aborted: say where. */
 static void on_abort(int sig)
@@ -211,8 +239,8 @@ static void on_abort(int sig)
     if (current_kind) {
         fprintf(stderr, "aborted in QUORUM_SIM_SEED=0x%" PRIx64
                 " -p /quorum/sim/%s\n", current->seed, current_kind->name);
-        if (sim.trace) {
-            fprintf(stderr, "%s\n", sim.trace->str);
+        if (sim.verdict.trace) {
+            fprintf(stderr, "%s\n", sim.verdict.trace->str);
         }
     }
 }
@@ -220,15 +248,15 @@ static void on_abort(int sig)
 /* Tell about the violation that has just been seen in @s. */
 static void tell(const Kind *kind, Schedule *s, int nth)
 {
-    Check check = sim.check;
+    Check check = sim.verdict.check;
 
     g_test_message("schedule %d violates %s (%s): %s", nth,
-                   check_name[check].name, check_name[check].meaning,
-                   sim.violation);
+                   sim_checks[check].name, sim_checks[check].meaning,
+                   sim.verdict.text);
     g_test_message("to see it again: QUORUM_SIM_SEED=0x%" PRIx64
                    " -p /quorum/sim/%s", s->seed, kind->name);
     shrink(s, check);
-    run(s, false, true);
+    sim_run(s, false, true);
     g_test_message("shrunk to %d requests and %d choices in %d runs:",
                    s->num_reqs, s->num_choices, shrink_runs);
     print_schedule(s);
@@ -255,26 +283,41 @@ static void test_kind(const void *opaque)
             seed = (uint64_t)g_test_rand_int() << 32 | g_test_rand_int();
             g_test_message("from here on: seed 0x%" PRIx64, seed);
         }
-        make_schedule(current, kind, seed);
-        run(current, true, getenv("QUORUM_SIM_TRACE"));
-        ops += sim.num_ops;
-        reqs += sim.next_req;
-        if (seed_env && sim.trace) {
+        sim_make_schedule(current, kind, seed);
+        sim_run(current, true, getenv("QUORUM_SIM_TRACE"));
+        ops += sim.pending.total;
+        reqs += sim.guest.next_req;
+        if (seed_env && sim.verdict.trace) {
             print_schedule(current);
         }
-        if (sim.violated) {
+        if (sim.verdict.violated) {
             tell(kind, current, i);
             current_kind = NULL;
             g_test_fail();
             return;
         }
-        rng_next(&seed);
+        sim_rng_next(&seed);
         seed ^= 1;
     }
+    kinds_done += count >= kind->count;
+    current_kind = NULL;
     start = g_get_monotonic_time() - start;
     g_test_message("%d schedules, %" PRId64 " requests, %" PRId64
                    " operations of children, %" PRId64 " schedules a minute",
                    i, reqs, ops, i * (int64_t)60000000 / MAX(start, 1));
+}
+
+static void test_branches(void)
+{
+    if (kinds_done < num_kinds) {
+        g_test_skip("not all schedules were run");
+        return;
+    }
+    for (int i = 0; i < QUORUM_BRANCH__MAX; i++) {
+        g_autofree char *text = sim_branch_text(i);
+
+        g_test_message("%s", text);
+    }
 }
 
 int main(int argc, char **argv)
@@ -289,8 +332,8 @@ int main(int argc, char **argv)
     sim_init();
     g_test_init(&argc, &argv, NULL);
     for (int i = 0; i < CHECK__MAX; i++) {
-        check_skipped[i] = g_strv_contains((const char *const *)names,
-                                           check_name[i].name);
+        sim_checks[i].skipped = g_strv_contains((const char *const *)names,
+                                                sim_checks[i].name);
     }
     current = g_new0(Schedule, 1);
     sigaction(SIGABRT, &action, NULL);
@@ -298,6 +341,8 @@ int main(int argc, char **argv)
         g_autofree char *path = g_strdup_printf("/quorum/sim/%s", kind->name);
 
         g_test_add_data_func(path, kind, test_kind);
+        num_kinds++;
     }
+    g_test_add_func("/quorum/sim/branches", test_branches);
     return g_test_run();
 }

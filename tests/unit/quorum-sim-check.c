@@ -1,0 +1,437 @@
+/*
+ * Simulation of quorum nodes: what must not be, as it happens
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Copyright (c) 2026 The quorum project authors
+ */
+
+#include "qemu/osdep.h"
+#include "quorum-sim.h"
+
+/* --- operations of children --- */
+
+/* Has @c said @value of @cell since @start? */
+static bool has_said(const Child *c, int cell, uint8_t value, int start)
+{
+    for (int i = sim.seen.num_answers - 1; i >= 0; i--) {
+        Answer *a = &sim.seen.answers[i];
+
+        if (a->time < start) {
+            return false;
+        }
+        if (a->child == c->index && a->ret == 0 && a->mask & BIT_ULL(cell) &&
+            a->val[cell] == value) {
+            return true;
+        }
+    }
+    return sim.seen.num_answers == MAX_ANSWERS;
+}
+
+/*
+ * How many children say in all of @unit what @op writes?  They must have said
+ * it since a read there has begun that is still in flight, and hold it now.
+ */
+static void repair_votes(Op *op, int unit, int *winners, int *others)
+{
+    uint64_t mask = sim_unit_mask(unit) & op->cover;
+    int start = NEVER;
+
+    for (int i = 0; i < sim.guest.next_req; i++) {
+        Req *r = &sim.s->reqs[i];
+
+        /* A read that meets a stale granule repairs all of it. */
+        if ((r->type == REQ_READ || r->type == REQ_SCRUB) && r->end == NEVER &&
+            sim_granules_mask(r->mask) & sim_unit_mask(unit)) {
+            start = MIN(start, r->start);
+        }
+    }
+
+    *winners = *others = 0;
+    for (int n = 0; n < sim.s->num_children; n++) {
+        Child *c = &sim.child[n];
+        bool agrees = true;
+
+        if (c->stale_since[unit] && c->stale_since[unit] < start) {
+            continue;
+        }
+        for (uint64_t m = mask; m; m &= m - 1) {
+            int i = ctz64(m);
+
+            agrees &= has_said(c, i, op->val[i], start);
+            agrees &= c->image[i] == op->val[i] || sim_is_liar(c, i) ||
+                      (sim.s->plan[n].bad && sim.s->plan[n].drops);
+        }
+        if (agrees) {
+            *winners += 1;
+        } else if (!sim_may_be_stale(c, mask)) {
+            *others += 1;
+        }
+    }
+}
+
+/* No write and no repair that overlap may be in flight on any children. */
+static void check_overlap(const Op *op)
+{
+    for (int i = 0; i < sim.pending.num; i++) {
+        Op *other = sim.pending.op[i];
+
+        if ((other->type == OP_WRITE || other->type == OP_ZERO) &&
+            other->repair != op->repair && op->cover & other->cover) {
+            sim_violation(CHECK_REPAIR, "op %d and op %d: a repair and a write "
+                          "that overlap are in flight", op->id, other->id);
+        }
+    }
+}
+
+static void check_repair(Op *op)
+{
+    Child *c = op->child;
+    bool changes = false;
+
+    for (uint64_t m = op->mask; m; m &= m - 1) {
+        changes |= op->val[ctz64(m)] != c->image[ctz64(m)];
+    }
+    if (!changes) {
+        return;
+    }
+    if (!sim.s->rewrite_corrupted && !sim_is_scrubbed(REQ_SCRUB, op->mask)) {
+        sim_violation(CHECK_REPAIR, "op %d: a repair without the option and "
+                      "without a scrub", op->id);
+    }
+    for (int u = 0; u < sim_num_units(); u++) {
+        int winners, others;
+
+        if (!(sim_unit_mask(u) & op->cover)) {
+            continue;
+        }
+        repair_votes(op, u, &winners, &others);
+        if (winners < sim.s->threshold || winners <= others) {
+            sim_violation(CHECK_REPAIR, "op %d: a repair of unit %d with what "
+                          "only %d children say, and %d do not", op->id, u,
+                          winners, others);
+        }
+    }
+}
+
+void sim_check_op(Op *op)
+{
+    check_overlap(op);
+    if (op->repair) {
+        check_repair(op);
+    }
+}
+
+void sim_check_stored(const Op *op, int cell)
+{
+    Child *c = op->child;
+
+    if (op->repair && !sim_is_liar(c, cell) &&
+        op->val[cell] != c->image[cell] &&
+        !sim_permitted(cell, op->val[cell], sim.now, sim.now,
+                       sim.faults.power_cut)) {
+        sim_violation(CHECK_REPAIR,
+                      "a repair puts %s over %s in cell %d of child %d",
+                      sim_value_text(op->val[cell]),
+                      sim_value_text(c->image[cell]), cell, c->index);
+    }
+}
+
+/* --- writes and flushes of the guest --- */
+
+/* Promise 1: count the holders, and remember who is none. */
+static void check_write(Req *r)
+{
+    uint64_t cells = sim_touched(r);
+    int holders = 0;
+
+    for (int n = 0; n < sim.s->num_children; n++) {
+        sim_set_stale(&sim.child[n], cells & ~r->ok[n]);
+    }
+    for (int n = 0; n < sim.s->num_children; n++) {
+        holders += (cells & ~r->ok[n]) == 0 &&
+                   !sim_is_stale(&sim.child[n], cells);
+    }
+    if (cells && holders < sim.s->threshold) {
+        sim_violation(CHECK_HELD, "W%d is acknowledged and has %d holders",
+                      r->id, holders);
+    }
+}
+
+/* What of @cells was acknowledged before @start is durable. */
+static void check_durable(uint64_t cells, int start)
+{
+    for (uint64_t m = cells; m; m &= m - 1) {
+        int i = ctz64(m);
+        int count = sim_count_gone(i, start);
+
+        for (int n = 0; n < sim.s->num_children; n++) {
+            Child *c = &sim.child[n];
+
+            count += sim_is_liar(c, i) ||
+                     sim_permitted(i, c->durable[i], start, sim.now, false);
+        }
+        if (count < sim.s->threshold) {
+            sim_violation(CHECK_DURABLE, "cell %d is flushed and durable on %d "
+                          "children", i, count);
+        }
+    }
+}
+
+/* --- reads of the guest --- */
+
+/* Promise 2: who has said what the guest was told? */
+static void check_voted(Req *r, int cell, uint8_t value)
+{
+    int said = 0;
+    int silent = 0;
+    int unit = sim_cell_unit(cell);
+
+    for (int i = sim.seen.num_answers - 1; i >= 0; i--) {
+        Answer *a = &sim.seen.answers[i];
+        int since = sim.child[a->child].stale_since[unit];
+
+        if (a->time < r->start) {
+            break;
+        }
+        if (since && since < a->time) {
+            continue;           /* it has become stale during the read */
+        }
+        if (a->ret == 0 && a->mask & BIT_ULL(cell) && a->val[cell] == value) {
+            said |= 1 << a->child;
+        }
+    }
+    for (int n = 0; n < sim.s->num_children; n++) {
+        int since = sim.child[n].stale_since[unit];
+
+        if (since && since < r->start) {
+            silent |= 1 << n;
+        }
+    }
+    if (sim.seen.num_answers < MAX_ANSWERS &&
+        ctpop32(said & ~silent) < sim.s->threshold) {
+        sim_violation(CHECK_VOTED, "R%d returns %s in cell %d, which children "
+                      "of mask %x say, of which mask %x is stale", r->id,
+                      sim_value_text(value), cell, said, said & silent);
+    }
+}
+
+/*
+ * Promise 2: has another answer as many votes for a unit as the one of which
+ * @value in @cell is a part?  @r was alone, so the last answer of a child is
+ * its vote.
+ */
+static void check_tie(Req *r, int cell, uint8_t value)
+{
+    uint64_t mask = sim_unit_mask(sim_cell_unit(cell)) & r->mask;
+    const Answer *last[MAX_CHILDREN] = { NULL };
+    int said = 0;               /* mask: have said it */
+    int against = 0;            /* mask: never */
+
+    for (int i = 0; i < sim.seen.num_answers; i++) {
+        Answer *a = &sim.seen.answers[i];
+
+        if (a->time >= r->start && a->mask & BIT_ULL(cell)) {
+            if (a->ret < 0 || (a->mask & mask) != mask) {
+                return;
+            }
+            last[a->child] = a;
+            said |= (a->val[cell] == value) << a->child;
+        }
+    }
+    for (int n = 0; n < sim.s->num_children; n++) {
+        if (last[n] && !sim_may_be_stale(&sim.child[n], mask)) {
+            against |= ~said & (1 << n);
+        }
+    }
+    for (int n = 0; n < sim.s->num_children; n++) {
+        int count = 0;
+
+        for (int other = 0; other < sim.s->num_children; other++) {
+            bool same = against & (1 << n) && against & (1 << other);
+
+            for (uint64_t m = mask; m && same; m &= m - 1) {
+                same = last[n]->val[ctz64(m)] == last[other]->val[ctz64(m)];
+            }
+            count += same;
+        }
+        if (count && count >= ctpop32(said)) {
+            sim_violation(CHECK_VOTED, "R%d returns %s in cell %d, which %d "
+                          "children say, but %d agree on something else",
+                          r->id, sim_value_text(value), cell, ctpop32(said),
+                          count);
+        }
+    }
+}
+
+/* Look at one cell of a read.  Returns whether the value may be there. */
+static bool check_read_cell(Req *r, int cell, uint8_t value)
+{
+    bool fifo = g_str_equal(sim.s->read_pattern, "fifo");
+    int *first_end = &sim.seen.first_end[cell][value];
+    int *last_start = &sim.seen.last_start[cell][value];
+
+    /* There is no vote that would keep these out. */
+    if (fifo && (sim.s->liars[sim_cell_unit(cell)] || sim.faults.losing ||
+                 r->start < sim.faults.lost_until)) {
+        return true;
+    }
+    if (!sim_permitted(cell, value, r->start, r->end, sim.faults.power_cut)) {
+        sim_violation(sim.faults.power_cut ? CHECK_DURABLE :
+                      fifo && sim_any_drops() ? CHECK_FIFO : CHECK_SILENT,
+                      "R%d returns %s in cell %d", r->id,
+                      sim_value_text(value), cell);
+        return false;
+    }
+    if (sim.faults.power_cut) {
+        return true;
+    }
+    if (!fifo) {
+        check_voted(r, cell, value);
+        if (sim.s->threshold <= sim.s->num_children / 2 &&
+            g_str_equal(sim.s->read_pattern, "quorum") && sim_was_alone(r)) {
+            check_tie(r, cell, value);
+        }
+    }
+    *first_end = MIN(*first_end, r->end);
+    *last_start = MAX(*last_start, r->start);
+    return true;
+}
+
+static void check_read(Req *r)
+{
+    for (int i = 0; i < r->num; i++) {
+        uint8_t value = sim_decode_cell(r->buf + i * sim.s->cell_bytes);
+
+        if (!check_read_cell(r, r->cell + i, value)) {
+            return;
+        }
+    }
+}
+
+void sim_check_zeroes(Req *r, int num)
+{
+    for (int i = r->cell; i < r->cell + num; i++) {
+        bool zeroes = sim.s->liars[sim_cell_unit(i)];
+
+        for (int id = 0; id < sim.guest.next_req; id++) {
+            zeroes |= sim_is_zeroes(TAG_REQ + id) &&
+                      sim_permitted(i, TAG_REQ + id, r->start, ++sim.now,
+                                    false);
+        }
+        if (!zeroes) {
+            sim_violation(CHECK_STATUS, "request %d says that cell %d is "
+                          "zeroes", r->id, i);
+        }
+    }
+}
+
+/* --- scrubs --- */
+
+/*
+ * When a chunk of a scrub that repairs has succeeded, with nothing else in
+ * flight, then children that do not lie have the same there.
+ */
+static void check_alike(Req *r)
+{
+    for (uint64_t m = r->mask; m; m &= m - 1) {
+        int i = ctz64(m);
+        Child *model = NULL;
+
+        for (int n = 0; n < sim.s->num_children; n++) {
+            Child *c = &sim.child[n];
+
+            if (!c->bs || sim.s->liars[sim_cell_unit(i)] & (1 << n)) {
+                continue;
+            }
+            model = model ?: c;
+            if (c->image[i] != model->image[i]) {
+                sim_violation(CHECK_SCRUB, "after scrub %d cell %d has %s on "
+                              "child %d, and %s on child %d", r->id, i,
+                              sim_value_text(model->image[i]), model->index,
+                              sim_value_text(c->image[i]), n);
+            }
+            if (!sim_permitted(i, c->image[i], r->start, sim.now, false)) {
+                sim_violation(CHECK_SCRUB, "after scrub %d cell %d has %s on "
+                              "child %d", r->id, i,
+                              sim_value_text(c->image[i]), n);
+            }
+        }
+    }
+}
+
+void sim_check_scrub(Req *r, int64_t wrong, int64_t unrepairable)
+{
+    if (sim.faults.count == 0 && (wrong || unrepairable)) {
+        sim_violation(CHECK_ALARM, "scrub %d finds something wrong without a "
+                      "fault", r->id);
+    }
+    if (r->type == REQ_SCRUB && (r->ret < 0) != (unrepairable > 0)) {
+        sim_violation(CHECK_SCRUB, "scrub %d returns %d and leaves %" PRId64
+                      " bytes", r->id, r->ret, unrepairable);
+    }
+    r->end = ++sim.now;
+    if (r->type == REQ_SCRUB && r->ret == 0 && sim_was_alone(r)) {
+        check_alike(r);
+    }
+    r->end = NEVER;
+}
+
+/* --- requests that have come back --- */
+
+static bool may_fail(Req *r)
+{
+    int all = (1 << sim.s->num_children) - 1;
+
+    if (r->type == REQ_SCRUB && sim.faults.count) {
+        return true;
+    }
+    return r->type == REQ_ZERO && r->flags & BDRV_REQ_NO_FALLBACK &&
+           r->ret == -ENOTSUP &&
+           (sim.s->zeroes & sim.s->native_zeroes & all) != all;
+}
+
+static void trace_end(Req *r)
+{
+    g_autofree char *values = NULL;
+    uint8_t val[MAX_CELLS];
+
+    for (int i = 0; r->type == REQ_READ && i < r->num; i++) {
+        val[r->cell + i] = sim_decode_cell(r->buf + i * sim.s->cell_bytes);
+    }
+    values = sim_values_text(val, r->type == REQ_READ && r->ret == 0 ?
+                                  r->mask : 0);
+    sim_trace("%s %d: %s%s", sim_req_name[r->type], r->id,
+              r->ret < 0 ? strerror(-r->ret) : "ok", values);
+}
+
+void sim_guest_ended(Req *r)
+{
+    if (sim.verdict.trace) {
+        trace_end(r);
+    }
+    if (r->type == REQ_READ && r->ret >= 0) {
+        check_read(r);
+    }
+    if (sim_is_write(r) && r->ret >= 0) {
+        check_write(r);
+    }
+    if (r->type == REQ_FLUSH || r->flags & BDRV_REQ_FUA) {
+        sim_note_flush(r);
+        if (r->ret >= 0) {
+            check_durable(r->type == REQ_FLUSH ?
+                          sim_cells_mask(0, sim.s->cells) : sim_touched(r),
+                          r->type == REQ_FLUSH ? r->start : r->end);
+        }
+    }
+    if (r->ret < 0 && !may_fail(r) && !sim.faults.power_cut) {
+        if (sim.faults.count == 0) {
+            sim_violation(CHECK_ALARM, "request %d fails without a fault",
+                          r->id);
+        }
+        if (sim_well_enough()) {
+            sim_violation(CHECK_ONE_BAD, "request %d fails while enough "
+                          "children are well", r->id);
+        }
+    }
+}

@@ -1,0 +1,286 @@
+/*
+ * Simulation of quorum nodes: the children as block drivers
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Copyright (c) 2026 The quorum project authors
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "quorum-sim.h"
+
+/* --- operations --- */
+
+static void op_init(Op *op, BlockDriverState *bs, OpType type,
+                    int64_t offset, int64_t bytes, BdrvRequestFlags flags)
+{
+    int size = sim.s->cell_bytes;
+
+    *op = (Op) {
+        .co = qemu_coroutine_self(),
+        .child = *(Child **)bs->opaque,
+        .type = type,
+        .id = sim.pending.total++,
+        .start = ++sim.now,
+        .flags = flags,
+    };
+    g_assert(QEMU_IS_ALIGNED(offset | bytes, size));
+    op->cell = offset / size;
+    op->num = bytes / size;
+    op->mask = bytes ? sim_cells_mask(op->cell, op->num) : 0;
+
+    op->dice_req = &sim.s->reqs[sim.guest.next_req - 1];
+    for (int i = 0; i < sim.guest.next_req; i++) {
+        Req *r = &sim.s->reqs[i];
+
+        if (r->end == NEVER && (r->mask & op->mask) == op->mask &&
+            (r->type >= REQ_CHECK ||
+             (r->type == REQ_READ) == (type == OP_READ))) {
+            op->dice_req = r;
+            break;
+        }
+    }
+}
+
+static int coroutine_fn op_run(Op *op)
+{
+    g_assert(sim.pending.num < MAX_PENDING);
+    if (sim.verdict.trace) {
+        g_autofree char *values =
+            sim_values_text(op->val, op->type == OP_READ ? 0 : op->mask);
+
+        if (op->type == OP_FLUSH) {
+            sim_trace("  child %d: op %d flush", op->child->index, op->id);
+        } else {
+            sim_trace("  child %d: op %d %s%s cells %d-%d%s%s",
+                      op->child->index, op->id, op->repair ? "REPAIR " : "",
+                      sim_op_name[op->type], op->cell, op->cell + op->num - 1,
+                      values, op->flags & BDRV_REQ_FUA ? " fua" : "");
+        }
+    }
+    sim.pending.op[sim.pending.num++] = op;
+    while (!op->done) {
+        qemu_coroutine_yield();
+    }
+    return op->ret;
+}
+
+/* Which write in flight puts @value into the cells of @mask of @c? */
+static Req *find_write(const Child *c, uint64_t mask, uint8_t value)
+{
+    for (int i = 0; i < sim.guest.next_req; i++) {
+        Req *r = &sim.s->reqs[i];
+
+        if (r->end != NEVER || (r->mask & mask) != mask) {
+            continue;
+        }
+        if (value == TAG_ZERO) {
+            /* The oldest one: overlapping writes keep their order. */
+            if (r->type == REQ_ZERO || r->type == REQ_DISCARD) {
+                return r;
+            }
+        } else if (r->type == REQ_WRITE && value == TAG_REQ + i &&
+                   !(r->issued[c->index] & mask)) {
+            return r;
+        }
+    }
+    return NULL;
+}
+
+/* Find the guest's write that @op belongs to, or see that it is a repair. */
+static void op_attribute(Op *op)
+{
+    Child *c = op->child;
+
+    for (uint64_t m = op->mask; m && !op->req; m &= m - 1) {
+        uint8_t value = op->val[ctz64(m)];
+        uint64_t same = 0;
+
+        for (int i = op->cell; i < op->cell + op->num; i++) {
+            same |= op->val[i] == value ? BIT_ULL(i) : 0;
+        }
+        op->req = find_write(c, same, value);
+    }
+    for (uint64_t m = op->mask; m; m &= m - 1) {
+        int i = ctz64(m);
+
+        if (op->req && op->req->mask & BIT_ULL(i) &&
+            op->val[i] == (op->req->type == REQ_WRITE ?
+                           TAG_REQ + op->req->id : TAG_ZERO)) {
+            op->cover |= BIT_ULL(i);
+            op->val[i] = TAG_REQ + op->req->id;
+        }
+    }
+    if (op->req) {
+        op->req->issued[c->index] |= op->cover;
+        if (op->type != OP_ZERO || sim.s->native_zeroes & (1 << c->index)) {
+            op->req->sent |= op->cover;
+        }
+        return;
+    }
+    op->repair = true;
+    for (int i = op->cell; i < op->cell + op->num; i++) {
+        /* The rest may be padding of the core. */
+        if (sim.s->cell_bytes >= sim.s->align || op->val[i] != c->image[i]) {
+            op->cover |= BIT_ULL(i);
+        }
+    }
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+sim_co_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
+              QEMUIOVector *qiov, BdrvRequestFlags flags)
+{
+    int size = sim.s->cell_bytes;
+    Op op;
+
+    op_init(&op, bs, OP_READ, offset, bytes, flags);
+    if (g_str_equal(sim.s->read_pattern, "fifo") &&
+        !sim.s->rewrite_corrupted && sim.s->cell_bytes >= sim.s->align &&
+        sim_is_stale(op.child, op.mask) &&
+        !sim_is_scrubbed(REQ_SCRUB, op.mask) &&
+        !sim_is_scrubbed(REQ_CHECK, op.mask)) {
+        sim_violation(CHECK_SILENT, "op %d: a stale child is read", op.id);
+    }
+    op_run(&op);
+    for (int i = 0; op.ret == 0 && i < op.num; i++) {
+        int cell = op.cell + i;
+
+        qemu_iovec_memset(qiov, i * size,
+                          op.flips & BIT_ULL(cell) ? op.child->image[cell] :
+                          op.val[cell], size);
+        if (op.flips & BIT_ULL(cell)) {
+            qemu_iovec_memset(qiov, i * size + cell % size,
+                              op.child->image[cell] ^ 0x10, 1);
+        }
+    }
+    return op.ret;
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+sim_co_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
+               QEMUIOVector *qiov, BdrvRequestFlags flags)
+{
+    int size = sim.s->cell_bytes;
+    Op op;
+
+    op_init(&op, bs, OP_WRITE, offset, bytes, flags);
+    qemu_iovec_to_buf(qiov, 0, sim.node.scratch, bytes);
+    for (int i = 0; i < op.num; i++) {
+        op.val[op.cell + i] = sim_decode_cell(sim.node.scratch + i * size);
+    }
+    op_attribute(&op);
+    sim_check_op(&op);
+    return op_run(&op);
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+sim_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                     BdrvRequestFlags flags)
+{
+    Op op;
+
+    op_init(&op, bs, OP_ZERO, offset, bytes, flags);
+    op_attribute(&op);
+    if (op.repair) {
+        sim_violation(CHECK_REPAIR, "op %d: zeroes that no request has "
+                      "written", op.id);
+        return -EIO;
+    }
+    sim_check_op(&op);
+    return op_run(&op);
+}
+
+static int coroutine_fn GRAPH_RDLOCK sim_co_flush(BlockDriverState *bs)
+{
+    Op op;
+
+    if (!sim.node.running) {
+        return 0;
+    }
+    op_init(&op, bs, OP_FLUSH, 0, 0, 0);
+    memcpy(op.snap, op.child->image, sizeof(op.snap));
+    return op_run(&op);
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+sim_co_block_status(BlockDriverState *bs, bool want_zero, int64_t offset,
+                    int64_t bytes, int64_t *pnum, int64_t *map,
+                    BlockDriverState **file)
+{
+    Child *c = *(Child **)bs->opaque;
+    int size = sim.s->cell_bytes;
+    int cell = offset / size;
+    bool zero = sim_is_zeroes(c->image[cell]);
+
+    if (size < sim.s->align) {
+        *pnum = bytes;
+        return BDRV_BLOCK_DATA;
+    }
+    *pnum = size - offset % size;
+    while (*pnum < bytes &&
+           sim_is_zeroes(c->image[(offset + *pnum) / size]) == zero) {
+        *pnum += size;
+    }
+    *pnum = MIN(*pnum, bytes);
+    return zero ? BDRV_BLOCK_ZERO : BDRV_BLOCK_DATA;
+}
+
+static int64_t coroutine_fn GRAPH_RDLOCK
+sim_co_getlength(BlockDriverState *bs)
+{
+    return (int64_t)sim.s->cells * sim.s->cell_bytes;
+}
+
+static void GRAPH_RDLOCK sim_refresh_limits(BlockDriverState *bs, Error **errp)
+{
+    bs->bl.request_alignment = sim.s->align;
+}
+
+#define SIM_DRIVER                                      \
+    .instance_size          = sizeof(Child *),          \
+    .bdrv_refresh_limits    = sim_refresh_limits,       \
+    .bdrv_co_getlength      = sim_co_getlength,         \
+    .bdrv_co_preadv         = sim_co_preadv,            \
+    .bdrv_co_pwritev        = sim_co_pwritev,           \
+    .bdrv_co_pwrite_zeroes  = sim_co_pwrite_zeroes,     \
+    .bdrv_co_block_status   = sim_co_block_status
+
+BlockDriver sim_fua_driver = {
+    .format_name            = "quorum-sim-fua",
+    SIM_DRIVER,
+    .bdrv_co_flush_to_disk  = sim_co_flush,
+};
+
+/*
+ * The core emulates FUA by a flush, which it leaves out if no write has ended
+ * since the last one: it does not count the one that it has just done.  But
+ * what has .bdrv_co_flush is always asked.
+ */
+BlockDriver sim_driver = {
+    .format_name            = "quorum-sim",
+    SIM_DRIVER,
+    .bdrv_co_flush          = sim_co_flush,
+};
+
+/* --- nodes --- */
+
+BlockDriverState *sim_child_open(Child *c)
+{
+    static int serial;
+    Schedule *s = sim.s;
+    g_autofree char *name = g_strdup_printf("sim%d", serial++);
+    BdrvRequestFlags fua = s->fua & (1 << c->index) ? BDRV_REQ_FUA : 0;
+    BlockDriverState *bs;
+
+    bs = bdrv_new_open_driver(fua ? &sim_fua_driver : &sim_driver, name,
+                              BDRV_O_RDWR | BDRV_O_UNMAP, &error_abort);
+    *(Child **)bs->opaque = c;
+    bs->supported_write_flags = fua;
+    bs->supported_zero_flags = fua;
+    if (s->zeroes & (1 << c->index)) {
+        bs->supported_zero_flags |= BDRV_REQ_MAY_UNMAP | BDRV_REQ_NO_FALLBACK;
+    }
+    return bs;
+}

@@ -1,0 +1,157 @@
+/*
+ * Simulation of quorum nodes: what tests want of their schedules
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Copyright (c) 2026 The quorum project authors
+ */
+
+#include "qemu/osdep.h"
+#include "quorum-sim.h"
+
+/* Any request comes with these weights; kinds have more of what they are for */
+const int sim_weight[REQ__MAX] = {
+    [REQ_READ] = 40,
+    [REQ_WRITE] = 40,
+    [REQ_ZERO] = 10,
+    [REQ_DISCARD] = 5,
+    [REQ_STATUS] = 2,
+    [REQ_FLUSH] = 3,
+};
+
+const Rates sim_rates = {
+    .three_children = 600,
+    .majority = 750,
+    .pattern_quorum = 500,
+    .pattern_threshold = 400,
+    .rewrite = 500,
+    .blocks = 500,
+    .all_zero_fast = 500,
+    .all_zero = 500,
+
+    .small_pool = 300,
+    .coarse_maps = 300,
+    .fine_unflushed = 500,
+    .short_fua_list = 500,
+    .no_fast_path = 200,
+
+    .many = 300,
+    .alone = 200,
+    .split = 333,
+    .fua = 150,
+    .may_unmap = 300,
+    .no_fallback = 200,
+    .scrub_stale = 400,
+    .leaves = 300,
+
+    .lies_or_drops = 500,
+    .drops = 800,
+    .bad_units = 300,
+    .dead = 300,
+    .power_cut = 100,
+    .power_cut_flushed = 500,
+    .hold = 250,
+    .flush_catches = 500,
+    .power_cut_loses = 500,
+};
+
+const Kind sim_kinds[] = {
+    {
+        .name = "no-faults",
+        .count = 2000,
+        .more = { [REQ_FLUSH] = 5 },
+    }, {
+        .name = "errors",
+        .count = 3000,
+        .max_bad = -1,
+        .damage = DAMAGE_ERRORS | DAMAGE_DEATH,
+    }, {
+        .name = "one-bad",
+        .count = 3000,
+        .max_bad = 1,
+        .damage = DAMAGE_ERRORS | DAMAGE_DEATH | DAMAGE_LIES | DAMAGE_DROPS,
+        .more = { [REQ_FLUSH] = 10 },
+    }, {
+        .name = "lies",
+        .count = 3000,
+        .max_bad = -1,
+        .damage = DAMAGE_ERRORS | DAMAGE_LIES,
+    }, {
+        .name = "flush",
+        .count = 5000,
+        .max_bad = -1,
+        .damage = DAMAGE_ERRORS | DAMAGE_DROPS,
+        .more = { [REQ_FLUSH] = 40 },
+    }, {
+        .name = "fifo",
+        .count = 3000,
+        .max_bad = -1,
+        .damage = DAMAGE_ERRORS | DAMAGE_DEATH,
+        .read_pattern = "fifo",
+    }, {
+        .name = "repair",
+        .count = 3000,
+        .max_bad = -1,
+        .damage = DAMAGE_ERRORS | DAMAGE_LIES,
+        .read_pattern = "quorum",
+        .repairs = true,
+    }, {
+        .name = "ties",
+        .count = 3000,
+        .max_bad = -1,
+        .damage = DAMAGE_ERRORS,
+        .ties = true,
+        .read_pattern = "quorum",
+    }, {
+        .name = "sizes",
+        .count = 3000,
+        .max_bad = -1,
+        .damage = DAMAGE_ERRORS | DAMAGE_DEATH | DAMAGE_LIES | DAMAGE_DROPS,
+        .any_size = true,
+        .more = { [REQ_FLUSH] = 10 },
+    }, {
+        .name = "scrub-no-faults",
+        .count = 1000,
+        .more = { [REQ_CHECK] = 8, [REQ_SCRUB] = 32 },
+    }, {
+        .name = "scrub",
+        .count = 3000,
+        .max_bad = -1,
+        .damage = DAMAGE_ERRORS | DAMAGE_DEATH | DAMAGE_LIES,
+        .any_size = true,
+        .more = { [REQ_CHECK] = 12, [REQ_SCRUB] = 48 },
+    }, {
+        .name = "scrub-flush",
+        .count = 3000,
+        .max_bad = -1,
+        .damage = DAMAGE_ERRORS | DAMAGE_DROPS,
+        .more = {
+            [REQ_FLUSH] = 30,
+            [REQ_CHECK] = 12,
+            [REQ_SCRUB] = 48,
+        },
+    }, {
+        .name = "changes",
+        .count = 3000,
+        .max_bad = -1,
+        .damage = DAMAGE_ERRORS | DAMAGE_DEATH | DAMAGE_LIES,
+        .more = {
+            [REQ_FLUSH] = 5,
+            [REQ_CHECK] = 8,
+            [REQ_SCRUB] = 32,
+            [REQ_CHANGE] = 30,
+        },
+    }, {
+        .name = "changes-flush",
+        .count = 3000,
+        .max_bad = -1,
+        .damage = DAMAGE_ERRORS | DAMAGE_DROPS,
+        .more = {
+            [REQ_FLUSH] = 30,
+            [REQ_CHECK] = 8,
+            [REQ_SCRUB] = 32,
+            [REQ_CHANGE] = 30,
+        },
+    },
+    { .name = NULL }
+};
