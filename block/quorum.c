@@ -135,7 +135,7 @@ static int GRAPH_RDLOCK quorum_vote_length(BlockDriverState *bs, Error **errp)
 
 /* --- opening and closing --- */
 
-/* The image is ours now: what its children look like is to be judged anew. */
+/* The image is active now: judge what its children look like again. */
 static void coroutine_fn GRAPH_RDLOCK
 quorum_co_invalidate_cache(BlockDriverState *bs, Error **errp)
 {

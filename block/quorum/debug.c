@@ -43,7 +43,37 @@ QuorumLimits quorum_limits = {
     .fua_done = 1024,
 };
 
-#define QUORUM_BRANCH_TEXT(name, text) [QUORUM_BRANCH_##name] = text,
 const char *const quorum_branch_text[QUORUM_BRANCH__MAX] = {
-    QUORUM_BRANCHES(QUORUM_BRANCH_TEXT)
+    [QUORUM_BRANCH_LOCKED_READ] = "read decided with the range held",
+    [QUORUM_BRANCH_TIE] = "unit without a winner, although all answered",
+    [QUORUM_BRANCH_UNIT_READ_AGAIN] = "unit read by itself after an error",
+    [QUORUM_BRANCH_STALE_MEANWHILE] = "child became stale while it was read",
+    [QUORUM_BRANCH_DEFERRED_ASKED] = "deferred children asked",
+    [QUORUM_BRANCH_READ_IN_PIECES] = "read larger than the pool allows at once",
+    [QUORUM_BRANCH_REPAIR] = "range repaired",
+    [QUORUM_BRANCH_REPAIR_TOO_WEAK] = "no repair: the winner has no majority",
+    [QUORUM_BRANCH_REPAIR_LOST] = "repair taken back by a flush that failed",
+    [QUORUM_BRANCH_WRITE_REFUSED] = "write stored by too few children",
+    [QUORUM_BRANCH_WRITE_MADE_STALE] = "write made a child stale",
+    [QUORUM_BRANCH_WRITE_BESIDE_FLUSH] =
+        "flush or loss while a write was in flight",
+    [QUORUM_BRANCH_ZEROES_FALLBACK] =
+        "zeroes written by children that had refused",
+    [QUORUM_BRANCH_ZEROES_REFUSED] = "zeroes refused by all children",
+    [QUORUM_BRANCH_FUA_REMEMBERED] =
+        "FUA write remembered while others are in flight",
+    [QUORUM_BRANCH_FUA_LIST_FULL] = "remembered FUA write counted as unflushed",
+    [QUORUM_BRANCH_FUA_MADE_STALE] = "FUA write failed, and made a child stale",
+    [QUORUM_BRANCH_FUA_REFUSED] =
+        "FUA write failed, and something else with it",
+    [QUORUM_BRANCH_FLUSH_REFUSED] = "flush failed",
+    [QUORUM_BRANCH_FLUSH_MADE_STALE] = "flush made a child stale",
+    [QUORUM_BRANCH_FLUSH_TOOK_BACK] =
+        "failed flush made recovered ranges stale again",
+    [QUORUM_BRANCH_RECOVERED_TOO_LATE] =
+        "range recovered after the flush began",
+    [QUORUM_BRANCH_IN_SYNC] = "rebuilding ended",
+    [QUORUM_BRANCH_RESIZE_UNDONE] = "resize undone",
+    [QUORUM_BRANCH_RESIZE_EXCLUDED] = "resize excluded a child",
+    [QUORUM_BRANCH_MAPS_COARSER] = "granules of the maps doubled",
 };

@@ -21,40 +21,35 @@
 #include "qemu/atomic.h"
 
 /* Branches that are rare, and of which each has to be right. */
-#define QUORUM_BRANCHES(X)                                                     \
-    X(LOCKED_READ,          "read decided with the range held")                \
-    X(TIE,                  "unit without a winner, although all answered")    \
-    X(UNIT_READ_AGAIN,      "unit read by itself after an error")              \
-    X(STALE_MEANWHILE,      "child became stale while it was read")            \
-    X(DEFERRED_ASKED,       "deferred children asked")                         \
-    X(READ_IN_PIECES,       "read larger than the pool allows at once")        \
-    X(REPAIR,               "range repaired")                                  \
-    X(REPAIR_TOO_WEAK,      "no repair: the winner has no majority")           \
-    X(REPAIR_LOST,          "repair taken back by a flush that failed")        \
-    X(WRITE_REFUSED,        "write stored by too few children")                \
-    X(WRITE_MADE_STALE,     "write made a child stale")                        \
-    X(WRITE_BESIDE_FLUSH,   "flush or loss while a write was in flight")       \
-    X(ZEROES_FALLBACK,      "zeroes written by children that had refused")     \
-    X(ZEROES_REFUSED,       "zeroes refused by all children")                  \
-    X(FUA_REMEMBERED,       "FUA write remembered while others are in flight") \
-    X(FUA_LIST_FULL,        "remembered FUA write counted as unflushed")       \
-    X(FUA_MADE_STALE,       "FUA write failed, and made a child stale")        \
-    X(FUA_REFUSED,          "FUA write failed, and something else with it")    \
-    X(FLUSH_REFUSED,        "flush failed")                                    \
-    X(FLUSH_MADE_STALE,     "flush made a child stale")                        \
-    X(FLUSH_TOOK_BACK,      "failed flush made recovered ranges stale again")  \
-    X(RECOVERED_TOO_LATE,   "range recovered after the flush began")           \
-    X(IN_SYNC,              "rebuilding ended")                                \
-    X(RESIZE_UNDONE,        "resize undone")                                   \
-    X(RESIZE_EXCLUDED,      "resize excluded a child")                         \
-    X(MAPS_COARSER,         "granules of the maps doubled")
-
-#define QUORUM_BRANCH_ENUM(name, text) QUORUM_BRANCH_##name,
 typedef enum QuorumBranch {
-    QUORUM_BRANCHES(QUORUM_BRANCH_ENUM)
+    QUORUM_BRANCH_LOCKED_READ,
+    QUORUM_BRANCH_TIE,
+    QUORUM_BRANCH_UNIT_READ_AGAIN,
+    QUORUM_BRANCH_STALE_MEANWHILE,
+    QUORUM_BRANCH_DEFERRED_ASKED,
+    QUORUM_BRANCH_READ_IN_PIECES,
+    QUORUM_BRANCH_REPAIR,
+    QUORUM_BRANCH_REPAIR_TOO_WEAK,
+    QUORUM_BRANCH_REPAIR_LOST,
+    QUORUM_BRANCH_WRITE_REFUSED,
+    QUORUM_BRANCH_WRITE_MADE_STALE,
+    QUORUM_BRANCH_WRITE_BESIDE_FLUSH,
+    QUORUM_BRANCH_ZEROES_FALLBACK,
+    QUORUM_BRANCH_ZEROES_REFUSED,
+    QUORUM_BRANCH_FUA_REMEMBERED,
+    QUORUM_BRANCH_FUA_LIST_FULL,
+    QUORUM_BRANCH_FUA_MADE_STALE,
+    QUORUM_BRANCH_FUA_REFUSED,
+    QUORUM_BRANCH_FLUSH_REFUSED,
+    QUORUM_BRANCH_FLUSH_MADE_STALE,
+    QUORUM_BRANCH_FLUSH_TOOK_BACK,
+    QUORUM_BRANCH_RECOVERED_TOO_LATE,
+    QUORUM_BRANCH_IN_SYNC,
+    QUORUM_BRANCH_RESIZE_UNDONE,
+    QUORUM_BRANCH_RESIZE_EXCLUDED,
+    QUORUM_BRANCH_MAPS_COARSER,
     QUORUM_BRANCH__MAX
 } QuorumBranch;
-#undef QUORUM_BRANCH_ENUM
 
 typedef struct QuorumDebug {
     /*

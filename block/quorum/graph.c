@@ -78,8 +78,8 @@ void quorum_child_perm(BlockDriverState *bs, BdrvChild *c, BdrvChildRole role,
 
     *nperm = perm & DEFAULT_PERM_PASSTHROUGH;
     /*
-     * A repair writes to the children even if nobody writes to us; a child that
-     * is read-only, or is being reopened so, just is not repaired.
+     * A repair writes to the children even if no parent writes to the node; a
+     * child that is read-only, or is being reopened so, just is not repaired.
      */
     if ((s->opts.rewrite_corrupted || s->scrub_repairs) && !inactive && c &&
         bdrv_is_writable_after_reopen(c->bs, reopen_queue)) {

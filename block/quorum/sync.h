@@ -129,8 +129,8 @@ bool quorum_sync_is_rebuilding(QuorumSync *sync, int i);
 
 /*
  * The child in slot @i has another length than the node.  It is stale
- * throughout, unless the image is @inactive: then nobody writes to the others
- * either, and its length may be right again before somebody does.
+ * throughout, unless the image is @inactive: then the others are not written
+ * to either, and its length may be right again before they are.
  */
 void quorum_sync_exclude(QuorumSync *sync, int i, bool inactive,
                          const char *why);

@@ -100,13 +100,9 @@ const char *sim_value_text(uint8_t value)
 
 char *sim_branch_text(QuorumBranch branch)
 {
-    const char *names[QUORUM_BRANCH__MAX];
-
-#define SET_NAME(name, text) names[QUORUM_BRANCH_##name] = #name;
-    QUORUM_BRANCHES(SET_NAME)
-    return g_strdup_printf("%8zu %-18s %s",
+    return g_strdup_printf("%8zu %s",
                            qatomic_read(&quorum_debug.reached[branch]),
-                           names[branch], quorum_branch_text[branch]);
+                           quorum_branch_text[branch]);
 }
 
 char *sim_values_text(const uint8_t *val, uint64_t mask)

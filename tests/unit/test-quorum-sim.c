@@ -21,7 +21,7 @@
  * sim_checks[].  A violation is shrunk to a short schedule, which is printed
  * step by step.
  *
- * The driver counts its rare branches (QUORUM_BRANCHES).  If all schedules were
+ * The driver counts its rare branches (QuorumBranch).  If all schedules were
  * run, the last test shows the figures.
  *
  * Environment:

@@ -40,7 +40,7 @@ enum {
 typedef struct Replica {
     QemuMutex lock;
     int seen[BLOCKS];       /* the last write that it did */
-    int kept[BLOCKS];       /* ... and flushed */
+    int kept[BLOCKS];       /* the last one that it flushed */
 } Replica;
 
 static QuorumSync *node_sync;
@@ -90,7 +90,7 @@ static bool replica_flush(int i, bool fail, GRand *rand)
             }
         }
     }
-    /* Others may come and go before anybody hears of it. */
+    /* Other requests may come and go before this is known. */
     if (fail) {
         g_usleep(g_rand_int_range(rand, 0, 100));
         quorum_sync_flush_failed(node_sync, i);
@@ -115,6 +115,7 @@ static void check_range(int first, int blocks)
     }
     now_victim = qatomic_read(&victim);
     now_unsettled = qatomic_read(&unsettled);
+    /* Order these two loads before those of the maps. */
     smp_rmb();
     for (int b = first; b < first + blocks; b++) {
         int holders = 0;
