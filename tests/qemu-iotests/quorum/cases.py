@@ -31,16 +31,17 @@ def image(i: int) -> str:
     return os.path.join(iotests.test_dir, f'quorum-{i}.raw')
 
 
-def children_options(driver: str = 'raw', count: int = 3, **files: str
-                     ) -> List[str]:
+def children_options(driver: str = 'raw', count: int = 3,
+                     missing: Sequence[int] = ()) -> List[str]:
     """
-    The images as children of a quorum, in words for a command line; c0=...,
-    c1=... are the names of other files.
+    The images as children of a quorum, in words for a command line; those of
+    the children that are @missing don't exist.
     """
     return [word for i in range(count) for word in (
         f'children.{i}.driver={driver}',
         f'children.{i}.file.driver=file',
-        f'children.{i}.file.filename={files.get(f"c{i}", image(i))}')]
+        f'children.{i}.file.filename=' +
+        ('/nowhere' if i in missing else image(i)))]
 
 
 def raw_options() -> str:
@@ -108,6 +109,10 @@ class Daemon(iotests.QemuStorageDaemon):
 
     def qtest(self, _: str) -> None:
         """The time of a daemon passes by itself."""
+
+    def signal(self, number: int) -> None:
+        assert self._p
+        self._p.send_signal(number)
 
     def shutdown(self, hard: bool = False) -> None:
         if self._p is not None:

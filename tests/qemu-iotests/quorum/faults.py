@@ -7,36 +7,45 @@
 from errno import EIO
 import random
 import struct
-from typing import Any, Dict, Iterable, Optional
+from typing import Any, Dict, Iterable, Optional, Union
 
 from .oracle import BLOCK
+from .qmp import dashed
 
 Options = Dict[str, Any]
 
 
-def error(op: Optional[str] = None, errno: int = EIO, once: bool = False,
-          event: str = 'none', **where: Any) -> Options:
+def fault(op: Optional[str] = None, errno: int = EIO, once: bool = False,
+          event: str = 'none', **more: Any) -> Options:
     """
     A rule for blkdebug(): requests of the kind @op ('read', 'write',
     'write-zeroes', 'discard', 'flush' or 'block-status'; None means any but
-    the last one) fail with @errno, only the first one of them if @once, after
-    blkdebug's @event if that is not 'none', and in the place @where only
-    (sector=...).
+    the last one) fail with @errno.  If @once, only the first one fails; unless
+    @event is 'none', none fails before that event of blkdebug; @more says what
+    else a rule can have, such as a sector.
     """
-    rule: Options = {'event': event, 'errno': errno, 'once': once, **where}
+    rule: Options = {'event': event, 'errno': errno, 'once': once, **more}
     if op is not None:
         rule['iotype'] = op
     return rule
 
 
 def blkdebug(*rules: Options, **options: Any) -> Options:
-    """A blkdebug node with these rules, without what is below it"""
-    return {'driver': 'blkdebug', 'inject-error': list(rules), **options}
+    """A blkdebug node with these rules"""
+    return {'driver': 'blkdebug', 'inject-error': list(rules),
+            **dashed(options)}
 
 
-def failing(*ops: str, **how: Any) -> Options:
-    """A blkdebug node on which requests of these kinds fail; see error()"""
-    return blkdebug(*(error(op, **how) for op in ops))
+def failing(*ops: str, image: Union[None, str, Options] = None, **how: Any
+            ) -> Options:
+    """
+    A blkdebug node on which requests of these kinds fail, see fault(); @image
+    is the node below it.
+    """
+    node = blkdebug(*(fault(op, **how) for op in ops))
+    if image is not None:
+        node['image'] = image
+    return node
 
 
 def flip_bits(path: str, places: Iterable[int], rand: random.Random) -> None:
