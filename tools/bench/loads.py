@@ -16,7 +16,7 @@ from contest import (Bench, CHILDREN, IMAGE_BYTES, KIB, MIB, PATTERN, Skip,
 sys.path.append(os.path.join(os.path.dirname(__file__),
                              '../../tests/qemu-iotests'))
 # pylint: disable=wrong-import-position
-from heldnbd import BLOCK_STATUS, FLUSH, READ, HeldNBD, Request      # noqa: E402
+from quorum.nbd import BLOCK_STATUS, FLUSH, READ, HeldNBD, Request   # noqa: E402
 
 CAP_MIB = 66                # 64 for buffers, the rest for coroutines' stacks
 DELAY = 0.1                 # seconds

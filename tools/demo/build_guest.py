@@ -5,6 +5,8 @@ Make the demo's guest: a kernel, an initramfs and an ext4 image with a small
 Linux root and files whose checksums are known.  No mount, no root needed.
 
 usage: build_guest.py CACHE OUTDIR
+
+tools/guest/ must be in the PYTHONPATH.
 """
 
 import hashlib
@@ -14,17 +16,16 @@ import random
 import subprocess
 import sys
 
-HERE = os.path.dirname(os.path.realpath(__file__))
-sys.path.append(f'{HERE}/../guest')
-from image import Parts, busybox_root, install, make_ext4  # noqa: E402
+from image import Parts, busybox_root, install, make_ext4
 
+HERE = os.path.dirname(os.path.realpath(__file__))
 DISK_MIB = 96
 DATA_FILES = 31         # 00 to 30; init copies by the first digit
 DATA_MIB = 40
 
 
 def make_disk(root: str, busybox: str, out: str) -> None:
-    """The disk: busybox, tools/demo/guest-init.sh, and files with checksums."""
+    """The disk: busybox, guest-init.sh, and files with checksums."""
     busybox_root(root, busybox)
     applets = subprocess.run([busybox, '--list'], check=True, text=True,
                              stdout=subprocess.PIPE).stdout.split()

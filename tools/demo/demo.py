@@ -10,10 +10,13 @@ then works on while the server of copy 2 is killed.  Exit status 0 only if the
 guest saw neither a wrong byte nor an I/O error, and copies 0 and 1 are
 identical in the end.
 
-usage: demo.py BIN GUEST QEMU-SOURCE
+usage: demo.py BIN GUEST
+
+QEMU's python/ and tests/qemu-iotests/ must be in the PYTHONPATH, and
+tools/guest/, too.
 """
 
-import asyncio
+import collections
 import contextlib
 import filecmp
 import json
@@ -23,19 +26,21 @@ import shutil
 import subprocess
 import sys
 import time
+from typing import Any
 
-sys.path.append(f'{os.path.dirname(os.path.realpath(__file__))}/../guest')
-from host import (  # noqa: E402
-    Failed, Line, Processes, child_stats, connect, start_server, start_vm,
-    use_python_of, work_folder)
+from qemu.qmp import QMPError
+from quorum.faults import flip_bits
+from quorum.qmp import Failed
+from quorum.servers import Server
 
-BIN, GUEST, SOURCE = sys.argv[1:]
-use_python_of(SOURCE)
-from qemu.qmp import QMPClient, QMPError  # noqa: E402
+from host import Machine, work_folder
+
+BIN, GUEST = sys.argv[1:]
 
 COPIES = 3
 LIAR = 1
 VICTIM = 2
+GUEST_TIMEOUT = 180     # seconds that the guest may be silent
 TTY = sys.stdout.isatty()
 START = time.monotonic()
 
@@ -100,7 +105,7 @@ def describe(event: dict) -> str:
 
 # --- the disks ---
 
-def flip_bits(path: str, blocks: list[int]) -> tuple[int, int]:
+def make_liar(path: str, blocks: list[int]) -> tuple[int, int]:
     """
     Flip one bit in each of many bytes: everywhere, where the file system keeps
     its superblock, and inside files.  Return how many bits, and how many of
@@ -112,12 +117,7 @@ def flip_bits(path: str, blocks: list[int]) -> tuple[int, int]:
               for block in blocks for _ in range(5)}
     places = inside | {rand.randrange(size) for _ in range(150)} \
         | {1024 + rand.randrange(1024) for _ in range(10)}
-    with open(path, 'r+b') as file:
-        for place in places:
-            file.seek(place)
-            byte = file.read(1)[0]
-            file.seek(place)
-            file.write(bytes([byte ^ 1 << rand.randrange(8)]))
+    flip_bits(path, places, rand)
     return len(places), len(inside)
 
 
@@ -146,11 +146,19 @@ def disk_option(work: str) -> str:
 
 # --- the guest ---
 
-class Guest(Line):
-    """Its account is shown as it comes."""
-    bad_files = 0
+class DemoMachine(Machine):
+    """What its guest and QEMU say is told as it comes."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.lines: collections.deque[list[str]] = collections.deque()
+        self.bad_files = 0
+
+    def heard(self, words: list[str]) -> None:
+        self.lines.append(words)
 
     def note(self, words: list[str]) -> None:
+        """Tell what the guest says."""
         if words[0] == 'read':
             account.bar(int(words[1]), int(words[2]), 'MiB')
         elif words[0] == 'verified':
@@ -160,131 +168,164 @@ class Guest(Line):
                          if not bad else
                          f'{folder}: {bad} OF {files} FILES ARE WRONG')
 
-
-async def tell_events(qmp: QMPClient) -> None:
-    """Pass on the events that speak of the quorum."""
-    async for event in qmp.events:
+    def happened(self, event: dict) -> None:
         if event['event'].startswith(('QUORUM', 'BLOCK_IO_ERROR')):
             account.event(describe(event))
 
+    def until(self, word: str) -> list[str]:
+        """Follow the guest until a line that begins with this word."""
+        while True:
+            self.wait(lambda: bool(self.lines), GUEST_TIMEOUT,
+                      f'the guest on its way to: {word}')
+            words = self.lines.popleft()
+            self.note(words)
+            if words[0] == word:
+                return words
 
-# --- the story ---
+    def until_load(self, rounds: int) -> int:
+        """Follow the guest until its load has done so many rounds."""
+        while (done := int(self.until('load')[1])) < rounds:
+            pass
+        return done
 
-async def run(work: str, processes: Processes) -> None:
-    """Tell and check the whole of it."""
-    copies = [f'{work}/copy{i}.img' for i in range(COPIES)]
-    with open(f'{GUEST}/disk.img.blocks', encoding='ascii') as file:
-        blocks = json.load(file)
-    for copy in copies:
-        shutil.copy(f'{GUEST}/disk.img', copy)
 
-    size = os.path.getsize(copies[0]) // 2**20
-    account.step(f'Three copies of a disk ({size} MiB, ext4), '
-                 'each behind an NBD server of its own')
-    flipped, inside = flip_bits(copies[LIAR], blocks)
-    servers = [start_server(processes, BIN, copies[i], f'{work}/nbd{i}.sock',
-                            f'{work}/nbd{i}.log')
-               for i in range(COPIES)]
-    account.fact('copy 0 is good')
-    account.fact(f'copy {LIAR} lies: {flipped} bits are flipped, {inside} of '
-                 'them inside files, and its server knows nothing of it')
-    account.fact(f'copy {VICTIM} is good, but its server will be killed')
-    for i, server in enumerate(servers):
-        _, writer = await connect(f'{work}/nbd{i}.sock', server,
-                                  f'{work}/nbd{i}.log')
-        writer.close()
+# --- the story, step by step ---
 
-    account.step('A guest boots from them: vote-threshold=2, '
-                 'rewrite-corrupted=on')
-    disk = disk_option(work)
-    account.fact('-drive ' + disk.replace(work, '...')
-                 .replace(',children', ',\n              children'))
-    vm = start_vm(processes, BIN, GUEST, work, '-drive', disk,
-                  '-device', 'virtio-blk-pci,drive=disk')
-    guest = Guest(*await connect(f'{work}/guest.sock', vm,
-                                 f'{work}/qemu.log'))
-    qmp = QMPClient('demo')
-    await qmp.connect(f'{work}/qmp.sock')
-    teller = asyncio.create_task(tell_events(qmp))
+class Demo:
+    """Three copies, and the machine that runs on them"""
+    machine: DemoMachine
 
-    words = await guest.until('booted')
-    account.fact(f'Linux {words[1]} is up, its root file system is on '
-                 f'/dev/{words[3]}')
+    def __init__(self, work: str, processes: contextlib.ExitStack) -> None:
+        self.work = work
+        self.processes = processes
+        self.copies = [f'{work}/copy{i}.img' for i in range(COPIES)]
+        self.servers = [
+            Server(f'{BIN}/qemu-nbd', copy, f'{work}/nbd{i}.sock',
+                   log=f'{work}/nbd{i}.log')
+            for i, copy in enumerate(self.copies)]
+        self.io_errors = 0
+        self.stats: list[dict] = []
 
-    account.step('The guest reads the whole disk and verifies its files: '
-                 'every lie meets a vote')
-    await guest.until('synced')
-    healed = await child_stats(qmp)
-    lie = healed[LIAR]
-    account.fact(f'copy {LIAR} was outvoted in {lie["mismatches"]} reads, and '
-                 f'{lie["repaired-bytes"]} bytes of it were repaired')
-    if not lie['mismatches'] or not lie['repaired-bytes']:
-        raise Failed('the lies of copy 1 were not noticed')
+    def serve_copies(self) -> None:
+        """Make the copies, one of them bad, and start the servers."""
+        with open(f'{GUEST}/disk.img.blocks', encoding='ascii') as file:
+            blocks = json.load(file)
+        for copy in self.copies:
+            shutil.copy(f'{GUEST}/disk.img', copy)
+        size = os.path.getsize(self.copies[0]) // 2**20
+        account.step(f'Three copies of a disk ({size} MiB, ext4), '
+                     'each behind an NBD server of its own')
+        flipped, inside = make_liar(self.copies[LIAR], blocks)
+        for server in self.servers:
+            self.processes.callback(server.kill)
+            server.start()
+        account.fact('copy 0 is good')
+        account.fact(f'copy {LIAR} lies: {flipped} bits are flipped, {inside} '
+                     'of them inside files, and its server knows nothing of '
+                     'it')
+        account.fact(f'copy {VICTIM} is good, but its server will be killed')
 
-    account.step(f'With copy {LIAR} healed, the server of copy {VICTIM} is '
-                 'killed (SIGKILL) while the guest writes')
-    account.fact('Not before: a liar and a dead server at once are two faults,')
-    account.fact('more than 2 of 3 can bear, and the guest would get errors '
-                 'instead of guesses.')
-    guest.tell('go on')
-    while int((await guest.until('load'))[1]) < 3:
-        pass
-    servers[VICTIM].kill()
-    servers[VICTIM].wait()
-    guest.tell('server killed')
-    before = int((await guest.until('load'))[1])
-    while int((words := await guest.until('load'))[1]) < before + 4:
-        pass
-    guest.tell('enough')
-    account.fact(f'the guest wrote on: {words[1]} rounds of its load are done')
+    def boot(self) -> None:
+        """Start the guest."""
+        account.step('A guest boots from them: vote-threshold=2, '
+                     'rewrite-corrupted=on')
+        disk = disk_option(self.work)
+        account.fact('-drive ' + disk.replace(self.work, '...')
+                     .replace(',children', ',\n              children'))
+        self.machine = DemoMachine(BIN, GUEST, self.work, self.processes,
+                                   '-drive', disk,
+                                   '-device', 'virtio-blk-pci,drive=disk')
+        words = self.machine.until('booted')
+        account.fact(f'Linux {words[1]} is up, its root file system is on '
+                     f'/dev/{words[3]}')
 
-    account.step('The guest writes new files and verifies everything again')
-    io_errors = int((await guest.until('io-errors'))[1])
-    await guest.until('load-intact')
-    await guest.until('end')
-    stats = await child_stats(qmp)
-    guest.tell('off')
-    try:
-        vm.wait(timeout=30)
-    except subprocess.TimeoutExpired:
-        raise Failed('the guest does not switch itself off') from None
-    teller.cancel()
-    with contextlib.suppress(QMPError, EOFError):
-        await qmp.disconnect()
-    for server in servers:
-        server.terminate()
-        server.wait()
+    def read_lies(self) -> None:
+        """The guest reads everything, which heals the liar."""
+        account.step('The guest reads the whole disk and verifies its files: '
+                     'every lie meets a vote')
+        self.machine.until('synced')
+        lie = self.machine.stats()[LIAR]
+        account.fact(f'copy {LIAR} was outvoted in {lie["mismatches"]} reads, '
+                     f'and {lie["repaired-bytes"]} bytes of it were repaired')
+        if not lie['mismatches'] or not lie['repaired-bytes']:
+            raise Failed(f'the lies of copy {LIAR} were not noticed')
 
-    account.step('What is left')
-    differ = differing_bytes(copies[0], copies[LIAR])
-    behind = not filecmp.cmp(copies[0], copies[VICTIM], shallow=False)
-    account.fact(f'the guest saw {guest.bad_files or "no"} wrong file and '
-                 f'{io_errors or "no"} I/O error')
-    account.fact(f'copies 0 and {LIAR} are ' +
-                 ('identical' if not differ else f'{differ} BYTES APART'))
-    account.fact(f'copy {VICTIM} ' +
-                 ('lacks what was written after its server died'
-                  if behind else 'IS NOT BEHIND, as if nobody had killed it'))
-    account.fact(f'outvoted reads: {sum(c["mismatches"] for c in stats)}, '
-                 f'bytes repaired: {sum(c["repaired-bytes"] for c in stats)}, '
-                 f'failed writes of copy {VICTIM}: '
-                 f'{stats[VICTIM]["write-errors"]}')
-    if guest.bad_files or io_errors or differ:
-        raise Failed('the guest was hurt, or copy 1 was not healed')
-    if not behind or not stats[VICTIM]['write-errors']:
-        raise Failed(f'the server of copy {VICTIM} was not missed')
-    if stats[0]['mismatches']:
-        raise Failed('copy 0 was accused, although it was right')
+    def kill_server(self) -> None:
+        """A server dies while the guest writes, and the guest writes on."""
+        account.step(f'With copy {LIAR} healed, the server of copy {VICTIM} '
+                     'is killed (SIGKILL) while the guest writes')
+        account.fact('Not before: a liar and a dead server at once are two '
+                     'faults,')
+        account.fact('more than 2 of 3 can bear, and the guest would get '
+                     'errors instead of guesses.')
+        self.machine.tell('go on')
+        self.machine.until_load(3)
+        self.servers[VICTIM].kill()
+        self.machine.tell('server killed')
+        before = int(self.machine.until('load')[1])
+        rounds = self.machine.until_load(before + 4)
+        self.machine.tell('enough')
+        account.fact(f'the guest wrote on: {rounds} rounds of its load are '
+                     'done')
+
+    def verify_all(self) -> None:
+        """The guest looks at everything once more, and ends."""
+        account.step('The guest writes new files and verifies everything '
+                     'again')
+        self.io_errors = int(self.machine.until('io-errors')[1])
+        self.machine.until('load-intact')
+        self.machine.until('end')
+        self.stats = self.machine.stats()
+        self.machine.tell('off')
+        self.machine.wait_end(30)
+        for server in self.servers:
+            server.kill()
+
+    def look_at_copies(self) -> None:
+        """See what is left, and what the guest has seen."""
+        account.step('What is left')
+        bad_files, stats = self.machine.bad_files, self.stats
+        differ = differing_bytes(self.copies[0], self.copies[LIAR])
+        behind = not filecmp.cmp(self.copies[0], self.copies[VICTIM],
+                                 shallow=False)
+        account.fact(f'the guest saw {bad_files or "no"} wrong file and '
+                     f'{self.io_errors or "no"} I/O error')
+        account.fact(f'copies 0 and {LIAR} are ' +
+                     ('identical' if not differ else f'{differ} BYTES APART'))
+        account.fact(f'copy {VICTIM} ' +
+                     ('lacks what was written after its server died'
+                      if behind else
+                      'IS NOT BEHIND, as if nobody had killed it'))
+        outvoted = sum(child['mismatches'] for child in stats)
+        repaired = sum(child['repaired-bytes'] for child in stats)
+        account.fact(f'outvoted reads: {outvoted}, bytes repaired: '
+                     f'{repaired}, failed writes of copy {VICTIM}: '
+                     f'{stats[VICTIM]["write-errors"]}')
+        if bad_files or self.io_errors or differ:
+            raise Failed(f'the guest was hurt, or copy {LIAR} was not healed')
+        if not behind or not stats[VICTIM]['write-errors']:
+            raise Failed(f'the server of copy {VICTIM} was not missed')
+        if stats[0]['mismatches']:
+            raise Failed('copy 0 was accused, although it was right')
+
+    def run(self) -> None:
+        """Tell and check the whole of it."""
+        self.serve_copies()
+        self.boot()
+        self.read_lies()
+        self.kill_server()
+        self.verify_all()
+        self.look_at_copies()
 
 
 def main() -> int:
     """Run it, and clean up whatever happens."""
     kept = f'{GUEST}/failed'
     try:
-        with work_folder(kept) as work, Processes() as processes:
-            asyncio.run(run(work, processes))
-    except (Failed, QMPError, EOFError, OSError, LookupError,
-            ValueError) as error:
+        with work_folder(kept) as work, contextlib.ExitStack() as processes:
+            Demo(work, processes).run()
+    except (Failed, QMPError, EOFError, OSError, LookupError, ValueError,
+            subprocess.SubprocessError) as error:
         print(f'\nThe demo FAILED: {error}', file=sys.stderr)
         with contextlib.suppress(OSError), \
                 open(f'{kept}/qemu.log', encoding='utf-8') as file:

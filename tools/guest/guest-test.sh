@@ -25,4 +25,4 @@ echo 'int main(void) { return 0; }' | gcc -static -x c -o /dev/null - 2>/dev/nul
 lock "$build/.guest-lock"
 make_guest "$build/guest" "$top"/tools/guest/{build_guest.py,guest-init.sh,disk.sh,load.c} >&2
 need_space "${TMPDIR:-/tmp}" 400 "the guest's disks" >&2
-exec /usr/bin/python3 -B "$top/tools/guest/guest_test.py" "$build/bin" "$build/guest" "$build/qemu" "$@"
+exec /usr/bin/python3 -B "$top/tools/guest/guest_test.py" "$build/bin" "$build/guest" "$@"

@@ -7,10 +7,12 @@ taken out and put in again, never more than one of them at a time; and in the
 second test QEMU is killed, too.  The guest may see neither a wrong byte nor an
 error, and in the end the replicas are identical, and clean.
 
-usage: guest_test.py BIN GUEST QEMU-SOURCE [TEST...]
+usage: guest_test.py BIN GUEST [TEST...]
+
+QEMU's python/ and tests/qemu-iotests/ must be in the PYTHONPATH.
 """
 
-import asyncio
+import collections
 import contextlib
 import filecmp
 import json
@@ -20,26 +22,24 @@ import signal
 import subprocess
 import sys
 import time
-from typing import (
-    Any, Awaitable, Callable, Coroutine, Iterator, Optional, Sequence)
+from typing import Any, Callable, Iterator, Optional, Sequence
 
-from host import (
-    Ended, Failed, Line, Processes, child_stats, connect, start_server,
-    start_vm, use_python_of, work_folder)
+from qemu.qmp import QMPError
+from quorum.faults import flip_bits
+from quorum.qmp import Failed
+from quorum.replay import SECONDS, SEED, trace
+from quorum.servers import Server
+
+from host import Machine, work_folder
 from image import TOOLS, make_ext4
 
-BIN, GUEST, SOURCE = sys.argv[1:4]
-use_python_of(SOURCE)
-from qemu.qmp import QMPClient, QMPError  # noqa: E402
+BIN, GUEST = sys.argv[1:3]
 
 REPLICAS = 3
 THRESHOLD = 2
 DISK_MIB = 64
 WORKERS = 4
 PATIENCE = 120      # seconds for any one thing that the guest is to do
-SEED = int(os.environ.get('QUORUM_TEST_SEED',
-                          random.SystemRandom().randrange(2**32)))
-SECONDS = float(os.environ.get('QUORUM_TEST_SECONDS', 0))
 
 
 def rounds(rand: random.Random, kinds: Sequence[Any]) -> Iterator[Any]:
@@ -48,187 +48,160 @@ def rounds(rand: random.Random, kinds: Sequence[Any]) -> Iterator[Any]:
         yield from rand.sample(kinds, len(kinds))
 
 
-class Replica:
-    """A copy of the disk, the server in front of it, and what befalls them."""
+class Log:
+    """What happens: of interest if the test fails, or by its number."""
 
-    def __init__(self, number: int, work: str, processes: Processes) -> None:
+    def __init__(self, work: str) -> None:
+        self.path = f'{work}/scenario.log'
+        self.counts: collections.Counter[str] = collections.Counter()
+
+    def write(self, text: str) -> None:
+        """Something has happened."""
+        with open(self.path, 'a', encoding='utf-8') as file:
+            print(f'{time.monotonic():.3f} {text}', file=file)
+        trace(text)
+
+    def count(self, what: str) -> None:
+        """Something happens that is told even if the test does not fail."""
+        self.write(f'-- {what}')
+        self.counts[what] += 1
+
+
+class Replica(Server):
+    """A copy of the disk, and the server in front of it"""
+
+    def __init__(self, number: int, work: str) -> None:
         self.number = number
         self.child = f'children.{number}'
-        self.node = f'copy{number}'
-        self.image = f'{work}/{self.node}.img'
-        self.path = f'{work}/{self.node}.sock'
-        self.log = f'{work}/{self.node}.log'
-        self.processes = processes
-        self.server: Optional[subprocess.Popen] = None
-
-    async def start(self) -> None:
-        """Start the server, and wait until it listens."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path)
-        self.server = start_server(self.processes, BIN, self.image, self.path,
-                                   self.log, '--discard=unmap')
-        _, writer = await connect(self.path, self.server, self.log)
-        writer.close()
-
-    def kill(self) -> None:
-        """What the server has acknowledged is in the host's page cache."""
-        if self.server:
-            self.server.kill()
-            self.server.wait()
-            self.server = None
-
-    def signal(self, number: int) -> None:
-        """Stop or continue the server."""
-        assert self.server
-        self.server.send_signal(number)
+        self.name = f'copy{number}'
+        super().__init__(f'{BIN}/qemu-nbd', f'{work}/{self.name}.img',
+                         f'{work}/{self.name}.sock',
+                         options=['--discard=unmap'],
+                         log=f'{work}/{self.name}.log')
 
     def rot(self, rand: random.Random) -> None:
         """Flip bits here and there, in what is used more often than not."""
         size = os.path.getsize(self.image)
-        with open(self.image, 'r+b') as file:
-            for _ in range(rand.randrange(1, 200)):
-                place = rand.randrange(rand.choice((2**20, size)))
-                file.seek(place)
-                byte = file.read(1)[0]
-                file.seek(place)
-                file.write(bytes([byte ^ 1 << rand.randrange(8)]))
+        places = [rand.randrange(rand.choice((2**20, size)))
+                  for _ in range(rand.randrange(1, 200))]
+        flip_bits(self.image, places, rand)
 
     def make_blank(self) -> None:
-        """Somebody puts in a new disk."""
+        """The replica gets a new disk."""
         size = os.path.getsize(self.image)
         with open(self.image, 'r+b') as file:
             file.truncate(0)
             file.truncate(size)
 
 
-class Guest(Line):
-    """What the guest has told us to be safe, and how far it is."""
+class LoadedMachine(Machine):
+    """
+    A machine whose guest bears the load.  An event that says that a request
+    of the guest has failed is an error, unless self.may_fail.
+    """
 
-    def __init__(self, *streams: Any) -> None:
-        super().__init__(*streams)
-        self.load = 0
-        self.answers: asyncio.Queue[str] = asyncio.Queue()
+    def __init__(self, log: Log, work: str, processes: contextlib.ExitStack,
+                 *options: str) -> None:
+        super().__init__(BIN, GUEST, work, processes, *options)
+        self.log = log
+        self.may_fail = False
+        self.load = 0               # operations of the load, so far
+        self.done: list[str] = []   # what the guest has said to be done
         # (kept or block, worker, which one): its generation
         self.safe: dict[tuple[str, str, str], str] = {}
 
-    def note(self, words: list[str]) -> None:
+    def heard(self, words: list[str]) -> None:
+        self.log.write(f'guest: {" ".join(words)}')
         if words[0] in ('kept', 'block') and len(words) == 4:
             self.safe[words[0], words[1], words[2]] = words[3]
         elif words[0] == 'load':
             self.load = int(words[1])
         elif words[0] == 'done':
-            self.answers.put_nowait(words[1])
+            self.done.append(words[1])
 
-    async def has_done(self, what: str) -> None:
-        """Wait until the guest says so."""
-        try:
-            answer = await asyncio.wait_for(self.answers.get(), PATIENCE)
-        except asyncio.TimeoutError:
-            raise Failed(f'the guest is not done with: {what}') from None
-        assert answer == what
+    def happened(self, event: dict) -> None:
+        kind = event['event']
+        if not kind.startswith(('QUORUM', 'BLOCK')):
+            return
+        text = f'{kind} {json.dumps(event["data"])}'
+        self.log.write(f'event: {text}')
+        if kind in ('QUORUM_FAILURE', 'BLOCK_IO_ERROR') and not self.may_fail:
+            raise Failed(text)
 
-    async def ask(self, command: str, *args: object) -> None:
+    def scrub(self, **options: Any) -> dict[str, Any]:
+        found = super().scrub(**options)
+        self.log.write(f'scrub {options}: {found}')
+        return found
+
+    def wait_done(self, what: str) -> None:
+        """Wait until the guest has done something."""
+        self.wait(lambda: bool(self.done), PATIENCE, f'the guest: {what}')
+        assert self.done.pop(0) == what
+
+    def ask(self, command: str, *args: object) -> None:
         """Let the guest do something, and wait until it has."""
         self.tell(' '.join((command, *map(str, args))))
-        await self.has_done(command)
+        self.wait_done(command)
+
+    def boot(self) -> None:
+        """Let the guest run, and mount its disk."""
+        self.cmd('cont')
+        self.wait_done('boot')
+        self.ask('mount')
+
+    def live(self, operations: int = 100) -> None:
+        """The load must go on."""
+        until = self.load + operations
+        self.wait(lambda: self.load >= until, PATIENCE,
+                  f'{operations} operations of the load')
 
 
-class Story:
-    """One test: what happens, and what must not."""
+class System:
+    """
+    Three replicas, and a machine on a quorum of them; what management does
+    with these.
+    """
+    machine: LoadedMachine
 
-    def __init__(self, name: str, work: str, processes: Processes) -> None:
+    def __init__(self, log: Log, rand: random.Random, work: str,
+                 processes: contextlib.ExitStack, repairs: bool) -> None:
+        self.log = log
+        self.rand = rand
         self.work = work
         self.processes = processes
-        self.rand = random.Random(f'{SEED} {name}')
-        self.replicas = [Replica(i, work, processes) for i in range(REPLICAS)]
+        self.replicas = [Replica(i, work) for i in range(REPLICAS)]
+        for replica in self.replicas:
+            processes.callback(replica.kill)
         self.options = {
-            'rewrite-corrupted': name == 'faults' or self.rand.random() < 0.5,
-            'read-pattern': self.rand.choice(('quorum', 'threshold'))}
-        self.kinds = (self.dies, self.keeps_dying, self.hangs, self.rots,
-                      self.dies_and_rots, self.is_exchanged)
-        self.misfortunes = rounds(self.rand, self.kinds)
-        self.vm: subprocess.Popen
-        self.guest: Guest
-        self.qmp = QMPClient('guest')
-        self.scrubbed: asyncio.Queue[dict] = asyncio.Queue()
-        self.tasks: list[asyncio.Task] = []     # those that listen
-        self.teller: Optional[asyncio.Task] = None
-        self.failure: Optional[BaseException] = None
-        self.may_fail = False       # may there be no winner somewhere?
-        self.ending = False         # may the guest fall silent?
-        self.mismatches: dict[str, int] = {}
-        self.folder = 0             # of the load
-        self.counts: dict[str, int] = {}
-
-    def log(self, text: str) -> None:
-        """What happens is of interest only if the test fails."""
-        line = f'{time.monotonic():.3f} {text}'
-        with open(f'{self.work}/story.log', 'a', encoding='utf-8') as file:
-            print(line, file=file)
-        if os.environ.get('QUORUM_TEST_TRACE'):
-            print(line, file=sys.stderr, flush=True)
-
-    def count(self, what: str) -> None:
-        """To be told if it doesn't."""
-        self.log(f'-- {what}')
-        self.counts[what] = self.counts.get(what, 0) + 1
-
-    async def pause(self, most: float) -> None:
-        """Let the guest go on."""
-        await asyncio.sleep(self.rand.uniform(0.05, most))
-
-    # --- QEMU, and what it and the guest say ---
-
-    def listen(self, what: Coroutine[Any, Any, None]) -> None:
-        """In the background; the story ends if it fails."""
-        def over(task: asyncio.Task) -> None:
-            if not task.cancelled() and task.exception() and self.teller:
-                self.failure = self.failure or task.exception()
-                self.teller.cancel()
-
-        task = asyncio.create_task(what)
-        task.add_done_callback(over)
-        self.tasks.append(task)
-
-    async def hear_guest(self, guest: Guest) -> None:
-        """All that it says, until it is switched off."""
-        try:
-            while True:
-                words = await guest.hear()
-                self.log(f'guest: {" ".join(words)}')
-                guest.note(words)
-        except (Ended, ConnectionError):
-            if not self.ending:
-                raise
-
-    async def hear_events(self, qmp: QMPClient) -> None:
-        """Those that speak of the quorum."""
-        async for event in qmp.events:
-            kind = event['event']
-            if kind.startswith(('QUORUM', 'BLOCK')):
-                self.log(f'event: {kind} {json.dumps(event["data"])}')
-            if kind in ('QUORUM_FAILURE', 'BLOCK_IO_ERROR') and \
-               not self.may_fail:
-                raise Failed(f'{kind} {json.dumps(event["data"])}')
-            if kind == 'QUORUM_SCRUB_COMPLETED':
-                self.scrubbed.put_nowait(event['data'])
+            'rewrite-corrupted': repairs,
+            'read-pattern': rand.choice(('quorum', 'threshold'))}
 
     def node_options(self, replica: Replica) -> dict:
-        """A child."""
-        return {'driver': 'nbd', 'node-name': replica.node,
-                'discard': 'unmap',
-                'reconnect-delay': self.rand.choice((0, 0, 0, 2)),
-                'server': {'type': 'unix', 'path': replica.path}}
+        """A child"""
+        return replica.node(replica.name, discard='unmap',
+                            reconnect_delay=self.rand.choice((0, 0, 0, 2)))
 
     def quorum_options(self, children: Sequence[Optional[Replica]],
                        threshold: int = THRESHOLD) -> dict:
         """The quorum; None is a place that is vacant."""
         return {'driver': 'quorum', 'node-name': 'quorum',
                 'vote-threshold': threshold, 'discard': 'unmap',
-                'children': [child.node if child else None
+                'children': [child.name if child else None
                              for child in children], **self.options}
 
-    async def start(self, children: Sequence[Optional[Replica]]) -> None:
+    def make_replicas(self) -> None:
+        """All of them hold the same file system, and are served."""
+        block_size = self.rand.choice((1024, 4096))
+        self.log.write(f'{self.options}, blocks of {block_size}')
+        first = self.replicas[0].image
+        make_ext4(first, DISK_MIB, '-b', str(block_size))
+        for replica in self.replicas:
+            if replica.image != first:
+                subprocess.run(['cp', '--sparse=always', first, replica.image],
+                               check=True)
+            replica.start()
+
+    def start(self, children: Sequence[Optional[Replica]]) -> None:
         """Start QEMU; the guest does not run yet."""
         args = ['-S']
         for child in children:
@@ -236,79 +209,200 @@ class Story:
                 args += ['-blockdev', json.dumps(self.node_options(child))]
         args += ['-blockdev', json.dumps(self.quorum_options(children)),
                  '-device', 'virtio-blk-pci,drive=quorum']
-        for name in 'guest.sock', 'qmp.sock':
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(f'{self.work}/{name}')
-        self.ending = False
-        self.vm = start_vm(self.processes, BIN, GUEST, self.work, *args)
-        self.guest = Guest(*await connect(f'{self.work}/guest.sock', self.vm,
-                                          f'{self.work}/qemu.log'))
-        self.qmp = QMPClient('guest')
-        await self.qmp.connect(f'{self.work}/qmp.sock')
-        self.listen(self.hear_guest(self.guest))
-        self.listen(self.hear_events(self.qmp))
+        self.machine = LoadedMachine(self.log, self.work, self.processes,
+                                     *args)
 
-    async def boot(self) -> None:
-        """Let the guest run, and mount its disk."""
-        await self.qmp.execute('cont')
-        await self.guest.has_done('boot')
-        await self.guest.ask('mount')
+    def pause(self, most: float) -> None:
+        """Let the guest go on for some time."""
+        self.machine.pause(self.rand.uniform(0.05, most))
 
-    async def stop_listening(self) -> None:
-        """QEMU has ended; what the guest has said before still counts."""
-        if self.tasks:
-            await asyncio.wait(self.tasks, timeout=1,
-                               return_when=asyncio.FIRST_COMPLETED)
-        for task in self.tasks:
-            task.cancel()
-        self.tasks.clear()
-        with contextlib.suppress(QMPError, EOFError, OSError):
-            await self.qmp.disconnect()
+    def take_out(self, replica: Replica) -> None:
+        """Take a child out."""
+        self.machine.change(child=replica.child)
+        self.machine.cmd('blockdev-del', {'node-name': replica.name})
 
-    # --- how the replicas are ---
+    def add_node(self, replica: Replica) -> None:
+        """Connect to its server."""
+        self.machine.cmd('blockdev-add', self.node_options(replica))
 
-    async def states(self) -> list[str]:
-        """Of all places."""
-        for node in await self.qmp.execute('query-named-block-nodes',
-                                           {'flat': True}):
-            if node['node-name'] == 'quorum':
-                data = node['image']['format-specific']['data']
-                return [child['state'] for child in data['children']]
-        raise Failed('query-named-block-nodes does not show the quorum')
+    def put_in(self, replica: Replica) -> None:
+        """Put a child in again; it lacks what it has missed."""
+        self.machine.change(child=replica.child, node=replica.name,
+                            in_sync=False)
 
-    async def scrub(self, **options: object) -> dict:
-        """Scrub once; return what was found."""
-        await self.qmp.execute('quorum-scrub', {
-            'job-id': 'scrub', 'node': 'quorum', **options})
-        found = await asyncio.wait_for(self.scrubbed.get(), PATIENCE)
-        while any(job['device'] == 'scrub' for job in
-                  await self.qmp.execute('query-block-jobs')):
-            await asyncio.sleep(0.01)
-        return found
+    def reopen(self, children: Sequence[Optional[Replica]], threshold: int
+               ) -> None:
+        """Change the quorum."""
+        self.machine.cmd('blockdev-reopen', {
+            'options': [self.quorum_options(children, threshold)]})
 
-    async def heal(self, sync: str) -> None:
+    def some_replica(self, but: Optional[Replica] = None) -> Replica:
+        """One of them"""
+        return self.rand.choice([replica for replica in self.replicas
+                                 if replica is not but])
+
+
+class Faults:
+    """
+    What can befall one replica.  Each function returns how much a scrub has to
+    look at to repair that.
+    """
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+        self.rand = system.rand
+        self.kinds = (self.die, self.keep_dying, self.hang, self.rot,
+                      self.die_and_rot, self.replace)
+
+    def die(self, replica: Replica) -> str:
+        """Its server is killed, and comes back."""
+        replica.kill()
+        self.system.pause(2)
+        replica.start()
+        return 'stale'
+
+    def keep_dying(self, replica: Replica) -> str:
+        """It comes back before the guest's next flush could fail."""
+        for _ in range(10):
+            replica.kill()
+            replica.start()
+            self.system.pause(0.3)
+        return 'stale'
+
+    def hang(self, replica: Replica) -> str:
+        """Its server does not answer, and goes on or is killed."""
+        replica.signal(signal.SIGSTOP)
+        self.system.pause(2)
+        if self.rand.random() < 0.5:
+            replica.signal(signal.SIGCONT)
+        else:
+            replica.kill()
+            self.system.pause(1)
+            replica.start()
+        return 'stale'
+
+    def rot(self, replica: Replica) -> str:
+        """Bits are flipped on its disk."""
+        for _ in range(3):
+            replica.rot(self.rand)
+            self.system.pause(1)
+        return 'full'
+
+    def die_and_rot(self, replica: Replica) -> str:
+        """What comes back is not what has gone."""
+        replica.kill()
+        self.system.pause(1)
+        replica.rot(self.rand)
+        replica.start()
+        return 'full'
+
+    def replace(self, replica: Replica) -> str:
+        """It is taken out, and put in again: old, or with a new disk."""
+        self.system.take_out(replica)
+        replica.kill()
+        self.system.pause(1)
+        if self.rand.random() < 0.5:
+            replica.make_blank()
+        replica.start()
+        self.system.add_node(replica)
+        self.system.put_in(replica)
+        if self.rand.random() < 0.5:
+            # It dies while it is being filled.
+            self.system.machine.start_scrub(sync='stale')
+            self.system.pause(0.2)
+            replica.kill()
+            found = self.system.machine.end_scrub()
+            self.system.log.write(f'a fill was interrupted: {found}')
+            replica.start()
+        return 'stale'
+
+
+class Crashes:
+    """How QEMU can be killed, and started again"""
+    kinds = ('all well', 'one hangs', 'one is stale', 'one is rebuilding')
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+        self.rand = system.rand
+
+    def crash(self, kind: str) -> Optional[Replica]:
+        """Kill QEMU; return the replica that is behind, if any is."""
+        replica = self.system.some_replica()
+        behind = None
+        if kind == 'one hangs':
+            replica.signal(signal.SIGSTOP)
+        elif kind == 'one is stale':
+            behind = replica
+            replica.kill()
+            machine = self.system.machine
+            machine.wait(lambda: machine.states()[replica.number] == 'stale',
+                         PATIENCE, f'{replica.name} is dead, and gets stale')
+        elif kind == 'one is rebuilding':
+            behind = replica
+            self.system.take_out(replica)
+            replica.make_blank()
+            self.system.add_node(replica)
+            self.system.put_in(replica)
+        self.system.pause(2)
+        if self.rand.random() < 0.5:
+            # What another one has not got yet is lost on it.
+            late = self.system.some_replica(but=replica)
+            self.system.log.write(f'{late.name} is late')
+            late.signal(signal.SIGSTOP)
+            self.system.pause(0.5)
+        self.system.machine.kill()
+        for other in self.system.replicas:
+            other.kill()
+            other.start()
+        return behind
+
+    def recover(self, behind: Optional[Replica]) -> None:
         """
-        All servers are there again; let all replicas be well before anything
-        else happens.  QEMU may not have found its way back to a server yet.
-        What it was told to heal must be all that was wrong.
+        Start again as the manual says: without the replica that is behind,
+        which is to be filled.
         """
-        for _ in range(60):
-            found = await self.scrub(sync=sync)
-            states = await self.states()
-            self.log(f'{states}')
-            if 'error' not in found and states == ['ok'] * REPLICAS and \
-               found['unrepairable-bytes'] == 0:
-                found = await self.scrub(repair=False)
-                if found['mismatched-bytes']:
-                    raise Failed(f'not healed: {found}')
-                if 'error' not in found and not found['missing-bytes']:
-                    return
-            await asyncio.sleep(0.3)
-        raise Failed(f'not healed: {states}, {found}')
+        well = [None if child is behind else child
+                for child in self.system.replicas]
+        self.system.start(well)
+        machine = self.system.machine
+        machine.may_fail = True
+        found = machine.scrub(on_error='ignore')
+        if found['unrepairable-bytes']:
+            # Two that differ in what was not acknowledged: choose one.
+            self.system.log.count('no winner after that')
+            machine.pause(1.1)      # for events that were held back
+            chosen = self.rand.choice([child for child in well if child])
+            self.system.reopen([child if child is chosen else None
+                                for child in well], 1)
+            for child in well:
+                if child and child is not chosen:
+                    self.system.put_in(child)
+        machine.poll()
+        machine.may_fail = False
+        if behind:
+            self.system.add_node(behind)
+            self.system.put_in(behind)
+        machine.boot()
 
-    async def check_accusations(self, liar: Optional[Replica]) -> None:
-        """Nobody but the liar was outvoted since the last time."""
-        for child in await child_stats(self.qmp):
+
+class Checks:
+    """What must be true"""
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+        self.mismatches: dict[str, int] = {}    # of each child, so far
+
+    def repair(self, sync: str) -> None:
+        """The quorum can be repaired by looking at that much of it."""
+        machine = self.system.machine
+        machine.repair_all(sync=sync)
+        states = machine.states()
+        if states != ['ok'] * REPLICAS:
+            raise Failed(f'not repaired: {states}')
+
+    def mismatches_since(self, liar: Optional[Replica] = None) -> None:
+        """No child but the liar was outvoted since the last time."""
+        for child in self.system.machine.stats():
             name = child['child']
             known = self.mismatches.get(name, 0)
             if child['mismatches'] > known and \
@@ -317,281 +411,133 @@ class Story:
                              f'times, not {known}, although it was right')
             self.mismatches[name] = child['mismatches']
 
-    async def live(self, operations: int = 100) -> None:
-        """The load must go on."""
-        end = time.monotonic() + PATIENCE
-        until = self.guest.load + operations
-        while self.guest.load < until:
-            if time.monotonic() > end:
-                raise Failed('the load does not go on')
-            await asyncio.sleep(0.05)
-
-    # --- what can befall one replica; the answer is what heals it ---
-
-    async def take_out(self, replica: Replica) -> None:
-        """Take a child out."""
-        await self.qmp.execute('x-blockdev-change', {
-            'parent': 'quorum', 'child': replica.child})
-        await self.qmp.execute('blockdev-del', {'node-name': replica.node})
-
-    async def add_node(self, replica: Replica) -> None:
-        """Connect to its server."""
-        await self.qmp.execute('blockdev-add', self.node_options(replica))
-
-    async def put_in(self, replica: Replica) -> None:
-        """Put it in again; it lacks what it has missed."""
-        await self.qmp.execute('x-blockdev-change', {
-            'parent': 'quorum', 'child': replica.child, 'node': replica.node,
-            'in-sync': False})
-
-    async def dies(self, replica: Replica) -> str:
-        """Its server is killed, and comes back."""
-        replica.kill()
-        await self.pause(2)
-        await replica.start()
-        return 'stale'
-
-    async def keeps_dying(self, replica: Replica) -> str:
-        """It comes back before the guest's next flush could fail."""
-        for _ in range(10):
-            replica.kill()
-            await replica.start()
-            await self.pause(0.3)
-        return 'stale'
-
-    async def hangs(self, replica: Replica) -> str:
-        """Its server does not answer, and goes on or is killed."""
-        replica.signal(signal.SIGSTOP)
-        await self.pause(2)
-        if self.rand.random() < 0.5:
-            replica.signal(signal.SIGCONT)
-        else:
-            replica.kill()
-            await self.pause(1)
-            await replica.start()
-        return 'stale'
-
-    async def rots(self, replica: Replica) -> str:
-        """Bits are flipped on its disk."""
-        for _ in range(3):
-            replica.rot(self.rand)
-            await self.pause(1)
-        return 'full'
-
-    async def dies_and_rots(self, replica: Replica) -> str:
-        """What comes back is not what has gone."""
-        replica.kill()
-        await self.pause(1)
-        replica.rot(self.rand)
-        await replica.start()
-        return 'full'
-
-    async def is_exchanged(self, replica: Replica) -> str:
-        """It is taken out, and put in again: old, or with a new disk."""
-        await self.take_out(replica)
-        replica.kill()
-        await self.pause(1)
-        if self.rand.random() < 0.5:
-            replica.make_blank()
-        await replica.start()
-        await self.add_node(replica)
-        await self.put_in(replica)
-        if self.rand.random() < 0.5:
-            # It dies while it is being filled.
-            await self.qmp.execute('quorum-scrub', {
-                'job-id': 'scrub', 'node': 'quorum', 'sync': 'stale'})
-            await self.pause(0.2)
-            replica.kill()
-            found = await asyncio.wait_for(self.scrubbed.get(), PATIENCE)
-            self.log(f'a fill was interrupted: {found}')
-            await replica.start()
-        return 'stale'
-
-    async def misfortune(self, what: Callable[[Replica], Awaitable[str]]
-                         ) -> None:
-        """One of them, for one replica."""
-        replica = self.rand.choice(self.replicas)
-        self.count(f'{replica.node} {what.__name__}'.replace('_', ' '))
-        sync = await what(replica)
-        await self.heal(sync)
-        await self.check_accusations(replica if sync == 'full' else None)
-        await self.live()
-
-    # --- QEMU is killed ---
-
-    async def crash(self, how: str) -> Optional[Replica]:
-        """Kill QEMU; return the replica that is behind, if any is."""
-        replica = self.rand.choice(self.replicas)
-        self.count(f'QEMU is killed, {how}')
-        behind = None
-        if how == 'one hangs':
-            replica.signal(signal.SIGSTOP)
-        elif how == 'one is stale':
-            behind = replica
-            replica.kill()
-            for _ in range(10 * PATIENCE):
-                if (await self.states())[replica.number] == 'stale':
-                    break
-                await asyncio.sleep(0.1)
-            else:
-                raise Failed(f'{replica.node} is dead, but not stale')
-        elif how == 'one is rebuilding':
-            behind = replica
-            await self.take_out(replica)
-            replica.make_blank()
-            await self.add_node(replica)
-            await self.put_in(replica)
-        await self.pause(2)
-        if self.rand.random() < 0.5:
-            # What another one has not got yet is lost on it.
-            late = self.rand.choice([child for child in self.replicas
-                                     if child is not replica])
-            self.log(f'{late.node} is late')
-            late.signal(signal.SIGSTOP)
-            await self.pause(0.5)
-        self.ending = True
-        self.vm.kill()
-        self.vm.wait()
-        await self.stop_listening()
-        for other in self.replicas:
-            other.kill()
-            await other.start()
-        return behind
-
-    async def rise(self, behind: Optional[Replica]) -> None:
-        """
-        Start again as the manual says: without the replica that is behind,
-        which is to be filled.
-        """
-        safe = self.guest.safe
-        well = [None if child is behind else child for child in self.replicas]
-        await self.start(well)
-        self.may_fail = True
-        found = await self.scrub(**{'on-error': 'ignore'})
-        self.log(f'after the crash: {found}')
-        if found['unrepairable-bytes']:
-            # Two that differ in what was not acknowledged: choose one.
-            self.count('no winner after that')
-            await asyncio.sleep(1.1)    # for events that were held back
-            chosen = self.rand.choice([child for child in well if child])
-            await self.reopen([child if child is chosen else None
-                               for child in well], 1)
-            for child in well:
-                if child and child is not chosen:
-                    await self.put_in(child)
-        self.may_fail = False
-        if behind:
-            await self.add_node(behind)
-            await self.put_in(behind)
-        await self.boot()
-        for key, generation in safe.items():
-            await self.guest.ask('must', *key, generation)
-        await self.guest.ask('check', f'load{self.folder}', SEED)
-        await self.heal('stale')
-        await self.reopen(self.replicas, THRESHOLD)
+    def forget_mismatches(self) -> None:
+        """Those that there are so far are no child's fault."""
         self.mismatches = {child['child']: child['mismatches']
-                           for child in await child_stats(self.qmp)}
-        await self.guest.ask('remove', f'load{self.folder}')
+                           for child in self.system.machine.stats()}
 
-    async def reopen(self, children: Sequence[Optional[Replica]],
-                     threshold: int) -> None:
-        """Change the quorum."""
-        await self.qmp.execute('blockdev-reopen', {
-            'options': [self.quorum_options(children, threshold)]})
+    def files(self, folder: str, safe: dict[tuple[str, str, str], str]
+              ) -> None:
+        """What was safe is there, and nothing else than what may be."""
+        for key, generation in safe.items():
+            self.system.machine.ask('must', *key, generation)
+        self.system.machine.ask('check', folder, SEED)
 
-    # --- all of it ---
-
-    async def begin_load(self) -> None:
-        """In a folder of its own."""
-        self.folder += 1
-        self.guest.safe = {}
-        await self.guest.ask('load', f'load{self.folder}', SEED, WORKERS)
-        await self.live()
-
-    async def begin(self) -> None:
-        """Three replicas, and a guest that works on them."""
-        block_size = self.rand.choice((1024, 4096))
-        make_ext4(self.replicas[0].image, DISK_MIB, '-b', str(block_size))
-        for replica in self.replicas:
-            if replica.number > 0:
-                subprocess.run(['cp', '--sparse=always',
-                                self.replicas[0].image, replica.image],
-                               check=True)
-            await replica.start()
-        self.log(f'{self.options}, blocks of {block_size}')
-        await self.start(self.replicas)
-        await self.boot()
-        await self.begin_load()
-
-    async def end(self) -> None:
-        """All is verified, in the guest and without it."""
-        guest = self.guest
-        await guest.ask('stop')
-        await guest.ask('umount')
-        await guest.ask('mount')
-        for key, generation in guest.safe.items():
-            await guest.ask('must', *key, generation)
-        await guest.ask('check', f'load{self.folder}', SEED)
-        await guest.ask('umount')
-        found = await self.scrub()
+    def last_scrub(self) -> None:
+        """There is nothing to repair."""
+        found = self.system.machine.scrub()
         if 'error' in found or found['mismatched-bytes'] or \
            found['missing-bytes']:
             raise Failed(f'the last scrub has found something: {found}')
-        await self.check_accusations(None)
-        self.ending = True
-        await guest.ask('off')
-        self.vm.wait(timeout=PATIENCE)
-        await self.stop_listening()
-        for replica in self.replicas:
+        self.mismatches_since()
+
+    def images(self) -> None:
+        """All is over, and the replicas are identical and clean."""
+        first = self.system.replicas[0]
+        for replica in self.system.replicas:
             replica.kill()
-            if not filecmp.cmp(self.replicas[0].image, replica.image,
-                               shallow=False):
-                raise Failed(f'{replica.node} is not like copy0')
+            if not filecmp.cmp(first.image, replica.image, shallow=False):
+                raise Failed(f'{replica.name} is not like {first.name}')
             fsck = subprocess.run(['e2fsck', '-fn', replica.image], text=True,
                                   stdout=subprocess.PIPE, check=False,
                                   stderr=subprocess.STDOUT, env=TOOLS)
             if fsck.returncode != 0:
-                raise Failed(f'{replica.node} is not clean: {fsck.stdout}')
+                raise Failed(f'{replica.name} is not clean: {fsck.stdout}')
 
-    async def faults(self) -> None:
+
+class Scenario:
+    """A test: what happens, and what is checked then"""
+
+    def __init__(self, name: str, work: str, processes: contextlib.ExitStack
+                 ) -> None:
+        self.log = Log(work)
+        self.rand = random.Random(f'{SEED} {name}')
+        self.system = System(self.log, self.rand, work, processes,
+                             name == 'faults' or self.rand.random() < 0.5)
+        self.faults = Faults(self.system)
+        self.crashes = Crashes(self.system)
+        self.checks = Checks(self.system)
+        self.loads = 0
+
+    @property
+    def folder(self) -> str:
+        """In which the load works"""
+        return f'load{self.loads}'
+
+    def begin(self) -> None:
+        """Three replicas, and a guest that works on them"""
+        self.system.make_replicas()
+        self.system.start(self.system.replicas)
+        self.system.machine.boot()
+        self.begin_load()
+
+    def begin_load(self) -> None:
+        """In a folder of its own"""
+        self.loads += 1
+        machine = self.system.machine
+        machine.safe = {}
+        machine.ask('load', self.folder, SEED, WORKERS)
+        machine.live()
+
+    def inject_fault(self, fault: Callable[[Replica], str]) -> None:
+        """One fault of one replica, which is then repaired."""
+        replica = self.system.some_replica()
+        self.log.count(f'{replica.name}: {fault.__name__}'.replace('_', ' '))
+        sync = fault(replica)
+        self.checks.repair(sync)
+        self.checks.mismatches_since(replica if sync == 'full' else None)
+        self.system.machine.live()
+
+    def crash(self, kind: str) -> None:
+        """QEMU is killed, and the guest starts again with what is safe."""
+        self.log.count(f'QEMU is killed, {kind}')
+        behind = self.crashes.crash(kind)
+        safe = self.system.machine.safe
+        self.crashes.recover(behind)
+        self.checks.files(self.folder, safe)
+        self.checks.repair('stale')
+        self.system.reopen(self.system.replicas, THRESHOLD)
+        self.checks.forget_mismatches()
+        self.system.machine.ask('remove', self.folder)
+
+    def end(self) -> None:
+        """All is verified, in the guest and without it."""
+        machine = self.system.machine
+        for command in 'stop', 'umount', 'mount':
+            machine.ask(command)
+        self.checks.files(self.folder, machine.safe)
+        machine.ask('umount')
+        self.checks.last_scrub()
+        machine.ending = True
+        machine.ask('off')
+        machine.wait_end(PATIENCE)
+        self.checks.images()
+
+    def run_faults(self) -> None:
         """Replicas die and return."""
-        await self.begin()
-        deadline = time.monotonic() + SECONDS
-        for i, what in enumerate(self.misfortunes):
-            if i >= len(self.kinds) and time.monotonic() > deadline:
+        self.begin()
+        kinds = self.faults.kinds
+        end = time.monotonic() + SECONDS
+        for i, fault in enumerate(rounds(self.rand, kinds)):
+            if i >= len(kinds) and time.monotonic() > end:
                 break
-            await self.misfortune(what)
-        await self.end()
+            self.inject_fault(fault)
+        self.end()
 
-    async def crashes(self) -> None:
-        """So does QEMU."""
-        await self.begin()
-        deadline = time.monotonic() + SECONDS
-        kinds = ('all well', 'one hangs', 'one is stale', 'one is rebuilding')
-        for i, how in enumerate(rounds(self.rand, kinds)):
+    def run_crashes(self) -> None:
+        """Replicas die and return, and QEMU does, too."""
+        self.begin()
+        kinds = self.crashes.kinds
+        faults = rounds(self.rand, self.faults.kinds)
+        end = time.monotonic() + SECONDS
+        for i, kind in enumerate(rounds(self.rand, kinds)):
             if i >= len(kinds):
-                if time.monotonic() > deadline:
+                if time.monotonic() > end:
                     break
-                await self.misfortune(next(self.misfortunes))
-            await self.rise(await self.crash(how))
-            await self.begin_load()
-        await self.end()
-
-    async def run(self, name: str) -> None:
-        """See to it that what is heard is not ignored."""
-        self.teller = asyncio.current_task()
-        try:
-            await asyncio.wait_for(getattr(self, name)(),
-                                   SECONDS + 5 * PATIENCE)
-        except asyncio.TimeoutError:
-            raise Failed('something hangs') from None
-        except asyncio.CancelledError:
-            if self.failure:
-                raise self.failure from None
-            raise
-        finally:
-            self.teller = None
-            await self.stop_listening()
+                self.inject_fault(next(faults))
+            self.crash(kind)
+            self.begin_load()
+        self.end()
 
 
 TESTS = {'faults': 'a guest under load while replicas die and return',
@@ -603,12 +549,11 @@ def run_test(number: int, name: str) -> bool:
     kept = f'{GUEST}/failed'
     begin = time.monotonic()
     try:
-        with work_folder(kept) as work, Processes() as processes:
-            story = Story(name, work, processes)
-            asyncio.run(story.run(name))
+        with work_folder(kept) as work, contextlib.ExitStack() as processes:
+            scenario = Scenario(name, work, processes)
+            getattr(scenario, f'run_{name}')()
     except (Failed, QMPError, EOFError, OSError, LookupError, ValueError,
-            AssertionError, subprocess.SubprocessError,
-            asyncio.TimeoutError) as error:
+            AssertionError, subprocess.SubprocessError) as error:
         print(f'not ok {number} {name}: {TESTS[name]}')
         for line in f'{type(error).__name__}: {error}'.splitlines():
             print(f'# {line}')
@@ -618,13 +563,13 @@ def run_test(number: int, name: str) -> bool:
     print(f'ok {number} {name}: {TESTS[name]}')
     print(f'# {time.monotonic() - begin:.0f} s: ' + ', '.join(
         f'{what} ({count})' if count > 1 else what
-        for what, count in story.counts.items()), flush=True)
+        for what, count in scenario.log.counts.items()), flush=True)
     return True
 
 
 def main() -> int:
     """Run the tests that were asked for."""
-    names = sys.argv[4:] or list(TESTS)
+    names = sys.argv[3:] or list(TESTS)
     for name in names:
         if name not in TESTS:
             print(f'no such test: {name}; there are: {" ".join(TESTS)}',

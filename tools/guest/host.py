@@ -1,53 +1,26 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
-What it takes to run a guest and to talk to it: processes that end with us, and
-the line on which it says how it goes on.
+What it takes to run a guest and to talk to it: a folder for its disks, QEMU,
+and the line on which the guest says how it goes on.
 """
 
-import asyncio
 import contextlib
-import ctypes
 import os
+import select
 import shutil
 import signal
+import socket
 import subprocess
-import sys
 import tempfile
-from typing import Any, Iterator
+import time
+from typing import Any, Callable, Iterator, Optional
 
-GUEST_TIMEOUT = 180     # seconds that a guest may be silent
+from qemu.qmp import QMPError
+from qemu.qmp.legacy import QEMUMonitorProtocol
+from quorum.qmp import Failed, QuorumCommands
+from quorum.servers import start_process
 
-
-class Failed(Exception):
-    """What was promised has not come true."""
-
-
-class Ended(Failed):
-    """The guest is not there any more."""
-
-
-# --- processes: ended whatever happens ---
-
-def die_with_parent() -> None:
-    """In a child: end when we end, even if we are killed."""
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-
-
-class Processes(contextlib.ExitStack):
-    """Start processes; all of them end with the block."""
-
-    def start(self, log: str, *args: str) -> subprocess.Popen:
-        """Start one with its output in a file, after what is there."""
-        with open(log, 'ab') as out:
-            # pylint: disable=subprocess-popen-preexec-fn
-            process = subprocess.Popen(args, stdin=subprocess.DEVNULL,
-                                       stdout=out, stderr=out,
-                                       start_new_session=True,
-                                       preexec_fn=die_with_parent)
-        self.callback(process.wait)
-        self.callback(process.kill)
-        return process
+QMP_TIMEOUT = 60        # seconds that a command may take
 
 
 @contextlib.contextmanager
@@ -72,95 +45,149 @@ def work_folder(kept: str) -> Iterator[str]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def start_server(processes: Processes, bin_dir: str, image: str, path: str,
-                 log: str, *options: str) -> subprocess.Popen:
-    """An NBD server for a raw image."""
-    return processes.start(log, f'{bin_dir}/qemu-nbd', '--format=raw',
-                           '--persistent', '--shared=0', *options,
-                           f'--socket={path}', image)
-
-
-def start_vm(processes: Processes, bin_dir: str, guest: str, work: str,
-             *options: str) -> subprocess.Popen:
-    """
-    A QEMU with a guest: its console is in console.log, its line in guest.sock,
-    and QMP in qmp.sock.
-    """
-    return processes.start(
-        f'{work}/qemu.log', f'{bin_dir}/qemu-system-x86_64',
-        '-nodefaults', '-display', 'none', '-accel', 'tcg', '-m', '256',
-        '-kernel', f'{guest}/vmlinuz', '-initrd', f'{guest}/initrd',
-        # Emulated beside others that compute, the timer seems to be missing.
-        '-append', 'console=ttyS0 panic=-1 mitigations=off no_timer_check',
-        '-no-reboot',
-        '-chardev', f'file,id=console,path={work}/console.log,append=on',
-        '-serial', 'chardev:console',
-        '-serial', f'unix:{work}/guest.sock,server=on,wait=off',
-        '-qmp', f'unix:{work}/qmp.sock,server=on,wait=off', *options)
-
-
-async def connect(path: str, process: subprocess.Popen, log: str
-                  ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Connect to a socket that a process is about to open."""
+def connect(path: str, qemu: subprocess.Popen, log: str) -> socket.socket:
+    """Connect to a socket that QEMU is about to open."""
     for _ in range(200):
-        with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
-            return await asyncio.open_unix_connection(path)
-        if process.poll() is not None:
-            break
-        await asyncio.sleep(0.05)
-    with open(log, encoding='utf-8', errors='replace') as file:
-        raise Failed(f'{process.args[0]} did not start: {file.read()}')
-
-
-# --- the guest ---
-
-class Line:
-    """What the guest tells, line by line, and what it is told."""
-
-    def __init__(self, reader: asyncio.StreamReader,
-                 writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-
-    async def hear(self) -> list[str]:
-        """The next line, in words."""
+        sock = socket.socket(socket.AF_UNIX)
         try:
-            line = await asyncio.wait_for(self.reader.readline(),
-                                          GUEST_TIMEOUT)
-        except asyncio.TimeoutError:
-            raise Failed('the guest says nothing any more') from None
-        if not line:
-            raise Ended('the guest ended early')
-        words = line.decode(errors='replace').split()
-        if words and words[0] == 'failed':
-            raise Failed(f'the guest failed: {" ".join(words[1:])}')
-        return words
+            sock.connect(path)
+            return sock
+        except (FileNotFoundError, ConnectionRefusedError):
+            sock.close()
+        if qemu.poll() is not None:
+            break
+        time.sleep(0.05)
+    with open(log, encoding='utf-8', errors='replace') as file:
+        raise Failed(f'QEMU did not start: {file.read()}')
 
-    def note(self, words: list[str]) -> None:
-        """Something was heard."""
 
-    async def until(self, word: str) -> list[str]:
-        """Follow the guest until a line that begins with this word."""
-        while True:
-            words = await self.hear()
+class Machine(QuorumCommands):
+    """
+    A QEMU with a guest, and a quorum node 'quorum'.  Its console is in the
+    file console.log.  What the guest says on its line, and events, are taken
+    by poll(), which all that waits here calls.
+    """
+    quorum = 'quorum'
+
+    def __init__(self, bin_dir: str, guest: str, work: str,
+                 processes: contextlib.ExitStack, *options: str) -> None:
+        """QEMU ends with @processes, if it has not ended before."""
+        guest_path = f'{work}/guest.sock'
+        qmp_path = f'{work}/qmp.sock'
+        for path in guest_path, qmp_path:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+        self.process = start_process([
+            f'{bin_dir}/qemu-system-x86_64',
+            '-nodefaults', '-display', 'none', '-accel', 'tcg', '-m', '256',
+            '-kernel', f'{guest}/vmlinuz', '-initrd', f'{guest}/initrd',
+            # Emulated beside others that compute, the timer seems missing.
+            '-append', 'console=ttyS0 panic=-1 mitigations=off no_timer_check',
+            '-no-reboot',
+            '-chardev', f'file,id=console,path={work}/console.log,append=on',
+            '-serial', 'chardev:console',
+            '-serial', f'unix:{guest_path},server=on,wait=off',
+            '-qmp', f'unix:{qmp_path},server=on,wait=off', *options],
+            f'{work}/qemu.log')
+        processes.callback(self.process.wait)
+        processes.callback(self.process.kill)
+        self.line: Optional[socket.socket] = connect(
+            guest_path, self.process, f'{work}/qemu.log')
+        self.qmp = QEMUMonitorProtocol(qmp_path)
+        self.qmp.settimeout(QMP_TIMEOUT)
+        self.qmp.connect()
+        processes.callback(self._disconnect)
+        self.ending = False         # may the guest fall silent?
+        self._unread = b''          # the begin of a line
+        self._events: list[dict] = []
+
+    # --- what is said ---
+
+    def heard(self, words: list[str]) -> None:
+        """The guest has said a line."""
+        raise NotImplementedError
+
+    def happened(self, event: dict) -> None:
+        """QEMU has sent an event."""
+        raise NotImplementedError
+
+    def poll(self, seconds: float = 0) -> None:
+        """Take what is said; if it is nothing, wait a little."""
+        if not self.line:
+            time.sleep(seconds)
+        elif select.select([self.line], [], [], seconds)[0]:
+            self._hear(self.line)
+        for event in self.qmp.get_events():
+            self._events.append(event)
+            self.happened(event)
+
+    def _hear(self, line: socket.socket) -> None:
+        try:
+            data = line.recv(2**16)
+        except ConnectionError:
+            data = b''
+        if not data:
+            self.line = None
+            if not self.ending:
+                raise Failed('the guest ended early')
+        *lines, self._unread = (self._unread + data).split(b'\n')
+        for text in lines:
+            words = text.decode(errors='replace').split()
+            if words and words[0] == 'failed':
+                raise Failed(f'the guest failed: {" ".join(words[1:])}')
             if words:
-                self.note(words)
-                if words[0] == word:
-                    return words
+                self.heard(words)
+
+    def wait(self, condition: Callable[[], bool], seconds: float, what: str
+             ) -> None:
+        """Wait until something is true."""
+        end = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > end:
+                raise Failed(f'{what}: not done within {seconds:g} s')
+            self.poll(0.05)
+
+    def pause(self, seconds: float) -> None:
+        """Let the guest go on."""
+        end = time.monotonic() + seconds
+        while (rest := end - time.monotonic()) > 0:
+            self.poll(min(rest, 0.05))
+
+    # --- what is told ---
 
     def tell(self, text: str) -> None:
-        """Send a line."""
-        self.writer.write(f'{text}\n'.encode())
+        """Send a line to the guest."""
+        assert self.line
+        self.line.sendall(f'{text}\n'.encode())
 
+    def cmd(self, name: str, args: Optional[dict[str, Any]] = None) -> Any:
+        return self.qmp.cmd(name, **(args or {}))
 
-async def child_stats(qmp: Any) -> list[dict]:
-    """The counters of the children of the node 'quorum', from a QMPClient."""
-    for node in await qmp.execute('query-blockstats', {'query-nodes': True}):
-        if node.get('node-name') == 'quorum':
-            return node['driver-specific']['children']
-    raise Failed('query-blockstats does not show the quorum')
+    def wait_event(self, name: str, timeout: float = 60) -> dict[str, Any]:
+        def come() -> list[dict]:
+            return [event for event in self._events if event['event'] == name]
 
+        self.wait(lambda: bool(come()), timeout, name)
+        event = come()[0]
+        self._events.remove(event)
+        return dict(event['data'])
 
-def use_python_of(source: str) -> None:
-    """Make QEMU's own Python packages importable."""
-    sys.path.append(f'{source}/python')
+    # --- the end ---
+
+    def kill(self) -> None:
+        """Kill QEMU; what the guest has said before still counts."""
+        self.ending = True
+        self.process.kill()
+        self.wait_end(30)
+
+    def wait_end(self, seconds: float) -> None:
+        """QEMU is about to end."""
+        self.ending = True
+        if self.line:
+            self.wait(lambda: not self.line, seconds, 'the end of QEMU')
+        self.process.wait(timeout=seconds)
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        with contextlib.suppress(QMPError, EOFError, OSError):
+            self.qmp.close()

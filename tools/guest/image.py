@@ -25,7 +25,7 @@ def unpack(cache: str, package: str, outdir: str) -> str:
 
 def modules(linux: str, wanted: str) -> list[tuple[str, bytes]]:
     """A kernel module after all those that it depends on."""
-    found = []
+    found: list[tuple[str, bytes]] = []
     names = {}
     for path in glob.glob(f'{linux}/usr/lib/modules/*/kernel/**/*.ko.xz',
                           recursive=True):

@@ -5,6 +5,9 @@
 
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
+# Where their Python programs find QEMU's packages, ours for tests, and each other.
+export PYTHONPATH=$build/qemu/python:$top/tests/qemu-iotests:$top/tools/guest
+
 # make_guest DIR MAKER FILE...: run "MAKER CACHE DIR", unless DIR is there and
 # neither the maker nor one of the files, what it is made from, has changed.
 make_guest() {

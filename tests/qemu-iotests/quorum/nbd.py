@@ -1,4 +1,4 @@
-# An NBD server in the test's own process, which answers when it is told to
+# The NBD protocol: a client, and a server that answers when it is told to
 #
 # Copyright (c) 2026 The quorum project authors
 #
@@ -10,10 +10,79 @@ import struct
 import threading
 from typing import Callable, List, NamedTuple
 
-READ, WRITE, DISCONNECT, FLUSH, BLOCK_STATUS = 0, 1, 2, 3, 7
+from .servers import Address
+
+READ, WRITE, DISCONNECT, FLUSH, TRIM, WRITE_ZEROES, BLOCK_STATUS = \
+    0, 1, 2, 3, 4, 6, 7
+
+
+def receive(sock: socket.socket, length: int) -> bytes:
+    data = b''
+    while len(data) < length:
+        part = sock.recv(length - len(data))
+        if not part:
+            raise EOFError('the connection was closed')
+        data += part
+    return data
+
+
+class NBDError(Exception):
+    """The server has answered with an error."""
+
+
+class NBD:
+    """A connection to an NBD export, with one request at a time"""
+    FUA, NO_HOLE = 1, 2
+
+    def __init__(self, address: Address, export: str = 'q') -> None:
+        if isinstance(address, str):
+            self.sock = socket.socket(socket.AF_UNIX)
+        else:
+            self.sock = socket.socket()
+        self.sock.connect(address)
+        receive(self.sock, 16)
+        receive(self.sock, 2)
+        name = export.encode()
+        self.sock.sendall(struct.pack('>I8sII', 3, b'IHAVEOPT', 1, len(name)) +
+                          name)
+        self.size, self.flags = struct.unpack('>QH', receive(self.sock, 10))
+
+    def _ask(self, kind: int, offset: int, size: int, data: bytes = b'',
+             flags: int = 0) -> bytes:
+        self.sock.sendall(struct.pack('>IHHQQI', 0x25609513, flags, kind, 0,
+                                      offset, size) + data)
+        error, = struct.unpack('>4xI8x', receive(self.sock, 16))
+        if error:
+            raise NBDError(os.strerror(error))
+        return receive(self.sock, size) if kind == READ else b''
+
+    def read(self, offset: int, size: int) -> bytes:
+        return self._ask(READ, offset, size)
+
+    def write(self, offset: int, data: bytes, flags: int = 0) -> None:
+        self._ask(WRITE, offset, len(data), data, flags)
+
+    def flush(self) -> None:
+        self._ask(FLUSH, 0, 0)
+
+    def discard(self, offset: int, size: int) -> None:
+        self._ask(TRIM, offset, size)
+
+    def zero(self, offset: int, size: int, flags: int = 0) -> None:
+        self._ask(WRITE_ZEROES, offset, size, flags=flags)
+
+    def shutdown(self) -> None:
+        try:
+            self.sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+    def close(self) -> None:
+        self.sock.close()
 
 
 class Request(NamedTuple):
+    """What a client asks HeldNBD for"""
     kind: int
     offset: int
     length: int
@@ -26,7 +95,7 @@ class HeldNBD:
     Serves @image, a bytearray, to one client at a time.
 
     A request is answered at once, unless hold(request) is true: then release()
-    does what it asks for, and answers it.  Those after it don't wait for it.
+    does what it asks for, and answers it.  Later requests don't wait for it.
     announce(offset) is called before the payload of a write is received.
     """
     # pylint: disable=too-many-instance-attributes
@@ -63,7 +132,7 @@ class HeldNBD:
         """Answer what is held, and hold nothing any more."""
         with self._changed:
             self.hold = lambda request: False
-            # Who gets an answer may look at once whether anything is held.
+            # A client that gets its answer may look at self.held at once.
             held, self.held = self.held, []
             for request in held:
                 self._answer(request)
@@ -92,23 +161,14 @@ class HeldNBD:
                 except (EOFError, OSError):
                     pass
 
-    def _receive(self, length: int) -> bytes:
-        data = b''
-        while len(data) < length:
-            part = self._client.recv(length - len(data))
-            if not part:
-                raise EOFError
-            data += part
-        return data
-
     def _handshake(self) -> None:
         """Fixed newstyle, with structured replies and base:allocation"""
         self._client.sendall(b'NBDMAGICIHAVEOPT' + struct.pack('>H', 3))
-        self._receive(4)
+        receive(self._client, 4)
         option = 0
         while option != 7:
-            option, length = struct.unpack('>8xII', self._receive(16))
-            self._receive(length)
+            option, length = struct.unpack('>8xII', receive(self._client, 16))
+            receive(self._client, length)
             replies = {
                 7: [(3, struct.pack('>HQH', 0, len(self.image), 0x0d)),
                     (1, b'')],                                  # go
@@ -123,13 +183,13 @@ class HeldNBD:
     def _requests(self) -> None:
         while True:
             kind, cookie, offset, length = \
-                struct.unpack('>6xHQQI', self._receive(28))
+                struct.unpack('>6xHQQI', receive(self._client, 28))
             if kind == DISCONNECT:
                 return
             data = b''
             if kind == WRITE:
                 self.announce(offset)
-                data = self._receive(length)
+                data = receive(self._client, length)
             request = Request(kind, offset, length, data, cookie)
             with self._changed:
                 self.seen.append(request)

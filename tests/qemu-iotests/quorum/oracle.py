@@ -1,0 +1,82 @@
+# An oracle: what a disk may hold, by what was written to it
+#
+# Copyright (c) 2026 The quorum project authors
+#
+# SPDX-License-Identifier: GPL-2.0-or-later
+
+import struct
+import threading
+from typing import FrozenSet, List
+
+BLOCK = 4096
+
+
+def contents_of(block: int, version: int) -> bytes:
+    """No other version of this block, and no other block, has these bytes."""
+    return struct.pack('<QQ', version, block) * (BLOCK // 16) if version else \
+        bytes(BLOCK)
+
+
+class Wrong(Exception):
+    """A disk has shown what it must not hold."""
+
+
+Versions = FrozenSet[int]
+
+
+class Disk:
+    """
+    What a disk may hold.  A block whose last write was acknowledged has one
+    version; a block whose last write has failed may have that version or the
+    one before.  A crash may lose what was acknowledged, but not flushed.
+    """
+    def __init__(self, blocks: int) -> None:
+        self.may: List[Versions] = [frozenset((0,))] * blocks
+        self.after_crash: List[Versions] = list(self.may)
+        self.next_version = 1
+        self.lock = threading.Lock()
+
+    def new_version(self) -> int:
+        with self.lock:
+            self.next_version += 1
+            return self.next_version
+
+    def will_write(self, first: int, last: int, version: int) -> None:
+        for block in range(first, last):
+            self.may[block] |= {version}
+            self.after_crash[block] |= {version}
+
+    def has_written(self, first: int, last: int, version: int,
+                    fua: bool = False) -> None:
+        for block in range(first, last):
+            self.may[block] = frozenset((version,))
+            if fua:
+                self.after_crash[block] = self.may[block]
+
+    def before_flush(self, first: int, last: int) -> List[Versions]:
+        return self.may[first:last]
+
+    def has_flushed(self, first: int, held: List[Versions]) -> None:
+        """What was acknowledged before the flush can't be lost any more."""
+        for block, versions in enumerate(held, first):
+            self.after_crash[block] = versions
+
+    def crash(self) -> None:
+        self.may = list(self.after_crash)
+
+    def check(self, first: int, data: bytes, narrow: bool = True) -> None:
+        """
+        See that @data can be what is at @first.  If @narrow, the disk has
+        voted for @data, and from now on may hold nothing else there.
+        """
+        for block in range(first, first + len(data) // BLOCK):
+            place = (block - first) * BLOCK
+            found = data[place:place + BLOCK]
+            version, = struct.unpack_from('<Q', found)
+            if version not in self.may[block] or \
+               found != contents_of(block, version):
+                raise Wrong(f'block {block} may be one of '
+                            f'{sorted(self.may[block])}, but is {version}: '
+                            f'{found[:32].hex()}')
+            if narrow:
+                self.may[block] = frozenset((version,))
