@@ -7,8 +7,11 @@
  */
 
 #include "qemu/osdep.h"
+#include "block/block-common.h"
 #include "qemu/units.h"
 #include "debug.h"
+#include "opts.h"
+#include "sync.h"
 
 QuorumDebug quorum_debug = {
 #if defined(QEMU_SANITIZE_ADDRESS) || defined(QEMU_SANITIZE_THREAD)
@@ -16,25 +19,38 @@ QuorumDebug quorum_debug = {
 #endif
 };
 
+/* See QuorumLimits for what these are. */
+#define QUORUM_POOL_BYTES       (64 * MiB)
+#define QUORUM_STALE_BITS       (32 * MiB)
+#define QUORUM_UNFLUSHED_BITS   (8 * MiB)
+#define QUORUM_UNFLUSHED_SHIFT  20
+
+/* A unit can be read from as many children as there may be. */
+QEMU_BUILD_BUG_ON((QUORUM_CHILDREN_MAX + 1) * QUORUM_UNIT > QUORUM_POOL_BYTES);
+/* A granule of the unflushed map is a whole number of small stale granules. */
+QEMU_BUILD_BUG_ON((1 << QUORUM_UNFLUSHED_SHIFT) % QUORUM_UNIT);
+QEMU_BUILD_BUG_ON(QUORUM_UNIT & (QUORUM_UNIT - 1));
+QEMU_BUILD_BUG_ON(QUORUM_UNIT % BDRV_SECTOR_SIZE);
+
 QuorumLimits quorum_limits = {
     /*
      * 32 reads of 1 MiB from three children at once: each takes two buffers,
      * and the guest's own one.
      */
-    .pool_bytes = 64 * MiB,
+    .pool_bytes = QUORUM_POOL_BYTES,
 
     /*
      * 4 MiB for a map, of which a child can have three.  Up to 128 GiB, a
      * granule is QUORUM_UNIT.
      */
-    .stale_bits = 32 * MiB,
+    .stale_bits = QUORUM_STALE_BITS,
 
     /*
      * 1 MiB for each of the two maps of a node, and granules of 1 MiB up to
      * 8 TiB.  They are coarse because every write marks them.
      */
-    .unflushed_bits = 8 * MiB,
-    .unflushed_shift = 20,
+    .unflushed_bits = QUORUM_UNFLUSHED_BITS,
+    .unflushed_shift = QUORUM_UNFLUSHED_SHIFT,
 
     /*
      * More than guests have FUA writes in flight, and little memory: 32 bytes

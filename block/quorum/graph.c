@@ -326,6 +326,7 @@ int quorum_change_children(BlockDriverState *bs, const QuorumOptions *opts,
     g_autofree BdrvChild **children = g_new0(BdrvChild *, n);
     QuorumChange *change;
 
+    assert(n <= QUORUM_CHILDREN_MAX);
     quorum_find_nodes(s, nodes, n, from);
     if (!quorum_check_children(bs, opts, nodes, from, n, in_sync, errp)) {
         return -EINVAL;

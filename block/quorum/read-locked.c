@@ -252,6 +252,7 @@ quorum_locked_read_alloc(QuorumLockedRead *lr, QuorumRequest *req)
     int64_t base = QEMU_ALIGN_DOWN(req->offset, QUORUM_UNIT);
     int units = DIV_ROUND_UP(req->offset + req->bytes - base, QUORUM_UNIT);
 
+    assert(req->bytes > 0 && req->bytes <= quorum_request_max_bytes(req->bs));
     *lr = (QuorumLockedRead) {
         .req = req,
         .base = base,
@@ -528,7 +529,7 @@ quorum_locked_request_new(BlockDriverState *bs, int64_t offset, int64_t bytes,
     return req;
 }
 
-int coroutine_fn quorum_read_locked(BlockDriverState *bs, int64_t offset,
+int coroutine_fn quorum_locked_read(BlockDriverState *bs, int64_t offset,
                                     int64_t bytes, QEMUIOVector *qiov,
                                     BdrvRequestFlags flags,
                                     const bool *reported, const char *why)
@@ -613,7 +614,7 @@ static bool quorum_count_units(QuorumLockedRead *lr)
 }
 
 /* A chunk of a scrub, whose memory is there. */
-static int coroutine_fn GRAPH_RDLOCK quorum_scrub_locked(QuorumLockedRead *lr)
+static int coroutine_fn GRAPH_RDLOCK quorum_scrub_range(QuorumLockedRead *lr)
 {
     QuorumRequest *req = lr->req;
     QuorumScrub *scrub = req->scrub;
@@ -645,12 +646,15 @@ int coroutine_fn quorum_co_scrub(BlockDriverState *bs, int64_t offset,
     QuorumLockedRead lr;
     int ret;
 
+    assert(QEMU_IS_ALIGNED(offset, QUORUM_UNIT));
+    assert(QEMU_IS_ALIGNED(bytes, QUORUM_UNIT) ||
+           offset + bytes == quorum_length(bs));
     scrub->repaired = (QuorumFigures) { 0 };
     scrub->left = (QuorumFigures) { 0 };
     scrub->write_failed = false;
     req->scrub = scrub;
     if (quorum_locked_read_alloc(&lr, req)) {
-        ret = quorum_scrub_locked(&lr);
+        ret = quorum_scrub_range(&lr);
     } else {
         scrub->left.unrepairable = bytes;
         ret = -ENOMEM;

@@ -40,7 +40,7 @@ struct QuorumScrub {
  * it.  @why is for traces.  Returns 0, or -errno if a unit has no winner.
  */
 int coroutine_fn GRAPH_RDLOCK
-quorum_read_locked(BlockDriverState *bs, int64_t offset, int64_t bytes,
+quorum_locked_read(BlockDriverState *bs, int64_t offset, int64_t bytes,
                    QEMUIOVector *qiov, BdrvRequestFlags flags,
                    const bool *reported, const char *why);
 

@@ -224,7 +224,7 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
         (!quorum_leave_out_stale(req) ||
          quorum_has_stale_repairable(bs, offset, bytes))) {
         quorum_request_free(req);
-        return quorum_read_locked(bs, offset, bytes, qiov, flags, NULL,
+        return quorum_locked_read(bs, offset, bytes, qiov, flags, NULL,
                                   "stale child");
     }
     if (defer) {
@@ -266,7 +266,7 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
     /* The buffers go back before we wait for the range. */
     reported = quorum_reported_children(req);
     quorum_request_free(req);
-    return quorum_read_locked(bs, offset, bytes, qiov, flags, reported,
+    return quorum_locked_read(bs, offset, bytes, qiov, flags, reported,
                               answer ? "repair" : "no agreement");
 }
 

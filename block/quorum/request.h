@@ -14,7 +14,7 @@
  *   quorum_ask_all()             all children that are asked, in parallel
  *   quorum_unanimous()           all answers are alike, and enough: done
  *   ---------------------------  otherwise, with no buffer held:
- *   quorum_read_locked()         takes buffers, then the range: no write beside
+ *   quorum_locked_read()         takes buffers, then the range: no write beside
  *   quorum_locked_read_vote()    asks again, then votes unit by unit
  *   quorum_repair_all()          if asked for: winners over all that differ
  *

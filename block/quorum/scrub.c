@@ -32,6 +32,7 @@
  * guest that waits for the range.
  */
 #define QUORUM_SCRUB_CHUNK (1 * MiB)
+QEMU_BUILD_BUG_ON(QUORUM_SCRUB_CHUNK % QUORUM_UNIT);
 
 typedef struct QuorumScrubJob {
     BlockJob common;

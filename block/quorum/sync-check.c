@@ -16,7 +16,7 @@
 #include "sync-int.h"
 
 /* A map has the granules of all maps, and no bits behind the end. */
-static void quorum_check_map(const QuorumSync *sync, const HBitmap *map)
+static void quorum_check_map_locked(const QuorumSync *sync, const HBitmap *map)
 {
     int64_t granule = INT64_C(1) << sync->stale_shift;
 
@@ -26,11 +26,12 @@ static void quorum_check_map(const QuorumSync *sync, const HBitmap *map)
     }
 }
 
-static void quorum_check_child(const QuorumSync *sync, const QuorumSyncChild *c)
+static void quorum_check_child_locked(const QuorumSync *sync,
+                                      const QuorumSyncChild *c)
 {
-    quorum_check_map(sync, c->stale);
-    quorum_check_map(sync, c->recovered_since_flush);
-    quorum_check_map(sync, c->recovered_before_flush);
+    quorum_check_map_locked(sync, c->stale);
+    quorum_check_map_locked(sync, c->recovered_since_flush);
+    quorum_check_map_locked(sync, c->recovered_before_flush);
 
     /* A stale map that is empty is none. */
     assert(!c->stale || !hbitmap_empty(c->stale));
@@ -52,7 +53,7 @@ static void quorum_check_child(const QuorumSync *sync, const QuorumSyncChild *c)
 }
 
 /* The list of FUA writes: see QuorumSync.fua_done. */
-static void quorum_check_fua(const QuorumSync *sync)
+static void quorum_check_fua_locked(const QuorumSync *sync)
 {
     const QuorumWrite *oldest = QTAILQ_FIRST(&sync->fua_writes);
     const QuorumWrite *w;
@@ -87,11 +88,11 @@ void quorum_check_invariants_locked(const QuorumSync *sync)
     for (int i = 0; i < sync->num_children; i++) {
         const QuorumSyncChild *c = &sync->children[i];
 
-        quorum_check_child(sync, c);
+        quorum_check_child_locked(sync, c);
         degraded += c->stale || c->excluded;
     }
     assert(sync->num_degraded == degraded);
-    quorum_check_fua(sync);
+    quorum_check_fua_locked(sync);
 }
 
 void quorum_check_write_begins_locked(QuorumSync *sync, QuorumWrite *w)
@@ -119,8 +120,8 @@ void quorum_check_write_ends(QuorumSync *sync, QuorumWrite *w)
 
 /* --- text for people --- */
 
-static void quorum_text_of_map(GString *text, const QuorumSync *sync,
-                               const char *name, HBitmap *map)
+static void quorum_text_of_map_locked(GString *text, const QuorumSync *sync,
+                                      const char *name, HBitmap *map)
 {
     int64_t start = 0, count;
     int ranges = 0;
@@ -143,7 +144,7 @@ static void quorum_text_of_map(GString *text, const QuorumSync *sync,
     g_string_append_c(text, '\n');
 }
 
-static void quorum_text_of_fua(GString *text, const QuorumSync *sync)
+static void quorum_text_of_fua_locked(GString *text, const QuorumSync *sync)
 {
     const QuorumWrite *w;
     const QuorumFuaDone *done;
@@ -160,7 +161,8 @@ static void quorum_text_of_fua(GString *text, const QuorumSync *sync)
     }
 }
 
-static void quorum_text_of_unflushed(GString *text, const QuorumSync *sync)
+static void quorum_text_of_unflushed_locked(GString *text,
+                                            const QuorumSync *sync)
 {
     int64_t bits = quorum_sync_unflushed_bits(sync->bytes,
                                               sync->unflushed_shift);
@@ -192,13 +194,13 @@ char *quorum_sync_text(QuorumSync *sync)
                                c->excluded ? " excluded" : "",
                                c->rebuilding ? " rebuilding" : "",
                                c->failed_flush_generation);
-        quorum_text_of_map(text, sync, "stale", c->stale);
-        quorum_text_of_map(text, sync, "recovered since the flush began",
+        quorum_text_of_map_locked(text, sync, "stale", c->stale);
+        quorum_text_of_map_locked(text, sync, "recovered since the flush began",
                            c->recovered_since_flush);
-        quorum_text_of_map(text, sync, "recovered before the flush",
+        quorum_text_of_map_locked(text, sync, "recovered before the flush",
                            c->recovered_before_flush);
     }
-    quorum_text_of_unflushed(text, sync);
-    quorum_text_of_fua(text, sync);
+    quorum_text_of_unflushed_locked(text, sync);
+    quorum_text_of_fua_locked(text, sync);
     return g_string_free(text, false);
 }
