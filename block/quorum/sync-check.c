@@ -15,109 +15,6 @@
 #include "qemu/range.h"
 #include "sync-int.h"
 
-/* A map has the granules of all maps, and no bits behind the end. */
-static void quorum_check_map_locked(const QuorumSync *sync, const HBitmap *map)
-{
-    int64_t granule = INT64_C(1) << sync->stale_shift;
-
-    if (map) {
-        assert(hbitmap_granularity(map) == sync->stale_shift);
-        assert(hbitmap_count(map) <= ROUND_UP(sync->bytes, granule));
-    }
-}
-
-static void quorum_check_child_locked(const QuorumSync *sync,
-                                      const QuorumSyncChild *c)
-{
-    quorum_check_map_locked(sync, c->stale);
-    quorum_check_map_locked(sync, c->recovered_since_flush);
-    quorum_check_map_locked(sync, c->recovered_before_flush);
-
-    /* A stale map that is empty is none. */
-    assert(!c->stale || !hbitmap_empty(c->stale));
-    if (!c->present) {
-        assert(!c->excluded && !c->rebuilding);
-        assert(!c->stale && !c->recovered_since_flush &&
-               !c->recovered_before_flush);
-    }
-    assert(c->excluded || !c->excluded_inactive);
-    if (c->excluded && !c->excluded_inactive && sync->bytes) {
-        /* An excluded child is stale throughout. */
-        assert(c->stale && hbitmap_next_zero(c->stale, 0, sync->bytes) < 0);
-    }
-    if (c->rebuilding) {
-        assert(c->stale || c->recovered_since_flush ||
-               c->recovered_before_flush);
-    }
-    assert(c->failed_flush_generation <= stat64_get(&sync->flush_generation));
-}
-
-/* The list of FUA writes: see QuorumSync.fua_done. */
-static void quorum_check_fua_locked(const QuorumSync *sync)
-{
-    const QuorumWrite *oldest = QTAILQ_FIRST(&sync->fua_writes);
-    const QuorumWrite *w;
-    const QuorumFuaDone *done;
-    uint64_t last = 0;
-    int count = 0;
-
-    QTAILQ_FOREACH(w, &sync->fua_writes, fua_next) {
-        assert(w == oldest || w->begun_tick > last);
-        assert(w->begun_tick < sync->fua_ticks);
-        last = w->begun_tick;
-    }
-    last = 0;
-    QSIMPLEQ_FOREACH(done, &sync->fua_done, next) {
-        /* Those that no FUA write in flight can have lost are forgotten. */
-        assert(oldest && done->ended_tick > oldest->begun_tick);
-        assert(done->ended_tick > last && done->ended_tick < sync->fua_ticks);
-        last = done->ended_tick;
-        count++;
-    }
-    assert(count == sync->num_fua_done && count <= quorum_limits.fua_done);
-}
-
-void quorum_check_invariants_locked(const QuorumSync *sync)
-{
-    int degraded = 0;
-
-    assert(sync->locked);
-    assert(sync->bytes >= 0);
-    assert(sync->bytes >> sync->stale_shift < quorum_limits.stale_bits);
-    assert(sync->bytes >> sync->unflushed_shift < quorum_limits.unflushed_bits);
-    for (int i = 0; i < sync->num_children; i++) {
-        const QuorumSyncChild *c = &sync->children[i];
-
-        quorum_check_child_locked(sync, c);
-        degraded += c->stale || c->excluded;
-    }
-    assert(sync->num_degraded == degraded);
-    quorum_check_fua_locked(sync);
-}
-
-void quorum_check_write_begins_locked(QuorumSync *sync, QuorumWrite *w)
-{
-    QuorumWrite *other;
-
-    QTAILQ_FOREACH(other, &sync->checked_writes, checked_next) {
-        assert(!w->bytes || !other->bytes ||
-               !ranges_overlap(w->offset, w->bytes,
-                               other->offset, other->bytes));
-    }
-    QTAILQ_INSERT_TAIL(&sync->checked_writes, w, checked_next);
-}
-
-void quorum_check_write_ends_locked(QuorumSync *sync, QuorumWrite *w)
-{
-    QTAILQ_REMOVE(&sync->checked_writes, w, checked_next);
-}
-
-void quorum_check_write_ends(QuorumSync *sync, QuorumWrite *w)
-{
-    QUORUM_SYNC_GUARD(sync);
-    quorum_check_write_ends_locked(sync, w);
-}
-
 /* --- text for people --- */
 
 static void quorum_text_of_map_locked(GString *text, const QuorumSync *sync,
@@ -176,11 +73,10 @@ static void quorum_text_of_unflushed_locked(GString *text,
                            INT64_C(1) << sync->unflushed_shift);
 }
 
-char *quorum_sync_text(QuorumSync *sync)
+static char *quorum_sync_text_locked(const QuorumSync *sync)
 {
     GString *text = g_string_new(NULL);
 
-    QUORUM_SYNC_GUARD(sync);
     g_string_append_printf(text, "quorum %s: %" PRId64 " bytes, granules of %"
                            PRId64 ", %d children stale or excluded\n",
                            sync->node, sync->bytes,
@@ -203,4 +99,140 @@ char *quorum_sync_text(QuorumSync *sync)
     quorum_text_of_unflushed_locked(text, sync);
     quorum_text_of_fua_locked(text, sync);
     return g_string_free(text, false);
+}
+
+char *quorum_sync_text(QuorumSync *sync)
+{
+    QUORUM_SYNC_GUARD(sync);
+    return quorum_sync_text_locked(sync);
+}
+
+/* --- what must be true --- */
+
+static void G_NORETURN quorum_check_failed_locked(const QuorumSync *sync,
+                                                  const char *condition,
+                                                  const char *function)
+{
+    g_autofree char *text = quorum_sync_text_locked(sync);
+
+    fprintf(stderr, "%s: not true: %s\n%s", function, condition, text);
+    abort();
+}
+
+/* As assert(), and tells all that is known. */
+#define quorum_check(sync, condition)                                       \
+    do {                                                                    \
+        if (!(condition)) {                                                 \
+            quorum_check_failed_locked(sync, #condition, __func__);         \
+        }                                                                   \
+    } while (0)
+
+/* A map has the granules of all maps, and no bits behind the end. */
+static void quorum_check_map_locked(const QuorumSync *sync, const HBitmap *map)
+{
+    int64_t granule = INT64_C(1) << sync->stale_shift;
+
+    if (map) {
+        quorum_check(sync, hbitmap_granularity(map) == sync->stale_shift);
+        quorum_check(sync,
+                     hbitmap_count(map) <= ROUND_UP(sync->bytes, granule));
+    }
+}
+
+static void quorum_check_child_locked(const QuorumSync *sync,
+                                      const QuorumSyncChild *c)
+{
+    quorum_check_map_locked(sync, c->stale);
+    quorum_check_map_locked(sync, c->recovered_since_flush);
+    quorum_check_map_locked(sync, c->recovered_before_flush);
+
+    /* A stale map that is empty is none. */
+    quorum_check(sync, !c->stale || !hbitmap_empty(c->stale));
+    if (!c->present) {
+        quorum_check(sync, !c->excluded && !c->rebuilding);
+        quorum_check(sync, !c->stale && !c->recovered_since_flush &&
+                           !c->recovered_before_flush);
+    }
+    quorum_check(sync, c->excluded || !c->excluded_inactive);
+    if (c->excluded && !c->excluded_inactive && sync->bytes) {
+        /* An excluded child is stale throughout. */
+        quorum_check(sync, c->stale &&
+                           hbitmap_next_zero(c->stale, 0, sync->bytes) < 0);
+    }
+    if (c->rebuilding) {
+        quorum_check(sync, c->stale || c->recovered_since_flush ||
+                           c->recovered_before_flush);
+    }
+    quorum_check(sync, c->failed_flush_generation <=
+                       stat64_get(&sync->flush_generation));
+}
+
+/* The list of FUA writes: see QuorumSync.fua_done. */
+static void quorum_check_fua_locked(const QuorumSync *sync)
+{
+    const QuorumWrite *oldest = QTAILQ_FIRST(&sync->fua_writes);
+    const QuorumWrite *w;
+    const QuorumFuaDone *done;
+    uint64_t last = 0;
+    int count = 0;
+
+    QTAILQ_FOREACH(w, &sync->fua_writes, fua_next) {
+        quorum_check(sync, w == oldest || w->begun_tick > last);
+        quorum_check(sync, w->begun_tick < sync->fua_ticks);
+        last = w->begun_tick;
+    }
+    last = 0;
+    QSIMPLEQ_FOREACH(done, &sync->fua_done, next) {
+        /* Those that no FUA write in flight can have lost are forgotten. */
+        quorum_check(sync, oldest && done->ended_tick > oldest->begun_tick);
+        quorum_check(sync, done->ended_tick > last);
+        quorum_check(sync, done->ended_tick < sync->fua_ticks);
+        last = done->ended_tick;
+        count++;
+    }
+    quorum_check(sync, count == sync->num_fua_done);
+    quorum_check(sync, count <= quorum_limits.fua_done);
+}
+
+void quorum_check_invariants_locked(const QuorumSync *sync)
+{
+    int degraded = 0;
+
+    quorum_check(sync, sync->locked);
+    quorum_check(sync, sync->bytes >= 0);
+    quorum_check(sync,
+                 sync->bytes >> sync->stale_shift < quorum_limits.stale_bits);
+    quorum_check(sync, sync->bytes >> sync->unflushed_shift <
+                       quorum_limits.unflushed_bits);
+    for (int i = 0; i < sync->num_children; i++) {
+        const QuorumSyncChild *c = &sync->children[i];
+
+        quorum_check_child_locked(sync, c);
+        degraded += c->stale || c->excluded;
+    }
+    quorum_check(sync, sync->num_degraded == degraded);
+    quorum_check_fua_locked(sync);
+}
+
+void quorum_check_write_begins_locked(QuorumSync *sync, QuorumWrite *w)
+{
+    QuorumWrite *other;
+
+    QTAILQ_FOREACH(other, &sync->checked_writes, checked_next) {
+        quorum_check(sync, !w->bytes || !other->bytes ||
+                           !ranges_overlap(w->offset, w->bytes,
+                                           other->offset, other->bytes));
+    }
+    QTAILQ_INSERT_TAIL(&sync->checked_writes, w, checked_next);
+}
+
+void quorum_check_write_ends_locked(QuorumSync *sync, QuorumWrite *w)
+{
+    QTAILQ_REMOVE(&sync->checked_writes, w, checked_next);
+}
+
+void quorum_check_write_ends(QuorumSync *sync, QuorumWrite *w)
+{
+    QUORUM_SYNC_GUARD(sync);
+    quorum_check_write_ends_locked(sync, w);
 }
