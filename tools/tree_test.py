@@ -128,15 +128,16 @@ def check_names() -> Complaints:
                for name in c_files('block', 'include')}
     words = set(re.findall(r'\w+', ' '.join(code for code, _ in
                                             sources.values())))
-    for name in files('docs/devel'):
-        for function in re.findall(r'``(\w+)\(\)``|``(quorum_\w+)``',
-                                   read(name)):
-            if not words.intersection(function):
-                yield f'{name} names {"".join(function)}, which is not there'
-    for name, (_, comments) in sources.items():
-        for function in re.findall(r'\b(quorum_\w+)\(\)', ' '.join(comments)):
-            if function not in words:
-                yield f'{name} names {function}(), which is not there'
+    named = {(name, function) for name in files('docs/devel')
+             for pair in re.findall(r'``(\w+)\(\)``|``(quorum_\w+)``',
+                                    read(name))
+             for function in pair if function}
+    named |= {(name, function) for name, (_, comments) in sources.items()
+              for function in re.findall(r'\b(quorum_\w+)\(\)',
+                                         ' '.join(comments))}
+    for name, function in sorted(named):
+        if function not in words:
+            yield f'{name} names {function}(), which is not there'
 
 
 def long_functions() -> Figures:
