@@ -185,7 +185,7 @@ static void quorum_defer_children(QuorumRequest *req)
 
         if (quorum_answer_counts(a) &&
             (rank++ - start + voters) % voters < deferred) {
-            a->part = QUORUM_PART_DEFERRED;
+            quorum_answer_leave_out(a, QUORUM_PART_DEFERRED);
         }
     }
 }

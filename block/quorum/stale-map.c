@@ -252,6 +252,7 @@ void quorum_sync_resize_locked(QuorumSync *sync, int64_t bytes)
                                         quorum_limits.stale_bits);
     int unflushed_shift = quorum_sync_shift(bytes, sync->unflushed_shift,
                                             quorum_limits.unflushed_bits);
+    int64_t old_bytes = sync->bytes;
 
     assert(sync->locked && bytes >= 0);
     if (stale_shift != sync->stale_shift ||
@@ -282,7 +283,8 @@ void quorum_sync_resize_locked(QuorumSync *sync, int64_t bytes)
 
         if (c->excluded && !c->excluded_inactive) {
             /* What the node has grown by, the child does not have either. */
-            quorum_sync_mark_stale_locked(sync, i, 0, bytes, "excluded");
+            quorum_sync_mark_stale_locked(sync, i, old_bytes, bytes - old_bytes,
+                                          "excluded");
         }
         if (c->stale && hbitmap_empty(c->stale)) {
             quorum_sync_drop_map_locked(sync, i, "cut off");
