@@ -178,6 +178,22 @@ static void check_durable(uint64_t cells, int start)
     }
 }
 
+/* The flush, or FUA write, @r has ended, and may have been the last one. */
+static void check_flush(Req *r)
+{
+    if (r->type == REQ_FLUSH && r->ret >= 0) {
+        check_durable(sim_cells_mask(0, sim.s->cells), r->start);
+    }
+    for (int i = 0; i < sim.guest.next_req; i++) {
+        Req *w = &sim.s->reqs[i];
+
+        if (w->flags & BDRV_REQ_FUA && w->flushed && !w->seen_durable) {
+            check_durable(sim_touched(w), w->end);
+            w->seen_durable = true;
+        }
+    }
+}
+
 /* --- reads of the guest --- */
 
 /* Promise 2: who has said what the guest was told? */
@@ -418,11 +434,7 @@ void sim_guest_ended(Req *r)
     }
     if (r->type == REQ_FLUSH || r->flags & BDRV_REQ_FUA) {
         sim_note_flush(r);
-        if (r->ret >= 0) {
-            check_durable(r->type == REQ_FLUSH ?
-                          sim_cells_mask(0, sim.s->cells) : sim_touched(r),
-                          r->type == REQ_FLUSH ? r->start : r->end);
-        }
+        check_flush(r);
     }
     if (r->ret < 0 && !may_fail(r) && !sim.faults.power_cut) {
         if (sim.faults.count == 0) {

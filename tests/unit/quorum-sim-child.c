@@ -81,6 +81,8 @@ static void op_apply(Op *op, uint64_t mask)
         if (!(op->lost_by_flush & BIT_ULL(i))) {
             cells_changed(c, i, op->val[i]);
             c->lost &= ~BIT_ULL(i);
+        } else if (!sim_is_liar(c, i)) {
+            c->lost |= BIT_ULL(i);
         }
     }
 }
@@ -136,7 +138,7 @@ static void child_drop(Child *c)
     for (int i = 0; i < sim.pending.num; i++) {
         Op *op = sim.pending.op[i];
 
-        if (op->child == c && !(op->flags & BDRV_REQ_FUA) &&
+        if (op->child == c &&
             (op->type == OP_WRITE || op->type == OP_ZERO)) {
             op->lost_by_flush |= sim_choose_subset(op->mask & ~op->applied);
             lost |= op->lost_by_flush;

@@ -83,6 +83,13 @@ const Kind sim_kinds[] = {
         .damage = DAMAGE_ERRORS | DAMAGE_DROPS,
         .more = { [REQ_FLUSH] = 40 },
     }, {
+        .name = "fua",
+        .count = 3000,
+        .max_bad = -1,
+        .damage = DAMAGE_ERRORS | DAMAGE_DROPS,
+        .more = { [REQ_FLUSH] = 10 },
+        .fua = true,
+    }, {
         .name = "fifo",
         .count = 3000,
         .max_bad = -1,

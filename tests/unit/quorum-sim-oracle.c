@@ -317,8 +317,14 @@ void sim_note_flush(Req *r)
     }
     if (r->type == REQ_FLUSH || r->ret < 0) {
         writes_flushed(r);
-    } else {
-        r->flushed = true;
+    }
+    if (!flush_in_flight()) {
+        for (int i = 0; i < sim.guest.next_req; i++) {
+            Req *w = &sim.s->reqs[i];
+
+            w->flushed |= w->flags & BDRV_REQ_FUA && acknowledged(w) &&
+                          !w->may_be_lost;
+        }
     }
     if (r->type == REQ_FLUSH && r->ret >= 0) {
         sim.faults.dropped = 0;

@@ -25,7 +25,7 @@ static void req_init(Req *r, int id)
     memset(r->issued, 0, sizeof(r->issued));
     memset(r->ok, 0, sizeof(r->ok));
     r->sent = 0;
-    r->flushed = r->may_be_lost = r->loss_unreported = false;
+    r->flushed = r->seen_durable = r->may_be_lost = r->loss_unreported = false;
     r->buf = NULL;
 }
 
@@ -295,6 +295,9 @@ static bool step(void)
         guest_start(next);
     }
     poll_until_idle();
+    if (!sim.guest.in_flight) {
+        sim_check_known();
+    }
     return true;
 }
 

@@ -347,6 +347,13 @@ void sim_make_schedule(Schedule *s, const Kind *kind, uint64_t seed)
     if (kind->more[REQ_FLUSH]) {
         s->rates.power_cut = s->rates.power_cut_flushed;
     }
+    if (kind->fua) {
+        /* What one that fails has lost of the others is to be seen. */
+        s->rates.fua = 800;
+        s->rates.hold = 500;
+        s->rates.alone = 50;
+        s->rates.fine_unflushed = 1000;
+    }
     for (int i = 0; i < REQ__MAX; i++) {
         s->weight[i] = sim_weight[i] + kind->more[i];
     }

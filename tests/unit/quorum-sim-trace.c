@@ -21,6 +21,8 @@ CheckText sim_checks[CHECK__MAX] = {
         "promise 1: an acknowledged write has threshold holders" },
     [CHECK_DURABLE] = { "durable",
         "promise 1: what was flushed is durable on threshold children" },
+    [CHECK_KNOWN] = { "known",
+        "promise 3: a child that lacks acknowledged data is stale there" },
     [CHECK_VOTED] = { "voted",
         "promise 2: what is read was said by threshold children that are "
         "not stale, and by more than any other answer" },

@@ -35,6 +35,7 @@
 typedef enum Check {
     CHECK_HELD,
     CHECK_DURABLE,
+    CHECK_KNOWN,
     CHECK_VOTED,
     CHECK_SILENT,
     CHECK_FIFO,
@@ -93,7 +94,8 @@ typedef struct Req {
     uint64_t issued[MAX_CHILDREN];  /* cells sent to the child */
     uint64_t ok[MAX_CHILDREN];      /* cells that the child says it took */
     uint64_t sent;              /* cells sent to any child */
-    bool flushed;               /* by a flush that began after its end */
+    bool flushed;               /* by a flush after its end, or by itself */
+    bool seen_durable;          /* that has been looked at */
     bool may_be_lost;           /* a flush has failed, and the guest knows */
     bool loss_unreported;       /* may be lost, and the guest is to hear it */
 } Req;
@@ -179,6 +181,7 @@ typedef struct Kind {
     bool any_size;
     bool ties;                  /* writes that half of the children have */
     int more[REQ__MAX];         /* added to the weights of requests */
+    bool fua;                   /* most writes are FUA, side by side */
 } Kind;
 
 typedef struct Schedule {
@@ -243,7 +246,8 @@ typedef struct Child {
     int stale_since[MAX_CELLS];
     uint64_t ever_failed;       /* cells that something has failed for */
     uint64_t lost;              /* cells that a failed flush has lost */
-    uint64_t counters[5];
+    uint64_t counters[5];       /* as the node tells of them */
+    int64_t stale_bytes;
 } Child;
 
 /* An operation on a child, on the stack of its coroutine */
@@ -534,7 +538,13 @@ uint64_t sim_granules_mask(uint64_t mask);
 /* A flush of @c has failed, and has @lost cells, or not. */
 void sim_note_drop(const Child *c, bool lost);
 
-/* A request that may have been a flush has ended: @r. */
+/*
+ * A request that may have been a flush has ended: @r.
+ *
+ * A FUA write counts as flushed when no other flush or FUA write is in flight:
+ * one that fails may have lost what this one had written, before it was
+ * flushed, and the guest is to hear of that by the other one.
+ */
 void sim_note_flush(Req *r);
 
 /* Remember what @c held, which is about to leave. */
@@ -566,6 +576,7 @@ void sim_check_zeroes(Req *r, int num);
 
 /* --- quorum-sim-final.c: what must not be, when nothing is in flight --- */
 
+void sim_check_known(void);
 void sim_check_counters(void);
 void sim_check_order(void);
 void sim_check_linear(void);
