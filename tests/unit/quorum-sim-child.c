@@ -16,7 +16,9 @@
  *
  * Lies.  All seems well, but a read returns something else (older data, what
  * was there at first, what another liar may say as well, or a flipped bit), a
- * write is not stored, what is stored changes, or a flush does nothing.
+ * write is not stored, what is stored changes, or a flush does nothing.  Or a
+ * child mistakes one place for another: a read returns what is stored there, or
+ * a write is stored there, over other data, and not where it belongs.
  *
  * Drops.  A flush that fails, or a FUA write, loses any part of what the child
  * has taken since its last good flush, and of what is in flight.  It may do so
@@ -31,7 +33,8 @@
  *    requests may fail then, but never with wrong data.
  *  - Lies have their places, the units of Schedule.liars.  In each unit fewer
  *    than threshold children are liars: together they could win a vote.  In
- *    another unit it may be others.
+ *    another unit it may be others.  Where a place is mistaken for another one,
+ *    the child is a liar in both.
  *  - Drops need a majority for threshold.  With less, those that have lost a
  *    write are enough to agree on what was there before.
  *  - There are no liars beside a child that drops, unless they are the same
@@ -177,12 +180,64 @@ static bool op_fails(Op *op, Plan *plan)
     }
 }
 
+/*
+ * Where @op goes to by mistake: the first cell of another place of its size.
+ * Its own place if it finds none in which the child may lie.
+ */
+static int choose_wrong_place(const Op *op)
+{
+    int place = sim_choose(sim.s->cells - op->num + 1);
+
+    for (int i = 0; i < op->num; i++) {
+        if (!sim_is_liar(op->child, op->cell + i) ||
+            !sim_is_liar(op->child, place + i)) {
+            return op->cell;
+        }
+    }
+    return place;
+}
+
+static void misdirect_read(Op *op)
+{
+    Child *c = op->child;
+    int place = choose_wrong_place(op);
+
+    if (place != op->cell) {
+        memcpy(&op->val[op->cell], &c->image[place], op->num);
+        fault(c);
+        sim_trace("    child %d: op %d is misdirected to cell %d", c->index,
+                  op->id, place);
+    }
+}
+
+/* Store @op at another place.  Returns the cells where it is missing. */
+static uint64_t misdirect_write(Op *op)
+{
+    Child *c = op->child;
+    int place = choose_wrong_place(op);
+
+    if (place == op->cell) {
+        return 0;
+    }
+    for (int i = 0; i < op->num; i++) {
+        c->bad_cells &= ~BIT_ULL(place + i);
+        cells_changed(c, place + i, op->val[op->cell + i]);
+    }
+    fault(c);
+    sim_trace("    child %d: op %d is misdirected to cell %d", c->index,
+              op->id, place);
+    return op->mask;
+}
+
 static void finish_read(Op *op, Plan *plan)
 {
     Child *c = op->child;
     Answer *a;
 
     op_capture(op);
+    if (op->ret == 0 && plan->bad && sim_chance(plan->misdirect_read)) {
+        misdirect_read(op);
+    }
     for (uint64_t m = op->mask; op->ret == 0 && plan->bad && m; m &= m - 1) {
         int i = ctz64(m);
 
@@ -223,6 +278,9 @@ static void finish_write(Op *op, Plan *plan)
             fault(c);
             lost |= BIT_ULL(i);
         }
+    }
+    if (plan->bad && sim_chance(plan->misdirect_write)) {
+        lost |= misdirect_write(op);
     }
     op_apply(op, op->mask & ~lost);
     for (int i = op->cell; i < op->cell + op->num; i++) {

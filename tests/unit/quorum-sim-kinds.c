@@ -69,13 +69,19 @@ const Kind sim_kinds[] = {
         .name = "one-bad",
         .count = 3000,
         .max_bad = 1,
-        .damage = DAMAGE_ERRORS | DAMAGE_DEATH | DAMAGE_LIES | DAMAGE_DROPS,
+        .damage = DAMAGE_ERRORS | DAMAGE_DEATH | DAMAGE_LIES |
+                  DAMAGE_MISDIRECTS | DAMAGE_DROPS,
         .more = { [REQ_FLUSH] = 10 },
     }, {
         .name = "lies",
         .count = 3000,
         .max_bad = -1,
-        .damage = DAMAGE_ERRORS | DAMAGE_LIES,
+        .damage = DAMAGE_ERRORS | DAMAGE_LIES | DAMAGE_MISDIRECTS,
+    }, {
+        .name = "misdirects",
+        .count = 2000,
+        .max_bad = -1,
+        .damage = DAMAGE_MISDIRECTS,
     }, {
         .name = "flush",
         .count = 5000,
@@ -99,7 +105,7 @@ const Kind sim_kinds[] = {
         .name = "repair",
         .count = 3000,
         .max_bad = -1,
-        .damage = DAMAGE_ERRORS | DAMAGE_LIES,
+        .damage = DAMAGE_ERRORS | DAMAGE_LIES | DAMAGE_MISDIRECTS,
         .read_pattern = "quorum",
         .repairs = true,
     }, {
@@ -113,7 +119,8 @@ const Kind sim_kinds[] = {
         .name = "sizes",
         .count = 3000,
         .max_bad = -1,
-        .damage = DAMAGE_ERRORS | DAMAGE_DEATH | DAMAGE_LIES | DAMAGE_DROPS,
+        .damage = DAMAGE_ERRORS | DAMAGE_DEATH | DAMAGE_LIES |
+                  DAMAGE_MISDIRECTS | DAMAGE_DROPS,
         .any_size = true,
         .more = { [REQ_FLUSH] = 10 },
     }, {
@@ -124,7 +131,8 @@ const Kind sim_kinds[] = {
         .name = "scrub",
         .count = 3000,
         .max_bad = -1,
-        .damage = DAMAGE_ERRORS | DAMAGE_DEATH | DAMAGE_LIES,
+        .damage = DAMAGE_ERRORS | DAMAGE_DEATH | DAMAGE_LIES |
+                  DAMAGE_MISDIRECTS,
         .any_size = true,
         .more = { [REQ_CHECK] = 12, [REQ_SCRUB] = 48 },
     }, {
@@ -141,7 +149,8 @@ const Kind sim_kinds[] = {
         .name = "changes",
         .count = 3000,
         .max_bad = -1,
-        .damage = DAMAGE_ERRORS | DAMAGE_DEATH | DAMAGE_LIES,
+        .damage = DAMAGE_ERRORS | DAMAGE_DEATH | DAMAGE_LIES |
+                  DAMAGE_MISDIRECTS,
         .more = {
             [REQ_FLUSH] = 5,
             [REQ_CHECK] = 8,

@@ -154,6 +154,8 @@ bool sim_next_request(Schedule *s)
 
 /* --- faults: the code of what is said in quorum-sim-child.c --- */
 
+#define ANY_LIES (DAMAGE_LIES | DAMAGE_MISDIRECTS)
+
 /* How often a fault comes: one of these chances in 1/1000, the last one rot */
 static int choose_rate(uint64_t *rng, bool highest)
 {
@@ -170,10 +172,9 @@ static int choose_damage(const Schedule *s, uint64_t *rng)
     if (s->threshold <= s->num_children / 2) {
         damage &= ~DAMAGE_DROPS;
     }
-    if (damage & DAMAGE_DROPS && damage & DAMAGE_LIES &&
-        s->kind->max_bad != 1) {
+    if (damage & DAMAGE_DROPS && damage & ANY_LIES && s->kind->max_bad != 1) {
         damage &= rng_hit(rng, s->rates.lies_or_drops) ? ~DAMAGE_DROPS
-                                                       : ~DAMAGE_LIES;
+                                                       : ~ANY_LIES;
     }
     return damage;
 }
@@ -228,9 +229,14 @@ static void make_plan(Schedule *s, Plan *plan, int damage, uint64_t *rng)
     if (damage & DAMAGE_LIES) {
         make_lies(plan, rng);
     }
+    if (damage & DAMAGE_MISDIRECTS) {
+        plan->misdirect_read = choose_rate(rng, false);
+        plan->misdirect_write = choose_rate(rng, false);
+    }
     if (s->cell_bytes < s->align) {
         plan->read_error = plan->bad_units = plan->dead_after = 0;
-        plan->lie = plan->rot = 0;
+        plan->lie = plan->rot = plan->misdirect_read = 0;
+        plan->misdirect_write = 0;
     }
 }
 
@@ -262,7 +268,7 @@ static void make_faults(Schedule *s, uint64_t *rng)
     for (int i = 0; i < num_bad; i++) {
         make_plan(s, choose_bad_child(s, rng), damage, rng);
     }
-    if (damage & DAMAGE_LIES) {
+    if (damage & ANY_LIES) {
         place_liars(s, rng);
     }
     if (s->threshold <= n / 2 || g_str_equal(s->read_pattern, "fifo") ||

@@ -117,7 +117,9 @@ typedef struct Req {
     X(lie)              /* a read returns what is not there */          \
     X(lose)             /* a write is not stored */                     \
     X(rot)              /* what is stored changes */                    \
-    X(skip_flush)       /* a flush does nothing */
+    X(skip_flush)       /* a flush does nothing */                      \
+    X(misdirect_read)   /* a read returns another place's data */       \
+    X(misdirect_write)  /* a write is stored at another place */
 typedef struct Plan {
     SIM_PLAN(SIM_FIELD)
 } Plan;
@@ -167,7 +169,8 @@ enum {
     DAMAGE_ERRORS = 1 << 0,     /* requests fail */
     DAMAGE_DEATH = 1 << 1,      /* and from some moment on, all of them */
     DAMAGE_LIES = 1 << 2,       /* data are wrong, without an error */
-    DAMAGE_DROPS = 1 << 3,      /* a flush that fails loses writes */
+    DAMAGE_MISDIRECTS = 1 << 3, /* the lies of a child that mistakes a place */
+    DAMAGE_DROPS = 1 << 4,      /* a flush that fails loses writes */
 };
 
 /* What a test wants of its schedules */
