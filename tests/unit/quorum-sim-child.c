@@ -20,6 +20,8 @@
  * child mistakes one place for another: a read returns what is stored there, or
  * a write is stored there, over other data, and not where it belongs.
  *
+ * A resize that need not be exact may leave a child longer than asked for.
+ *
  * Drops.  A flush that fails, or a FUA write, loses any part of what the child
  * has taken since its last good flush, and of what is in flight.  It may do so
  * some time before it ends.
@@ -51,8 +53,15 @@
  * Schedules with ties are another matter: half of the children fail most
  * writes, and threshold is one half.  No child is wrong, they just disagree.
  *
- * What children are not made to do here: to hang for ever, and to have another
- * length than the disk.
+ * What children are not made to do here, because the driver does not promise to
+ * bear it:
+ *
+ *  - A child that is well has the length that was asked for.  The driver goes
+ *    by the length that threshold children agree on, and excludes the others,
+ *    whether they did wrong or not.
+ *  - What comes into sight when a child grows is zero if the flag that asks for
+ *    it is given, and all children know that flag.
+ *  - A child does not hang for ever.
  */
 
 #include "qemu/osdep.h"
@@ -121,13 +130,13 @@ static void child_drop(Child *c)
 {
     uint64_t dirty = 0, lost;
 
-    for (int i = 0; i < sim.s->cells; i++) {
+    for (int i = 0; i < c->length; i++) {
         if (c->changed[i] > c->safe_at[i]) {
             dirty |= BIT_ULL(i);
         }
     }
     lost = sim_choose_subset(dirty);
-    for (int i = 0; i < sim.s->cells; i++) {
+    for (int i = 0; i < c->length; i++) {
         if (lost & BIT_ULL(i)) {
             c->image[i] = c->durable[i];
             c->changed[i] = c->safe_at[i];
@@ -142,7 +151,8 @@ static void child_drop(Child *c)
         Op *op = sim.pending.op[i];
 
         if (op->child == c &&
-            (op->type == OP_WRITE || op->type == OP_ZERO)) {
+            (op->type == OP_WRITE || op->type == OP_ZERO ||
+             op->type == OP_RESIZE)) {
             op->lost_by_flush |= sim_choose_subset(op->mask & ~op->applied);
             lost |= op->lost_by_flush;
         }
@@ -175,6 +185,8 @@ static bool op_fails(Op *op, Plan *plan)
     case OP_WRITE:
     case OP_ZERO:
         return sim_chance(plan->write_error);
+    case OP_RESIZE:
+        return sim_chance(plan->resize_error);
     default:
         return sim_chance(plan->flush_error);
     }
@@ -186,7 +198,7 @@ static bool op_fails(Op *op, Plan *plan)
  */
 static int choose_wrong_place(const Op *op)
 {
-    int place = sim_choose(sim.s->cells - op->num + 1);
+    int place = sim_choose(sim.guest.length - op->num + 1);
 
     for (int i = 0; i < op->num; i++) {
         if (!sim_is_liar(op->child, op->cell + i) ||
@@ -301,7 +313,7 @@ static void finish_flush(Op *op, Plan *plan)
 {
     Child *c = op->child;
 
-    for (int i = 0; i < sim.s->cells; i++) {
+    for (int i = 0; i < c->length; i++) {
         if (sim_is_liar(c, i) && sim_chance(plan->skip_flush)) {
             fault(c);
             continue;
@@ -316,6 +328,29 @@ static void finish_flush(Op *op, Plan *plan)
             c->safe_at[i] = op->start;
         }
     }
+}
+
+/* A child that fails may have done it nevertheless. */
+static void finish_resize(Op *op, Plan *plan)
+{
+    Child *c = op->child;
+    Req *r = op->req;
+    int kept = MIN(op->length, c->length);
+
+    if (op->ret < 0 && !sim_choose(2)) {
+        return;
+    }
+    if (op->ret == 0 && !op->exact && op->length < c->length &&
+        plan->bad && sim_chance(plan->stays_longer)) {
+        fault(c);
+        return;
+    }
+    /* Without the flag, anything may come into sight. */
+    op_apply(op, op->flags & BDRV_REQ_ZERO_WRITE || sim_choose(2) ?
+                 op->mask : 0);
+    c->length = op->length;
+    c->bad_cells &= sim_cells_mask(0, kept);
+    r->shortest[c->index] = MIN(r->shortest[c->index], c->length);
 }
 
 /* End @op, in the way that the dice say. */
@@ -347,17 +382,26 @@ static void op_finish(Op *op)
         if (op->ret < 0) {
             c->ever_failed |= op->req && op->req->flags & BDRV_REQ_FUA ?
                               UINT64_MAX : op->mask;
-            if (op->flags & BDRV_REQ_FUA && plan->drops && !op->failed) {
-                child_drop(c);
+            if (op->flags & BDRV_REQ_FUA) {
+                c->failed_at = sim.now;
+                if (plan->drops && !op->failed) {
+                    child_drop(c);
+                }
             }
         } else if (op->req) {
             op->req->ok[c->index] |= op->cover;
         }
         break;
+    case OP_RESIZE:
+        finish_resize(op, plan);
+        op->req->ok[c->index] = op->ret < 0 ? 0 : UINT64_MAX;
+        c->failed_at = op->ret < 0 ? sim.now : c->failed_at;
+        break;
     case OP_FLUSH:
         if (op->ret == 0) {
             finish_flush(op, plan);
         } else {
+            c->failed_at = sim.now;
             c->ever_failed = UINT64_MAX;
             if (plan->drops && !op->failed) {
                 child_drop(c);
@@ -394,7 +438,7 @@ static void op_hold(Op *op)
     if (op->type == OP_ZERO && !(sim.s->native_zeroes & (1 << c->index))) {
         return;
     }
-    if (op->type != OP_FLUSH) {
+    if (op->type == OP_WRITE || op->type == OP_ZERO) {
         /* Losses are decided at the end: liars store nothing yet. */
         uint64_t mask = sim_choose_subset(op->mask);
 
@@ -435,6 +479,7 @@ void sim_child_reset(Child *c, int index)
     memset(c, 0, sizeof(*c));
     c->bs = bs;
     c->index = index;
+    c->length = sim.s->cells;
     memset(c->image, TAG_INIT, sizeof(c->image));
     memset(c->durable, TAG_INIT, sizeof(c->durable));
     memset(c->older, TAG_INIT, sizeof(c->older));
@@ -471,6 +516,7 @@ void sim_child_changed(Child *c)
     c->ops = 0;
     c->dead = false;
     c->is_new = true;
+    c->maybe_excluded = false;
     fault(c);
 }
 
@@ -487,7 +533,7 @@ void sim_rot(void)
         if (!sim_chance(sim.s->plan[n].rot)) {
             continue;
         }
-        cell = sim_choose(sim.s->cells);
+        cell = sim_choose(c->length);
         if (sim_is_liar(c, cell)) {
             cells_changed(c, cell, choose_lie(c, cell));
             c->durable[cell] = c->image[cell];
@@ -505,7 +551,7 @@ void sim_power_cut(void)
         Child *c = &sim.child[n];
 
         sim_use_dice(&sim.s->reqs[sim.guest.next_req - 1], n);
-        for (int i = 0; i < sim.s->cells; i++) {
+        for (int i = 0; i < c->length; i++) {
             if (c->changed[i] > c->safe_at[i] &&
                 sim_chance(sim.s->rates.power_cut_loses)) {
                 c->image[i] = c->durable[i];

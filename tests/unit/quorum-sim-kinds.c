@@ -43,6 +43,7 @@ const Rates sim_rates = {
     .no_fallback = 200,
     .scrub_stale = 400,
     .leaves = 300,
+    .exact = 500,
 
     .lies_or_drops = 500,
     .drops = 800,
@@ -167,6 +168,37 @@ const Kind sim_kinds[] = {
             [REQ_CHECK] = 8,
             [REQ_SCRUB] = 32,
             [REQ_CHANGE] = 30,
+        },
+    }, {
+        .name = "resizes-no-faults",
+        .count = 1000,
+        .more = {
+            [REQ_CHECK] = 5,
+            [REQ_SCRUB] = 15,
+            [REQ_RESIZE] = 40,
+        },
+    }, {
+        .name = "resizes",
+        .count = 3000,
+        .max_bad = -1,
+        .damage = DAMAGE_ERRORS | DAMAGE_DEATH | DAMAGE_LIES |
+                  DAMAGE_MISDIRECTS,
+        .any_size = true,
+        .more = {
+            [REQ_CHECK] = 5,
+            [REQ_SCRUB] = 15,
+            [REQ_CHANGE] = 10,
+            [REQ_RESIZE] = 40,
+        },
+    }, {
+        .name = "resizes-flush",
+        .count = 3000,
+        .max_bad = -1,
+        .damage = DAMAGE_ERRORS | DAMAGE_DROPS,
+        .more = {
+            [REQ_FLUSH] = 30,
+            [REQ_SCRUB] = 15,
+            [REQ_RESIZE] = 40,
         },
     },
     { .name = NULL }

@@ -56,36 +56,48 @@ static ReqType choose_type(const Schedule *s, uint64_t *rng)
 static void choose_place(const Schedule *s, Req *r, uint64_t *rng)
 {
     int unit = unit_cells(s);
+    int cells = s->most_cells;
+    int cell, num;
 
     switch (rng_below(rng, 4)) {
     case 0:
-        r->cell = rng_below(rng, s->cells);
-        r->num = 1 + rng_below(rng, s->cells - r->cell);
+        cell = rng_below(rng, cells);
+        num = 1 + rng_below(rng, cells - cell);
         break;
     case 1:
-        r->cell = rng_below(rng, DIV_ROUND_UP(s->cells, unit)) * unit;
-        r->num = unit * (1 + rng_below(rng, 2));
+        cell = rng_below(rng, DIV_ROUND_UP(cells, unit)) * unit;
+        num = unit * (1 + rng_below(rng, 2));
         break;
     case 2:
-        r->cell = s->hot_cell;
-        r->num = unit;
+        cell = s->hot_cell;
+        num = unit;
         break;
     default:
-        r->cell = MIN(s->hot_cell + rng_below(rng, unit), s->cells - 1);
-        r->num = 1 + rng_below(rng, 4);
+        cell = MIN(s->hot_cell + rng_below(rng, unit), cells - 1);
+        num = 1 + rng_below(rng, 4);
         break;
     }
     if (r->type == REQ_CHECK || r->type == REQ_SCRUB) {
-        r->num = ROUND_UP(r->num + r->cell % unit, unit);
-        r->cell -= r->cell % unit;
+        num = ROUND_UP(num + cell % unit, unit);
+        cell -= cell % unit;
     }
-    r->num = MIN(r->num, s->cells - r->cell);
+    num = MIN(num, cells - cell);
     if (s->cell_bytes < s->align &&
         (r->type == REQ_ZERO || r->type == REQ_DISCARD)) {
         /* The core splits what is not aligned: who is who then? */
-        r->num = ROUND_UP(r->cell % 2 + r->num, 2);
-        r->cell -= r->cell % 2;
+        num = ROUND_UP(cell % 2 + num, 2);
+        cell -= cell % 2;
     }
+    r->place.cell = cell;
+    r->place.num = num;
+}
+
+/* The length of a disk in cells, @bound at most: it is a number of sectors. */
+static int choose_length(const Schedule *s, int bound, uint64_t *rng)
+{
+    int cells = MAX(1, BDRV_SECTOR_SIZE / s->cell_bytes);
+
+    return cells * (1 + rng_below(rng, bound / cells));
 }
 
 static void make_request(Schedule *s, uint64_t *rng)
@@ -105,6 +117,10 @@ static void make_request(Schedule *s, uint64_t *rng)
         r->child = rng_below(rng, s->num_children);
         r->leaves = rng_hit(rng, rates->leaves);
         return;
+    case REQ_RESIZE:
+        r->length = choose_length(s, s->most_cells, rng);
+        r->exact = rng_hit(rng, rates->exact);
+        return;
     default:
         choose_place(s, r, rng);
     }
@@ -118,7 +134,7 @@ static void make_request(Schedule *s, uint64_t *rng)
         r->flags |= rng_hit(rng, rates->fua) ? BDRV_REQ_FUA : 0;
         /* fall through */
     case REQ_READ:
-        r->split = rng_hit(rng, rates->split) ? rng_below(rng, r->num) : 0;
+        r->split = rng_hit(rng, rates->split) ? rng_below(rng, r->place.num) : 0;
         break;
     case REQ_SCRUB:
         r->stale = rng_hit(rng, rates->scrub_stale);
@@ -133,7 +149,7 @@ static void make_requests(Schedule *s, uint64_t *rng)
     int unit = unit_cells(s);
     int num;
 
-    s->hot_cell = rng_below(rng, DIV_ROUND_UP(s->cells, unit)) * unit;
+    s->hot_cell = rng_below(rng, DIV_ROUND_UP(s->most_cells, unit)) * unit;
     if (sim.script.next) {
         return;                 /* they come one by one */
     }
@@ -197,6 +213,10 @@ static void make_errors(Schedule *s, Plan *plan, int damage, uint64_t *rng)
     plan->read_error = choose_rate(rng, true);
     plan->write_error = choose_rate(rng, true);
     plan->flush_error = choose_rate(rng, true);
+    if (s->kind->more[REQ_RESIZE]) {
+        plan->resize_error = choose_rate(rng, true);
+        plan->stays_longer = choose_rate(rng, false);
+    }
     if (s->kind->ties) {
         plan->read_error = 0;
         plan->write_error = 700;
@@ -243,7 +263,7 @@ static void make_plan(Schedule *s, Plan *plan, int damage, uint64_t *rng)
 /* Say where children may lie: everywhere the same ones, or not. */
 static void place_liars(Schedule *s, uint64_t *rng)
 {
-    int units = DIV_ROUND_UP(s->cells, unit_cells(s));
+    int units = DIV_ROUND_UP(s->most_cells, unit_cells(s));
     int most = MIN(s->threshold - 1, ctpop32(sim_bad_children(s)));
 
     for (int u = 0; u < units; u++) {
@@ -332,11 +352,11 @@ static void make_node(Schedule *s, uint64_t *rng)
     s->cell_bytes = 512;
     s->align = 512;
     if (s->kind->any_size) {
-        s->cells = 8 + rng_below(rng, MAX_CELLS - 7);
         s->cell_bytes = 256 << rng_below(rng, 5);
-        s->cells = ROUND_UP(s->cells, MAX(1, 512 / s->cell_bytes));
+        s->cells = choose_length(s, MAX_CELLS, rng);
         s->align = rng_hit(rng, rates->blocks) ? 512 : 1;
     }
+    s->most_cells = s->kind->more[REQ_RESIZE] ? MAX_CELLS : s->cells;
     s->fua = rng_mask(rng) & 31;
     s->zeroes = rng_hit(rng, rates->all_zero_fast) ? 31 : rng_mask(rng) & 31;
     s->native_zeroes = rng_hit(rng, rates->all_zero) ? 31 : rng_mask(rng) & 31;

@@ -11,10 +11,11 @@
 
 const char *const sim_req_name[] = {
     "read", "write", "zero", "discard", "flush", "block-status", "check",
-    "scrub", "change",
+    "scrub", "change", "resize",
 };
 
-const char *const sim_op_name[] = { "read", "write", "zero", "flush" };
+const char *const sim_op_name[] = { "read", "write", "zero", "flush",
+                                       "resize" };
 
 CheckText sim_checks[CHECK__MAX] = {
     [CHECK_HELD] = { "held",
@@ -46,6 +47,9 @@ CheckText sim_checks[CHECK__MAX] = {
         "return" },
     [CHECK_CHANGE] = { "change",
         "when children come and leave, threshold are left" },
+    [CHECK_LENGTH] = { "length",
+        "a resize leaves the length that was asked for, or the old one, and "
+        "threshold children have it" },
     [CHECK_ONE_BAD] = { "one-bad",
         "promise 7: while enough children are well no request fails, and "
         "none of these children is reported" },
@@ -150,9 +154,9 @@ static void append_faults(GString *text, const Schedule *s)
         SIM_PLAN(APPEND_FAULT)
         g_string_append_c(text, '\n');
     }
-    for (int u = 0, past; u < sim_num_units(); u = past) {
+    for (int u = 0, past; u < MAX_CELLS; u = past) {
         past = u + 1;
-        while (past < sim_num_units() && s->liars[past] == s->liars[u]) {
+        while (past < MAX_CELLS && s->liars[past] == s->liars[u]) {
             past++;
         }
         if (s->liars[u]) {

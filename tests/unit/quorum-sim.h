@@ -45,6 +45,7 @@ typedef enum Check {
     CHECK_REPAIR,
     CHECK_SCRUB,
     CHECK_CHANGE,
+    CHECK_LENGTH,
     CHECK_ONE_BAD,
     CHECK_STATUS,
     CHECK_STUCK,
@@ -69,24 +70,30 @@ typedef enum ReqType {
     REQ_CHECK,                  /* a chunk of a scrub that repairs nothing */
     REQ_SCRUB,                  /* a chunk of a scrub that repairs */
     REQ_CHANGE,                 /* a child comes or leaves; not the guest's */
+    REQ_RESIZE,
     REQ__MAX,
 } ReqType;
 
 /* A guest request: first what the schedule says, then what becomes of it. */
 typedef struct Req {
     ReqType type;
-    int cell, num;
+    struct {
+        int cell, num;
+    } place;                    /* if the disk has that many cells */
     BdrvRequestFlags flags;
     bool alone;                 /* starts when nothing else is in flight */
     int split;                  /* cells in the first piece of the vector */
     bool stale;                 /* scrub what is stale from there on */
     int child;                  /* the slot that changes */
     bool leaves;                /* the slot becomes vacant, if it is not */
+    int length;                 /* of the disk after a resize, in cells */
+    bool exact;                 /* the disk must not be longer then */
 
     int key;                    /* stays when other requests are dropped */
     int no_faults;              /* mask: children whose dice are all 0 */
 
     int id;
+    int cell, num;
     uint64_t mask;              /* the cells */
     int start, end;             /* points in time; end is NEVER in flight */
     int ret;
@@ -94,6 +101,9 @@ typedef struct Req {
     uint64_t issued[MAX_CHILDREN];  /* cells sent to the child */
     uint64_t ok[MAX_CHILDREN];      /* cells that the child says it took */
     uint64_t sent;              /* cells sent to any child */
+    int old_length;             /* before the resize */
+    uint64_t grown;             /* cells that the resize brought into sight */
+    int shortest[MAX_CHILDREN]; /* length that the child had meanwhile */
     bool flushed;               /* by a flush after its end, or by itself */
     bool seen_durable;          /* that has been looked at */
     bool may_be_lost;           /* a flush has failed, and the guest knows */
@@ -119,7 +129,9 @@ typedef struct Req {
     X(rot)              /* what is stored changes */                    \
     X(skip_flush)       /* a flush does nothing */                      \
     X(misdirect_read)   /* a read returns another place's data */       \
-    X(misdirect_write)  /* a write is stored at another place */
+    X(misdirect_write)  /* a write is stored at another place */        \
+    X(resize_error)                                                     \
+    X(stays_longer)     /* after a resize that need not be exact */
 typedef struct Plan {
     SIM_PLAN(SIM_FIELD)
 } Plan;
@@ -151,6 +163,7 @@ typedef struct Plan {
     X(no_fallback)                                                      \
     X(scrub_stale)      /* only what is stale */                        \
     X(leaves)           /* a child, and not replaced */                 \
+    X(exact)                                                            \
     /* faults */                                                        \
     X(lies_or_drops)    /* lies, where both can't be */                 \
     X(drops)                                                            \
@@ -198,7 +211,8 @@ typedef struct Schedule {
     int threshold;
     const char *read_pattern;
     bool rewrite_corrupted;
-    int cells;
+    int cells;                  /* at first */
+    int most_cells;             /* at any time */
     int cell_bytes;
     int align;                  /* of the children's requests */
     int fua, zeroes, native_zeroes; /* masks: children that can do it */
@@ -230,6 +244,7 @@ typedef enum OpType {
     OP_WRITE,
     OP_ZERO,
     OP_FLUSH,
+    OP_RESIZE,
 } OpType;
 
 typedef struct Child {
@@ -239,7 +254,10 @@ typedef struct Child {
     int ops;                    /* that have ended */
     uint64_t bad_cells;         /* can't be read */
     bool dead;
-    bool failed;                /* has failed anything, or told a lie */
+    bool failed;                /* has failed, lied, or been cut in vain */
+    int length;                 /* in cells */
+    bool maybe_excluded;        /* by a resize */
+    int failed_at;              /* when a flush or a resize last did */
     uint8_t image[MAX_CELLS];
     uint8_t durable[MAX_CELLS]; /* what a power cut leaves */
     uint8_t older[MAX_CELLS];   /* what liars like to tell */
@@ -275,6 +293,8 @@ typedef struct Op {
     uint64_t cover;             /* cells that are of that write, or repaired */
     bool repair;
     uint8_t snap[MAX_CELLS];    /* of a flush: the image at its start */
+    int length;                 /* of a resize */
+    bool exact;
     int ret;
     bool done;
 } Op;
@@ -317,6 +337,7 @@ typedef struct Sim {
 
     /* How far the guest is with its requests */
     struct {
+        int length;             /* of the disk, in cells */
         int next_req;           /* of s->reqs; those before have started */
         int in_flight;
     } guest;
@@ -345,6 +366,9 @@ typedef struct Sim {
         int num_answers;
         Change changes[MAX_REQS];
         int num_changes;
+        /* Cells that a resize which failed would have cut off */
+        uint64_t cut_in_vain;
+        int grown_at[MAX_CELLS];        /* when a cell came into sight */
         /* By cell and value: first end and last start of its requests */
         int first_end[MAX_CELLS][NUM_VALUES];
         int last_start[MAX_CELLS][NUM_VALUES];
@@ -401,10 +425,36 @@ void sim_init(void);
 extern QuorumLimits sim_limits;
 
 /*
+ * The disk has up to @cells from now on: granules grow until a stale map of it
+ * is small enough, as the driver does it.  They never get finer again.
+ */
+void sim_set_granules(int cells);
+
+/*
  * Run @s.  Choices are recorded in it if @record is set, and taken from it if
  * not.  What is wrong is in sim.verdict then.
  */
 void sim_run(Schedule *s, bool record, bool with_trace);
+
+/* --- quorum-sim-resize.c: resizes --- */
+
+/* How much of the disk is there to stay, whatever becomes of a resize */
+int sim_usable_cells(void);
+
+/* Whether nothing in flight is in the way of the resize @r. */
+bool sim_resize_may_start(const Req *r);
+
+/*
+ * Find cells for @r, which is about to start, as near as can be to those it
+ * wants.  False if they are all in the way of a resize.
+ */
+bool sim_find_place(Req *r);
+
+/* Resize the disk.  Returns 0 or -errno. */
+int coroutine_fn sim_resize(Req *r);
+
+/* Look at a resize that has ended. */
+void sim_check_resize(Req *r);
 
 /* --- quorum-sim-dice.c: where decisions come from --- */
 
@@ -502,7 +552,7 @@ bool sim_any_drops(void);
 bool sim_well_enough(void);
 
 /* Whether @r has changed, or may have changed, cells; and which ones */
-bool sim_is_write(const Req *r);
+bool sim_is_write(const Req *r);        /* resizes are, too */
 uint64_t sim_touched(const Req *r);
 
 /* Whether @value is what a request for zeroes left */
@@ -517,7 +567,7 @@ bool sim_was_alone(const Req *r);
 /*
  * May a read that lasted from @start to @end find @value in @cell?  Not if a
  * later write was acknowledged before.  After a @power_cut only flushed writes
- * count.
+ * count.  Writes before the cell came into sight don't: it was cut off since.
  */
 bool sim_permitted(int cell, uint8_t value, int start, int end,
                    bool power_cut);
