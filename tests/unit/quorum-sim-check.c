@@ -139,7 +139,7 @@ void sim_check_stored(const Op *op, int cell)
 
 /* --- writes and flushes of the guest --- */
 
-/* Promise 1: count the holders, and remember who is none. */
+/* Promise 1: count the holders, and remember which children are none. */
 static void check_write(Req *r)
 {
     uint64_t cells = sim_touched(r);
@@ -205,7 +205,7 @@ static void check_flush(Req *r)
 
 /* --- reads of the guest --- */
 
-/* Promise 2: who has said what the guest was told? */
+/* Promise 2: which children have said what the guest was told? */
 static void check_voted(Req *r, int cell, uint8_t value)
 {
     int said = 0;

@@ -215,7 +215,7 @@ bool sim_permitted(int cell, uint8_t value, int start, int end, bool power_cut)
     return true;
 }
 
-/* --- who is stale --- */
+/* --- which children are stale --- */
 
 bool sim_is_stale(const Child *c, uint64_t mask)
 {

@@ -11,12 +11,12 @@
  *
  * A resize that succeeds leaves the length that was asked for, or a larger one
  * if it need not be exact, and at least threshold children have it.  What was
- * cut off is forgotten.  What comes into sight is zero; to the oracle, that is a
- * write by the resize.
+ * cut off is forgotten.  What comes into sight is zero; to the oracle, the
+ * resize has written that.
  *
  * A resize that fails leaves the old length, and what a read may return is what
  * it was.  But a child that had done its part is stale where it was cut off,
- * and so may be all but a few: what was durable there need not be so any more.
+ * and so may be all of them: what was durable there need not be so any more.
  */
 
 #include "qemu/osdep.h"
@@ -64,10 +64,11 @@ bool sim_resize_may_start(const Req *r)
     for (int i = 0; i < sim.guest.next_req; i++) {
         Req *other = &sim.s->reqs[i];
 
+        int usable = kept - kept % whole_cells(other);
+
         if (other->end == NEVER &&
             (other->type == REQ_RESIZE ||
-             other->mask & ~sim_cells_mask(0, kept - kept %
-                                              whole_cells(other)))) {
+             other->mask & ~sim_cells_mask(0, usable))) {
             return false;
         }
     }
@@ -152,7 +153,7 @@ static void forget_cells(int cell)
     }
 }
 
-/* Count who has the new length, and the zeroes that come with it. */
+/* Count the children that have the new length, and the zeroes behind it. */
 static void check_resized(Req *r)
 {
     int length = sim.guest.length;

@@ -84,7 +84,7 @@ static void choose_place(const Schedule *s, Req *r, uint64_t *rng)
     num = MIN(num, cells - cell);
     if (s->cell_bytes < s->align &&
         (r->type == REQ_ZERO || r->type == REQ_DISCARD)) {
-        /* The core splits what is not aligned: who is who then? */
+        /* The core would split what is not aligned. */
         num = ROUND_UP(cell % 2 + num, 2);
         cell -= cell % 2;
     }
@@ -134,7 +134,9 @@ static void make_request(Schedule *s, uint64_t *rng)
         r->flags |= rng_hit(rng, rates->fua) ? BDRV_REQ_FUA : 0;
         /* fall through */
     case REQ_READ:
-        r->split = rng_hit(rng, rates->split) ? rng_below(rng, r->place.num) : 0;
+        if (rng_hit(rng, rates->split)) {
+            r->split = rng_below(rng, r->place.num);
+        }
         break;
     case REQ_SCRUB:
         r->stale = rng_hit(rng, rates->scrub_stale);
