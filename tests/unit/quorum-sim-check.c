@@ -139,12 +139,13 @@ void sim_check_stored(const Op *op, int cell)
 
 /* --- writes and flushes of the guest --- */
 
-/* Promise 1: count the holders, and remember who is none. */
+/* Promise 1: count the holders, and remember which children are none. */
 static void check_write(Req *r)
 {
     uint64_t cells = sim_touched(r);
     int holders = 0;
 
+    sim.seen.cut_in_vain &= ~cells;
     for (int n = 0; n < sim.s->num_children; n++) {
         sim_set_stale(&sim.child[n], cells & ~r->ok[n]);
     }
@@ -158,18 +159,26 @@ static void check_write(Req *r)
     }
 }
 
-/* What of @cells was acknowledged before @start is durable. */
+/*
+ * What of @cells was acknowledged before @start is durable.  It was forgotten
+ * if the cell has come into sight since, or is being cut off.
+ */
 static void check_durable(uint64_t cells, int start)
 {
+    cells &= sim_cells_mask(0, sim_usable_cells()) & ~sim.seen.cut_in_vain;
     for (uint64_t m = cells; m; m &= m - 1) {
         int i = ctz64(m);
         int count = sim_count_gone(i, start);
 
+        if (sim.seen.grown_at[i] > start) {
+            continue;
+        }
         for (int n = 0; n < sim.s->num_children; n++) {
             Child *c = &sim.child[n];
 
             count += sim_is_liar(c, i) ||
-                     sim_permitted(i, c->durable[i], start, sim.now, false);
+                     (i < c->length && sim_permitted(i, c->durable[i], start,
+                                                     sim.now, false));
         }
         if (count < sim.s->threshold) {
             sim_violation(CHECK_DURABLE, "cell %d is flushed and durable on %d "
@@ -178,9 +187,25 @@ static void check_durable(uint64_t cells, int start)
     }
 }
 
+/* The flush, or FUA write, @r has ended, and may have been the last one. */
+static void check_flush(Req *r)
+{
+    if (r->type == REQ_FLUSH && r->ret >= 0) {
+        check_durable(UINT64_MAX, r->start);
+    }
+    for (int i = 0; i < sim.guest.next_req; i++) {
+        Req *w = &sim.s->reqs[i];
+
+        if (w->flags & BDRV_REQ_FUA && w->flushed && !w->seen_durable) {
+            check_durable(sim_touched(w), w->end);
+            w->seen_durable = true;
+        }
+    }
+}
+
 /* --- reads of the guest --- */
 
-/* Promise 2: who has said what the guest was told? */
+/* Promise 2: which children have said what the guest was told? */
 static void check_voted(Req *r, int cell, uint8_t value)
 {
     int said = 0;
@@ -341,7 +366,8 @@ static void check_alike(Req *r)
         for (int n = 0; n < sim.s->num_children; n++) {
             Child *c = &sim.child[n];
 
-            if (!c->bs || sim.s->liars[sim_cell_unit(i)] & (1 << n)) {
+            if (!c->bs || c->maybe_excluded ||
+                sim.s->liars[sim_cell_unit(i)] & (1 << n)) {
                 continue;
             }
             model = model ?: c;
@@ -413,16 +439,14 @@ void sim_guest_ended(Req *r)
     if (r->type == REQ_READ && r->ret >= 0) {
         check_read(r);
     }
-    if (sim_is_write(r) && r->ret >= 0) {
+    if (r->type == REQ_RESIZE) {
+        sim_check_resize(r);
+    } else if (sim_is_write(r) && r->ret >= 0) {
         check_write(r);
     }
     if (r->type == REQ_FLUSH || r->flags & BDRV_REQ_FUA) {
         sim_note_flush(r);
-        if (r->ret >= 0) {
-            check_durable(r->type == REQ_FLUSH ?
-                          sim_cells_mask(0, sim.s->cells) : sim_touched(r),
-                          r->type == REQ_FLUSH ? r->start : r->end);
-        }
+        check_flush(r);
     }
     if (r->ret < 0 && !may_fail(r) && !sim.faults.power_cut) {
         if (sim.faults.count == 0) {

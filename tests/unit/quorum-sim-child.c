@@ -16,7 +16,11 @@
  *
  * Lies.  All seems well, but a read returns something else (older data, what
  * was there at first, what another liar may say as well, or a flipped bit), a
- * write is not stored, what is stored changes, or a flush does nothing.
+ * write is not stored, what is stored changes, or a flush does nothing.  Or a
+ * child mistakes one place for another: a read returns what is stored there, or
+ * a write is stored there, over other data, and not where it belongs.
+ *
+ * A resize that need not be exact may leave a child longer than asked for.
  *
  * Drops.  A flush that fails, or a FUA write, loses any part of what the child
  * has taken since its last good flush, and of what is in flight.  It may do so
@@ -31,7 +35,8 @@
  *    requests may fail then, but never with wrong data.
  *  - Lies have their places, the units of Schedule.liars.  In each unit fewer
  *    than threshold children are liars: together they could win a vote.  In
- *    another unit it may be others.
+ *    another unit it may be others.  Where a place is mistaken for another one,
+ *    the child is a liar in both.
  *  - Drops need a majority for threshold.  With less, those that have lost a
  *    write are enough to agree on what was there before.
  *  - There are no liars beside a child that drops, unless they are the same
@@ -48,16 +53,21 @@
  * Schedules with ties are another matter: half of the children fail most
  * writes, and threshold is one half.  No child is wrong, they just disagree.
  *
- * What children are not made to do here: to hang for ever, and to have another
- * length than the disk.
+ * What children are not made to do here, because the driver does not promise to
+ * bear it:
+ *
+ *  - A child that is well has the length that was asked for.  The driver goes
+ *    by the length that threshold children agree on, and excludes the others,
+ *    whether they did wrong or not.
+ *  - What comes into sight when a child grows is zero if the flag that asks for
+ *    it is given, and all children know that flag.
+ *  - A child does not hang for ever.
  */
 
 #include "qemu/osdep.h"
 #include "quorum-sim.h"
 
-/* --- what becomes of an operation --- */
-
-static void cells_changed(Child *c, int cell, uint8_t value)
+void sim_child_store(Child *c, int cell, uint8_t value)
 {
     if (c->image[cell] != value) {
         c->older[cell] = c->image[cell];
@@ -66,40 +76,13 @@ static void cells_changed(Child *c, int cell, uint8_t value)
     c->changed[cell] = sim.now;
 }
 
-/* Store the cells of @mask that are not stored yet. */
-static void op_apply(Op *op, uint64_t mask)
-{
-    Child *c = op->child;
-
-    mask &= op->mask & ~op->applied;
-    op->applied |= mask;
-    for (; mask; mask &= mask - 1) {
-        int i = ctz64(mask);
-
-        sim_check_stored(op, i);
-        c->bad_cells &= ~BIT_ULL(i);
-        if (!(op->lost_by_flush & BIT_ULL(i))) {
-            cells_changed(c, i, op->val[i]);
-            c->lost &= ~BIT_ULL(i);
-        }
-    }
-}
-
-static void op_capture(Op *op)
-{
-    if (!op->captured) {
-        memcpy(op->val, op->child->image, sizeof(op->val));
-        op->captured = true;
-    }
-}
-
-static void fault(Child *c)
+void sim_child_fault(Child *c)
 {
     c->failed = true;
     sim.faults.count++;
 }
 
-static uint8_t choose_lie(Child *c, int cell)
+uint8_t sim_choose_lie(Child *c, int cell)
 {
     switch (sim_choose(3)) {
     case 0:
@@ -112,17 +95,17 @@ static uint8_t choose_lie(Child *c, int cell)
 }
 
 /* A flush of @c has failed: forget some of what was not flushed. */
-static void child_drop(Child *c)
+void sim_child_drop(Child *c)
 {
     uint64_t dirty = 0, lost;
 
-    for (int i = 0; i < sim.s->cells; i++) {
+    for (int i = 0; i < c->length; i++) {
         if (c->changed[i] > c->safe_at[i]) {
             dirty |= BIT_ULL(i);
         }
     }
     lost = sim_choose_subset(dirty);
-    for (int i = 0; i < sim.s->cells; i++) {
+    for (int i = 0; i < c->length; i++) {
         if (lost & BIT_ULL(i)) {
             c->image[i] = c->durable[i];
             c->changed[i] = c->safe_at[i];
@@ -136,237 +119,15 @@ static void child_drop(Child *c)
     for (int i = 0; i < sim.pending.num; i++) {
         Op *op = sim.pending.op[i];
 
-        if (op->child == c && !(op->flags & BDRV_REQ_FUA) &&
-            (op->type == OP_WRITE || op->type == OP_ZERO)) {
+        if (op->child == c &&
+            (op->type == OP_WRITE || op->type == OP_ZERO ||
+             op->type == OP_RESIZE)) {
             op->lost_by_flush |= sim_choose_subset(op->mask & ~op->applied);
             lost |= op->lost_by_flush;
         }
     }
     sim_note_drop(c, lost);
 }
-
-/* Whether @op flushes, or may be a write and a flush. */
-static bool op_syncs(const Op *op)
-{
-    return op->type == OP_FLUSH || op->flags & BDRV_REQ_FUA;
-}
-
-static bool op_fails(Op *op, Plan *plan)
-{
-    Child *c = op->child;
-
-    if (!plan->bad) {
-        return false;
-    }
-    if (plan->dead_after && c->ops > plan->dead_after) {
-        c->dead = true;
-    }
-    if (c->dead) {
-        return true;
-    }
-    switch (op->type) {
-    case OP_READ:
-        return op->mask & c->bad_cells || sim_chance(plan->read_error);
-    case OP_WRITE:
-    case OP_ZERO:
-        return sim_chance(plan->write_error);
-    default:
-        return sim_chance(plan->flush_error);
-    }
-}
-
-static void finish_read(Op *op, Plan *plan)
-{
-    Child *c = op->child;
-    Answer *a;
-
-    op_capture(op);
-    for (uint64_t m = op->mask; op->ret == 0 && plan->bad && m; m &= m - 1) {
-        int i = ctz64(m);
-
-        if (!sim_is_liar(c, i) || !sim_chance(plan->lie)) {
-            continue;
-        }
-        fault(c);
-        if (sim_choose(4) == 3) {
-            op->flips |= BIT_ULL(i);
-            op->val[i] = TAG_TORN;
-        } else {
-            op->val[i] = choose_lie(c, i);
-        }
-    }
-    if (sim.seen.num_answers < MAX_ANSWERS) {
-        a = &sim.seen.answers[sim.seen.num_answers++];
-        a->time = sim.now;
-        a->child = c->index;
-        a->ret = op->ret;
-        a->mask = op->mask;
-        memcpy(a->val, op->val, sizeof(a->val));
-    }
-}
-
-static void finish_write(Op *op, Plan *plan)
-{
-    Child *c = op->child;
-    uint64_t lost = 0;
-
-    if (op->ret < 0) {
-        op_apply(op, sim_choose_subset(op->mask));
-        return;
-    }
-    for (uint64_t m = op->mask & ~op->applied; plan->bad && m; m &= m - 1) {
-        int i = ctz64(m);
-
-        if (sim_is_liar(c, i) && sim_chance(plan->lose)) {
-            fault(c);
-            lost |= BIT_ULL(i);
-        }
-    }
-    op_apply(op, op->mask & ~lost);
-    for (int i = op->cell; i < op->cell + op->num; i++) {
-        if (op->flags & BDRV_REQ_FUA && op->mask & BIT_ULL(i) &&
-            !(sim_is_liar(c, i) && sim_chance(plan->skip_flush))) {
-            c->durable[i] = c->image[i];
-            c->safe_at[i] = c->changed[i];
-        }
-    }
-    for (int u = 0; u < sim_num_units(); u++) {
-        if ((sim_unit_mask(u) & op->mask) == sim_unit_mask(u)) {
-            c->stale_since[u] = 0;
-        }
-    }
-}
-
-static void finish_flush(Op *op, Plan *plan)
-{
-    Child *c = op->child;
-
-    for (int i = 0; i < sim.s->cells; i++) {
-        if (sim_is_liar(c, i) && sim_chance(plan->skip_flush)) {
-            fault(c);
-            continue;
-        }
-        /* What was written meanwhile may be caught by it or not. */
-        if (c->changed[i] < op->start ||
-            sim_chance(sim.s->rates.flush_catches)) {
-            c->durable[i] = c->image[i];
-            c->safe_at[i] = c->changed[i];
-        } else if (c->safe_at[i] < op->start) {
-            c->durable[i] = op->snap[i];
-            c->safe_at[i] = op->start;
-        }
-    }
-}
-
-/* End @op, in the way that the dice say. */
-static void op_finish(Op *op)
-{
-    Child *c = op->child;
-    Plan *plan = &sim.s->plan[c->index];
-
-    c->ops++;
-    if (op->type == OP_ZERO && !(sim.s->native_zeroes & (1 << c->index))) {
-        op->ret = -ENOTSUP;
-    } else if (op->failed || op_fails(op, plan)) {
-        fault(c);
-        op->ret = op->type == OP_WRITE && sim_choose(2) ? -ENOSPC : -EIO;
-    }
-    switch (op->type) {
-    case OP_READ:
-        finish_read(op, plan);
-        break;
-    case OP_WRITE:
-    case OP_ZERO:
-        if (op->ret < 0 && op->req && op->req->type != REQ_WRITE) {
-            op->req->issued[c->index] &= ~op->cover;    /* try again */
-        }
-        if (op->ret == -ENOTSUP) {
-            break;
-        }
-        finish_write(op, plan);
-        if (op->ret < 0) {
-            c->ever_failed |= op->req && op->req->flags & BDRV_REQ_FUA ?
-                              UINT64_MAX : op->mask;
-            if (op->flags & BDRV_REQ_FUA && plan->drops && !op->failed) {
-                child_drop(c);
-            }
-        } else if (op->req) {
-            op->req->ok[c->index] |= op->cover;
-        }
-        break;
-    case OP_FLUSH:
-        if (op->ret == 0) {
-            finish_flush(op, plan);
-        } else {
-            c->ever_failed = UINT64_MAX;
-            if (plan->drops && !op->failed) {
-                child_drop(c);
-            }
-        }
-        break;
-    }
-    if (sim.verdict.trace) {
-        g_autofree char *values =
-            sim_values_text(op->val, op->type == OP_READ && op->ret == 0 ?
-                                     op->mask : op->applied);
-
-        sim_trace("    child %d: op %d %s: %s%s%s", c->index, op->id,
-                  sim_op_name[op->type],
-                  op->ret < 0 ? strerror(-op->ret) : "ok",
-                  op->type == OP_READ ? "" : op->applied ? ", stored" : "",
-                  op->type == OP_READ && op->ret < 0 ? "" : values);
-    }
-    op->done = true;
-    aio_co_wake(op->co);
-}
-
-/* Some of what @op does, it does before it ends. */
-static void op_hold(Op *op)
-{
-    Child *c = op->child;
-    Plan *plan = &sim.s->plan[c->index];
-
-    op->holds++;
-    if (op->type == OP_READ) {
-        op_capture(op);
-        return;
-    }
-    if (op->type == OP_ZERO && !(sim.s->native_zeroes & (1 << c->index))) {
-        return;
-    }
-    if (op->type != OP_FLUSH) {
-        /* Losses are decided at the end: liars store nothing yet. */
-        uint64_t mask = sim_choose_subset(op->mask);
-
-        if (!plan->bad) {
-            op_apply(op, mask);
-        }
-    }
-    if (op_syncs(op) && plan->drops && !op->failed && op_fails(op, plan)) {
-        /* Other operations may come and go before its end tells of it. */
-        sim_trace("    child %d: op %d is failing", c->index, op->id);
-        op->failed = true;
-        fault(c);
-        child_drop(c);
-    }
-}
-
-void sim_op_step(int index)
-{
-    Op *op = sim.pending.op[index];
-
-    sim_use_dice(op->dice_req, op->child->index);
-    if (op->holds < 2 && sim_chance(sim.s->rates.hold)) {
-        op_hold(op);
-        return;
-    }
-    memmove(&sim.pending.op[index], &sim.pending.op[index + 1],
-            (sim.pending.num - index - 1) * sizeof(sim.pending.op[0]));
-    sim.pending.num--;
-    op_finish(op);
-}
-
-/* --- what happens to a child by itself --- */
 
 void sim_child_reset(Child *c, int index)
 {
@@ -375,6 +136,7 @@ void sim_child_reset(Child *c, int index)
     memset(c, 0, sizeof(*c));
     c->bs = bs;
     c->index = index;
+    c->length = sim.s->cells;
     memset(c->image, TAG_INIT, sizeof(c->image));
     memset(c->durable, TAG_INIT, sizeof(c->durable));
     memset(c->older, TAG_INIT, sizeof(c->older));
@@ -411,7 +173,8 @@ void sim_child_changed(Child *c)
     c->ops = 0;
     c->dead = false;
     c->is_new = true;
-    fault(c);
+    c->maybe_excluded = false;
+    sim_child_fault(c);
 }
 
 void sim_rot(void)
@@ -427,12 +190,12 @@ void sim_rot(void)
         if (!sim_chance(sim.s->plan[n].rot)) {
             continue;
         }
-        cell = sim_choose(sim.s->cells);
+        cell = sim_choose(c->length);
         if (sim_is_liar(c, cell)) {
-            cells_changed(c, cell, choose_lie(c, cell));
+            sim_child_store(c, cell, sim_choose_lie(c, cell));
             c->durable[cell] = c->image[cell];
             c->safe_at[cell] = c->changed[cell];
-            fault(c);
+            sim_child_fault(c);
             sim_trace("    child %d: cell %d rots: %s", n, cell,
                       sim_value_text(c->image[cell]));
         }
@@ -445,7 +208,7 @@ void sim_power_cut(void)
         Child *c = &sim.child[n];
 
         sim_use_dice(&sim.s->reqs[sim.guest.next_req - 1], n);
-        for (int i = 0; i < sim.s->cells; i++) {
+        for (int i = 0; i < c->length; i++) {
             if (c->changed[i] > c->safe_at[i] &&
                 sim_chance(sim.s->rates.power_cut_loses)) {
                 c->image[i] = c->durable[i];

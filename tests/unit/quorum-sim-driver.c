@@ -52,6 +52,9 @@ static int coroutine_fn op_run(Op *op)
 
         if (op->type == OP_FLUSH) {
             sim_trace("  child %d: op %d flush", op->child->index, op->id);
+        } else if (op->type == OP_RESIZE) {
+            sim_trace("  child %d: op %d resize to %d cells",
+                      op->child->index, op->id, op->length);
         } else {
             sim_trace("  child %d: op %d %s%s cells %d-%d%s%s",
                       op->child->index, op->id, op->repair ? "REPAIR " : "",
@@ -192,6 +195,44 @@ sim_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
     return op_run(&op);
 }
 
+/* The resize in flight.  There is one at a time. */
+static Req *find_resize(void)
+{
+    for (int i = 0; i < sim.guest.next_req; i++) {
+        Req *r = &sim.s->reqs[i];
+
+        if (r->type == REQ_RESIZE && r->end == NEVER) {
+            return r;
+        }
+    }
+    g_assert_not_reached();
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+sim_co_truncate(BlockDriverState *bs, int64_t offset, bool exact,
+                PreallocMode prealloc, BdrvRequestFlags flags, Error **errp)
+{
+    Op op;
+    int ret;
+
+    op_init(&op, bs, OP_RESIZE, 0, 0, flags);
+    op.req = op.dice_req = find_resize();
+    op.length = offset / sim.s->cell_bytes;
+    op.exact = exact;
+    if (op.length > op.child->length) {
+        op.cell = op.child->length;
+        op.num = op.length - op.cell;
+        op.mask = sim_cells_mask(op.cell, op.num);
+        memset(&op.val[op.cell], TAG_REQ + op.req->id, op.num);
+    }
+    ret = op_run(&op);
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "child %d was not resized",
+                         op.child->index);
+    }
+    return ret;
+}
+
 static int coroutine_fn GRAPH_RDLOCK sim_co_flush(BlockDriverState *bs)
 {
     Op op;
@@ -230,7 +271,19 @@ sim_co_block_status(BlockDriverState *bs, bool want_zero, int64_t offset,
 static int64_t coroutine_fn GRAPH_RDLOCK
 sim_co_getlength(BlockDriverState *bs)
 {
-    return (int64_t)sim.s->cells * sim.s->cell_bytes;
+    Child *c = *(Child **)bs->opaque;
+
+    return (int64_t)c->length * sim.s->cell_bytes;
+}
+
+/* The child for which a node is being opened */
+static Child *opening;
+
+static int sim_open(BlockDriverState *bs, QDict *options, int flags,
+                    Error **errp)
+{
+    *(Child **)bs->opaque = opening;
+    return 0;
 }
 
 static void GRAPH_RDLOCK sim_refresh_limits(BlockDriverState *bs, Error **errp)
@@ -240,8 +293,10 @@ static void GRAPH_RDLOCK sim_refresh_limits(BlockDriverState *bs, Error **errp)
 
 #define SIM_DRIVER                                      \
     .instance_size          = sizeof(Child *),          \
+    .bdrv_open              = sim_open,                 \
     .bdrv_refresh_limits    = sim_refresh_limits,       \
     .bdrv_co_getlength      = sim_co_getlength,         \
+    .bdrv_co_truncate       = sim_co_truncate,          \
     .bdrv_co_preadv         = sim_co_preadv,            \
     .bdrv_co_pwritev        = sim_co_pwritev,           \
     .bdrv_co_pwrite_zeroes  = sim_co_pwrite_zeroes,     \
@@ -274,11 +329,12 @@ BlockDriverState *sim_child_open(Child *c)
     BdrvRequestFlags fua = s->fua & (1 << c->index) ? BDRV_REQ_FUA : 0;
     BlockDriverState *bs;
 
+    opening = c;
     bs = bdrv_new_open_driver(fua ? &sim_fua_driver : &sim_driver, name,
                               BDRV_O_RDWR | BDRV_O_UNMAP, &error_abort);
-    *(Child **)bs->opaque = c;
     bs->supported_write_flags = fua;
     bs->supported_zero_flags = fua;
+    bs->supported_truncate_flags = BDRV_REQ_ZERO_WRITE;
     if (s->zeroes & (1 << c->index)) {
         bs->supported_zero_flags |= BDRV_REQ_MAY_UNMAP | BDRV_REQ_NO_FALLBACK;
     }

@@ -43,6 +43,7 @@ const Rates sim_rates = {
     .no_fallback = 200,
     .scrub_stale = 400,
     .leaves = 300,
+    .exact = 500,
 
     .lies_or_drops = 500,
     .drops = 800,
@@ -69,19 +70,32 @@ const Kind sim_kinds[] = {
         .name = "one-bad",
         .count = 3000,
         .max_bad = 1,
-        .damage = DAMAGE_ERRORS | DAMAGE_DEATH | DAMAGE_LIES | DAMAGE_DROPS,
+        .damage = DAMAGE_ERRORS | DAMAGE_DEATH | DAMAGE_LIES |
+                  DAMAGE_MISDIRECTS | DAMAGE_DROPS,
         .more = { [REQ_FLUSH] = 10 },
     }, {
         .name = "lies",
         .count = 3000,
         .max_bad = -1,
-        .damage = DAMAGE_ERRORS | DAMAGE_LIES,
+        .damage = DAMAGE_ERRORS | DAMAGE_LIES | DAMAGE_MISDIRECTS,
+    }, {
+        .name = "misdirects",
+        .count = 2000,
+        .max_bad = -1,
+        .damage = DAMAGE_MISDIRECTS,
     }, {
         .name = "flush",
         .count = 5000,
         .max_bad = -1,
         .damage = DAMAGE_ERRORS | DAMAGE_DROPS,
         .more = { [REQ_FLUSH] = 40 },
+    }, {
+        .name = "fua",
+        .count = 3000,
+        .max_bad = -1,
+        .damage = DAMAGE_ERRORS | DAMAGE_DROPS,
+        .more = { [REQ_FLUSH] = 10 },
+        .fua = true,
     }, {
         .name = "fifo",
         .count = 3000,
@@ -92,7 +106,7 @@ const Kind sim_kinds[] = {
         .name = "repair",
         .count = 3000,
         .max_bad = -1,
-        .damage = DAMAGE_ERRORS | DAMAGE_LIES,
+        .damage = DAMAGE_ERRORS | DAMAGE_LIES | DAMAGE_MISDIRECTS,
         .read_pattern = "quorum",
         .repairs = true,
     }, {
@@ -106,7 +120,8 @@ const Kind sim_kinds[] = {
         .name = "sizes",
         .count = 3000,
         .max_bad = -1,
-        .damage = DAMAGE_ERRORS | DAMAGE_DEATH | DAMAGE_LIES | DAMAGE_DROPS,
+        .damage = DAMAGE_ERRORS | DAMAGE_DEATH | DAMAGE_LIES |
+                  DAMAGE_MISDIRECTS | DAMAGE_DROPS,
         .any_size = true,
         .more = { [REQ_FLUSH] = 10 },
     }, {
@@ -117,7 +132,8 @@ const Kind sim_kinds[] = {
         .name = "scrub",
         .count = 3000,
         .max_bad = -1,
-        .damage = DAMAGE_ERRORS | DAMAGE_DEATH | DAMAGE_LIES,
+        .damage = DAMAGE_ERRORS | DAMAGE_DEATH | DAMAGE_LIES |
+                  DAMAGE_MISDIRECTS,
         .any_size = true,
         .more = { [REQ_CHECK] = 12, [REQ_SCRUB] = 48 },
     }, {
@@ -134,7 +150,8 @@ const Kind sim_kinds[] = {
         .name = "changes",
         .count = 3000,
         .max_bad = -1,
-        .damage = DAMAGE_ERRORS | DAMAGE_DEATH | DAMAGE_LIES,
+        .damage = DAMAGE_ERRORS | DAMAGE_DEATH | DAMAGE_LIES |
+                  DAMAGE_MISDIRECTS,
         .more = {
             [REQ_FLUSH] = 5,
             [REQ_CHECK] = 8,
@@ -151,6 +168,37 @@ const Kind sim_kinds[] = {
             [REQ_CHECK] = 8,
             [REQ_SCRUB] = 32,
             [REQ_CHANGE] = 30,
+        },
+    }, {
+        .name = "resizes-no-faults",
+        .count = 1000,
+        .more = {
+            [REQ_CHECK] = 5,
+            [REQ_SCRUB] = 15,
+            [REQ_RESIZE] = 40,
+        },
+    }, {
+        .name = "resizes",
+        .count = 3000,
+        .max_bad = -1,
+        .damage = DAMAGE_ERRORS | DAMAGE_DEATH | DAMAGE_LIES |
+                  DAMAGE_MISDIRECTS,
+        .any_size = true,
+        .more = {
+            [REQ_CHECK] = 5,
+            [REQ_SCRUB] = 15,
+            [REQ_CHANGE] = 10,
+            [REQ_RESIZE] = 40,
+        },
+    }, {
+        .name = "resizes-flush",
+        .count = 3000,
+        .max_bad = -1,
+        .damage = DAMAGE_ERRORS | DAMAGE_DROPS,
+        .more = {
+            [REQ_FLUSH] = 30,
+            [REQ_SCRUB] = 15,
+            [REQ_RESIZE] = 40,
         },
     },
     { .name = NULL }

@@ -35,7 +35,7 @@ uint64_t sim_unit_mask(int unit)
     int first = unit * sim.node.cells_per_unit;
 
     return sim_cells_mask(first, MIN(sim.node.cells_per_unit,
-                                     sim.s->cells - first));
+                                     sim.guest.length - first));
 }
 
 uint64_t sim_granules_mask(uint64_t mask)
@@ -55,7 +55,7 @@ uint64_t sim_granules_mask(uint64_t mask)
 
 int sim_num_units(void)
 {
-    return DIV_ROUND_UP(sim.s->cells, sim.node.cells_per_unit);
+    return DIV_ROUND_UP(sim.guest.length, sim.node.cells_per_unit);
 }
 
 /* --- children --- */
@@ -74,7 +74,7 @@ int sim_any_liars(void)
 {
     int mask = 0;
 
-    for (int u = 0; u < sim_num_units(); u++) {
+    for (int u = 0; u < MAX_CELLS; u++) {
         mask |= sim.s->liars[u];
     }
     return mask & sim_bad_children(sim.s);
@@ -107,11 +107,23 @@ static int new_children(void)
     return mask;
 }
 
+/* Mask of those that may say something else than the ones that are well */
+static int dissenters(void)
+{
+    int mask = sim_any_liars();
+
+    for (int i = 0; i < sim.s->num_children; i++) {
+        /* On a length, they vote as well. */
+        mask |= !!sim.s->plan[i].stays_longer << i;
+    }
+    return mask & sim_bad_children(sim.s);
+}
+
 bool sim_well_enough(void)
 {
     int bad = sim_bad_children(sim.s) | new_children();
     int well = sim.s->num_children - ctpop32(bad);
-    int against = ctpop32(sim_any_drops() ? bad : sim_any_liars());
+    int against = ctpop32(sim_any_drops() ? bad : dissenters());
 
     return well >= sim.s->threshold && well > against;
 }
@@ -121,13 +133,14 @@ bool sim_well_enough(void)
 bool sim_is_write(const Req *r)
 {
     return r->type == REQ_WRITE || r->type == REQ_ZERO ||
-           r->type == REQ_DISCARD;
+           r->type == REQ_DISCARD || r->type == REQ_RESIZE;
 }
 
 uint64_t sim_touched(const Req *r)
 {
     /* A discard may be dropped. */
-    return r->type == REQ_DISCARD ? r->sent : r->mask;
+    return r->type == REQ_DISCARD ? r->sent :
+           r->type == REQ_RESIZE ? r->grown : r->mask;
 }
 
 static bool acknowledged(const Req *r)
@@ -146,7 +159,8 @@ bool sim_is_zeroes(uint8_t value)
 {
     Req *r = value_req(value);
 
-    return r && (r->type == REQ_ZERO || r->type == REQ_DISCARD);
+    return r && (r->type == REQ_ZERO || r->type == REQ_DISCARD ||
+                 r->type == REQ_RESIZE);
 }
 
 bool sim_is_scrubbed(ReqType type, uint64_t mask)
@@ -192,6 +206,7 @@ bool sim_permitted(int cell, uint8_t value, int start, int end, bool power_cut)
         if (sim_is_write(w) && acknowledged(w) &&
             sim_touched(w) & BIT_ULL(cell) &&
             w->start > value_end && w->end < start &&
+            w->end >= sim.seen.grown_at[cell] &&
             (power_cut ? w->flushed
                        : !w->may_be_lost && !w->loss_unreported)) {
             return false;
@@ -200,7 +215,7 @@ bool sim_permitted(int cell, uint8_t value, int start, int end, bool power_cut)
     return true;
 }
 
-/* --- who is stale --- */
+/* --- which children are stale --- */
 
 bool sim_is_stale(const Child *c, uint64_t mask)
 {
@@ -317,8 +332,14 @@ void sim_note_flush(Req *r)
     }
     if (r->type == REQ_FLUSH || r->ret < 0) {
         writes_flushed(r);
-    } else {
-        r->flushed = true;
+    }
+    if (!flush_in_flight()) {
+        for (int i = 0; i < sim.guest.next_req; i++) {
+            Req *w = &sim.s->reqs[i];
+
+            w->flushed |= w->flags & BDRV_REQ_FUA && acknowledged(w) &&
+                          !w->may_be_lost;
+        }
     }
     if (r->type == REQ_FLUSH && r->ret >= 0) {
         sim.faults.dropped = 0;
@@ -334,7 +355,7 @@ void sim_note_change(const Child *c)
 
     change->time = sim.now;
     change->held = 0;
-    for (int i = 0; i < sim.s->cells; i++) {
+    for (int i = 0; i < c->length; i++) {
         if (sim_permitted(i, c->image[i], sim.now, sim.now, false)) {
             change->held |= BIT_ULL(i);
         }

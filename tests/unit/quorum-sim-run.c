@@ -19,13 +19,14 @@
 static void req_init(Req *r, int id)
 {
     r->id = id;
-    r->mask = r->num ? sim_cells_mask(r->cell, r->num) : 0;
+    r->cell = r->num = 0;
+    r->mask = 0;
     r->start = r->end = NEVER;
     r->ret = 0;
     memset(r->issued, 0, sizeof(r->issued));
     memset(r->ok, 0, sizeof(r->ok));
-    r->sent = 0;
-    r->flushed = r->may_be_lost = r->loss_unreported = false;
+    r->sent = r->grown = 0;
+    r->flushed = r->seen_durable = r->may_be_lost = r->loss_unreported = false;
     r->buf = NULL;
 }
 
@@ -91,7 +92,10 @@ static void coroutine_fn guest_entry(void *opaque)
     int ret;
 
     r->start = ++sim.now;
-    if (r->type == REQ_FLUSH) {
+    if (r->type == REQ_RESIZE) {
+        sim_trace("resize %d: to %d cells%s", r->id, r->length,
+                  r->exact ? " exact" : "");
+    } else if (r->type == REQ_FLUSH) {
         sim_trace("flush %d", r->id);
     } else {
         sim_trace("%s %d: cells %d-%d%s%s%s", sim_req_name[r->type], r->id,
@@ -133,6 +137,9 @@ static void coroutine_fn guest_entry(void *opaque)
     case REQ_CHECK:
     case REQ_SCRUB:
         ret = guest_scrub(r);
+        break;
+    case REQ_RESIZE:
+        ret = sim_resize(r);
         break;
     default:
         g_assert_not_reached();
@@ -176,11 +183,13 @@ static void change_child(Req *r)
     g_autofree char *name = g_strdup_printf("children.%d", c->index);
     BlockDriverState *old = c->bs;
     BlockDriverState *new = NULL;
+    int old_length = c->length;
     Error *err = NULL;
 
     r->start = r->end = ++sim.now;
     sim.node.running = false;
     if (!old || !r->leaves) {
+        c->length = sim.guest.length;
         new = sim_child_open(c);
     }
     bdrv_drained_begin(bs);
@@ -197,7 +206,9 @@ static void change_child(Req *r)
               err ? ": " : "", err ? error_get_pretty(err) : "");
     if (!err) {
         if (old) {
+            c->length = old_length;
             sim_note_change(c);
+            c->length = sim.guest.length;
         }
         c->bs = new;
         new = old;
@@ -207,6 +218,8 @@ static void change_child(Req *r)
             sim_violation(CHECK_CHANGE, "%d children are left",
                           count_children());
         }
+    } else {
+        c->length = old_length;
     }
     error_free(err);
     bdrv_unref(new);
@@ -253,7 +266,9 @@ static void node_open(void)
     qdict_put_str(options, "read-pattern", s->read_pattern);
     qdict_put_bool(options, "rewrite-corrupted", s->rewrite_corrupted);
     sim.node.blk = blk_new_open(NULL, NULL, options,
-                                BDRV_O_RDWR | BDRV_O_UNMAP, &error_abort);
+                                BDRV_O_RDWR | BDRV_O_UNMAP |
+                                (s->weight[REQ_RESIZE] ? BDRV_O_RESIZE : 0),
+                                &error_abort);
 }
 
 static void node_close(void)
@@ -267,12 +282,30 @@ static void node_close(void)
     }
 }
 
+static bool can_start(Req *next)
+{
+    if (!next || sim.guest.in_flight >= sim.s->depth ||
+        (sim.guest.in_flight && next->alone)) {
+        return false;
+    }
+    switch (next->type) {
+    case REQ_CHANGE:
+        return !sim.pending.num;
+    case REQ_RESIZE:
+        return sim_resize_may_start(next);
+    case REQ_FLUSH:
+        return true;
+    default:
+        return sim_find_place(next);
+    }
+}
+
 /* One thing happens.  False if there is nothing left to happen. */
 static bool step(void)
 {
     Schedule *s = sim.s;
     Req *next = NULL;
-    bool can_start;
+    bool startable;
     int what;
 
     if (sim.script.next && sim.guest.next_req == s->num_reqs &&
@@ -282,21 +315,22 @@ static bool step(void)
     if (sim.guest.next_req < s->num_reqs) {
         next = &s->reqs[sim.guest.next_req];
     }
-    can_start = next && sim.guest.in_flight < s->depth &&
-                (!sim.guest.in_flight || !next->alone) &&
-                (!sim.pending.num || next->type != REQ_CHANGE);
-    if (!sim.pending.num && !can_start) {
+    startable = can_start(next);
+    if (!sim.pending.num && !startable) {
         return false;
     }
     sim.now++;
     sim_rot();
-    what = sim_choose_next(sim.pending.num + 3 * can_start);
+    what = sim_choose_next(sim.pending.num + 3 * startable);
     if (what < sim.pending.num) {
         sim_op_step(what);
     } else {
         guest_start(next);
     }
     poll_until_idle();
+    if (!sim.guest.in_flight) {
+        sim_check_known();
+    }
     return true;
 }
 
@@ -308,10 +342,11 @@ static void read_all(void)
 
     *r = (Req) {
         .type = REQ_READ,
-        .num = s->cells,
+        .place.num = sim.guest.length,
         .key = MAX_REQS + sim.faults.power_cut,
     };
     req_init(r, sim.guest.next_req);
+    sim_find_place(r);
     guest_start(r);
     poll_until_idle();
     while (step()) {
@@ -319,20 +354,13 @@ static void read_all(void)
     }
 }
 
-/*
- * The driver gets the limits of @s.  Granules grow until the map of the disk is
- * small enough, as quorum_maps_resize() does it.
- */
-static void set_limits(const Schedule *s)
+void sim_set_granules(int cells)
 {
-    int64_t granule = UNIT_BYTES;
+    int *num = &sim.node.cells_per_granule;
 
-    quorum_limits = s->limits;
-    quorum_debug.no_fast_path = s->no_fast_path;
-    while (s->cells * s->cell_bytes / granule >= s->limits.stale_bits) {
-        granule *= 2;
+    while (cells / *num >= sim.s->limits.stale_bits) {
+        *num *= 2;
     }
-    sim.node.cells_per_granule = granule / s->cell_bytes;
 }
 
 /* All of sim but the script is as before the first step of @s. */
@@ -340,14 +368,20 @@ static void reset(Schedule *s, bool record, bool with_trace)
 {
     sim.s = s;
     sim.now = 1;
+    quorum_limits = s->limits;
+    quorum_debug.no_fast_path = s->no_fast_path;
+    sim.guest.length = s->cells;
     sim.node.cells_per_unit = MAX(1, UNIT_BYTES / s->cell_bytes);
-    set_limits(s);
+    sim.node.cells_per_granule = sim.node.cells_per_unit;
+    sim_set_granules(s->cells);
     sim.pending.num = sim.pending.total = 0;
     sim.guest.next_req = sim.guest.in_flight = 0;
     memset(&sim.dice, 0, sizeof(sim.dice));
     sim.dice.rng = s->seed ^ 0x5deece66d;
     sim.dice.recording = record;
     sim.seen.num_answers = sim.seen.num_changes = 0;
+    sim.seen.cut_in_vain = 0;
+    memset(sim.seen.grown_at, 0, sizeof(sim.seen.grown_at));
     memset(&sim.faults, 0, sizeof(sim.faults));
     g_free(sim.verdict.text);
     if (sim.verdict.trace) {
@@ -355,7 +389,7 @@ static void reset(Schedule *s, bool record, bool with_trace)
     }
     memset(&sim.verdict, 0, sizeof(sim.verdict));
     sim.verdict.trace = with_trace ? g_string_new(NULL) : NULL;
-    for (int i = 0; i < s->cells; i++) {
+    for (int i = 0; i < MAX_CELLS; i++) {
         for (int j = 0; j < NUM_VALUES; j++) {
             sim.seen.first_end[i][j] = NEVER;
             sim.seen.last_start[i][j] = 0;

@@ -56,36 +56,48 @@ static ReqType choose_type(const Schedule *s, uint64_t *rng)
 static void choose_place(const Schedule *s, Req *r, uint64_t *rng)
 {
     int unit = unit_cells(s);
+    int cells = s->most_cells;
+    int cell, num;
 
     switch (rng_below(rng, 4)) {
     case 0:
-        r->cell = rng_below(rng, s->cells);
-        r->num = 1 + rng_below(rng, s->cells - r->cell);
+        cell = rng_below(rng, cells);
+        num = 1 + rng_below(rng, cells - cell);
         break;
     case 1:
-        r->cell = rng_below(rng, DIV_ROUND_UP(s->cells, unit)) * unit;
-        r->num = unit * (1 + rng_below(rng, 2));
+        cell = rng_below(rng, DIV_ROUND_UP(cells, unit)) * unit;
+        num = unit * (1 + rng_below(rng, 2));
         break;
     case 2:
-        r->cell = s->hot_cell;
-        r->num = unit;
+        cell = s->hot_cell;
+        num = unit;
         break;
     default:
-        r->cell = MIN(s->hot_cell + rng_below(rng, unit), s->cells - 1);
-        r->num = 1 + rng_below(rng, 4);
+        cell = MIN(s->hot_cell + rng_below(rng, unit), cells - 1);
+        num = 1 + rng_below(rng, 4);
         break;
     }
     if (r->type == REQ_CHECK || r->type == REQ_SCRUB) {
-        r->num = ROUND_UP(r->num + r->cell % unit, unit);
-        r->cell -= r->cell % unit;
+        num = ROUND_UP(num + cell % unit, unit);
+        cell -= cell % unit;
     }
-    r->num = MIN(r->num, s->cells - r->cell);
+    num = MIN(num, cells - cell);
     if (s->cell_bytes < s->align &&
         (r->type == REQ_ZERO || r->type == REQ_DISCARD)) {
-        /* The core splits what is not aligned: who is who then? */
-        r->num = ROUND_UP(r->cell % 2 + r->num, 2);
-        r->cell -= r->cell % 2;
+        /* The core would split what is not aligned. */
+        num = ROUND_UP(cell % 2 + num, 2);
+        cell -= cell % 2;
     }
+    r->place.cell = cell;
+    r->place.num = num;
+}
+
+/* The length of a disk in cells, @bound at most: it is a number of sectors. */
+static int choose_length(const Schedule *s, int bound, uint64_t *rng)
+{
+    int cells = MAX(1, BDRV_SECTOR_SIZE / s->cell_bytes);
+
+    return cells * (1 + rng_below(rng, bound / cells));
 }
 
 static void make_request(Schedule *s, uint64_t *rng)
@@ -105,6 +117,10 @@ static void make_request(Schedule *s, uint64_t *rng)
         r->child = rng_below(rng, s->num_children);
         r->leaves = rng_hit(rng, rates->leaves);
         return;
+    case REQ_RESIZE:
+        r->length = choose_length(s, s->most_cells, rng);
+        r->exact = rng_hit(rng, rates->exact);
+        return;
     default:
         choose_place(s, r, rng);
     }
@@ -118,7 +134,9 @@ static void make_request(Schedule *s, uint64_t *rng)
         r->flags |= rng_hit(rng, rates->fua) ? BDRV_REQ_FUA : 0;
         /* fall through */
     case REQ_READ:
-        r->split = rng_hit(rng, rates->split) ? rng_below(rng, r->num) : 0;
+        if (rng_hit(rng, rates->split)) {
+            r->split = rng_below(rng, r->place.num);
+        }
         break;
     case REQ_SCRUB:
         r->stale = rng_hit(rng, rates->scrub_stale);
@@ -133,7 +151,7 @@ static void make_requests(Schedule *s, uint64_t *rng)
     int unit = unit_cells(s);
     int num;
 
-    s->hot_cell = rng_below(rng, DIV_ROUND_UP(s->cells, unit)) * unit;
+    s->hot_cell = rng_below(rng, DIV_ROUND_UP(s->most_cells, unit)) * unit;
     if (sim.script.next) {
         return;                 /* they come one by one */
     }
@@ -154,6 +172,8 @@ bool sim_next_request(Schedule *s)
 
 /* --- faults: the code of what is said in quorum-sim-child.c --- */
 
+#define ANY_LIES (DAMAGE_LIES | DAMAGE_MISDIRECTS)
+
 /* How often a fault comes: one of these chances in 1/1000, the last one rot */
 static int choose_rate(uint64_t *rng, bool highest)
 {
@@ -170,10 +190,9 @@ static int choose_damage(const Schedule *s, uint64_t *rng)
     if (s->threshold <= s->num_children / 2) {
         damage &= ~DAMAGE_DROPS;
     }
-    if (damage & DAMAGE_DROPS && damage & DAMAGE_LIES &&
-        s->kind->max_bad != 1) {
+    if (damage & DAMAGE_DROPS && damage & ANY_LIES && s->kind->max_bad != 1) {
         damage &= rng_hit(rng, s->rates.lies_or_drops) ? ~DAMAGE_DROPS
-                                                       : ~DAMAGE_LIES;
+                                                       : ~ANY_LIES;
     }
     return damage;
 }
@@ -196,6 +215,10 @@ static void make_errors(Schedule *s, Plan *plan, int damage, uint64_t *rng)
     plan->read_error = choose_rate(rng, true);
     plan->write_error = choose_rate(rng, true);
     plan->flush_error = choose_rate(rng, true);
+    if (s->kind->more[REQ_RESIZE]) {
+        plan->resize_error = choose_rate(rng, true);
+        plan->stays_longer = choose_rate(rng, false);
+    }
     if (s->kind->ties) {
         plan->read_error = 0;
         plan->write_error = 700;
@@ -228,16 +251,21 @@ static void make_plan(Schedule *s, Plan *plan, int damage, uint64_t *rng)
     if (damage & DAMAGE_LIES) {
         make_lies(plan, rng);
     }
+    if (damage & DAMAGE_MISDIRECTS) {
+        plan->misdirect_read = choose_rate(rng, false);
+        plan->misdirect_write = choose_rate(rng, false);
+    }
     if (s->cell_bytes < s->align) {
         plan->read_error = plan->bad_units = plan->dead_after = 0;
-        plan->lie = plan->rot = 0;
+        plan->lie = plan->rot = plan->misdirect_read = 0;
+        plan->misdirect_write = 0;
     }
 }
 
 /* Say where children may lie: everywhere the same ones, or not. */
 static void place_liars(Schedule *s, uint64_t *rng)
 {
-    int units = DIV_ROUND_UP(s->cells, unit_cells(s));
+    int units = DIV_ROUND_UP(s->most_cells, unit_cells(s));
     int most = MIN(s->threshold - 1, ctpop32(sim_bad_children(s)));
 
     for (int u = 0; u < units; u++) {
@@ -262,7 +290,7 @@ static void make_faults(Schedule *s, uint64_t *rng)
     for (int i = 0; i < num_bad; i++) {
         make_plan(s, choose_bad_child(s, rng), damage, rng);
     }
-    if (damage & DAMAGE_LIES) {
+    if (damage & ANY_LIES) {
         place_liars(s, rng);
     }
     if (s->threshold <= n / 2 || g_str_equal(s->read_pattern, "fifo") ||
@@ -326,11 +354,11 @@ static void make_node(Schedule *s, uint64_t *rng)
     s->cell_bytes = 512;
     s->align = 512;
     if (s->kind->any_size) {
-        s->cells = 8 + rng_below(rng, MAX_CELLS - 7);
         s->cell_bytes = 256 << rng_below(rng, 5);
-        s->cells = ROUND_UP(s->cells, MAX(1, 512 / s->cell_bytes));
+        s->cells = choose_length(s, MAX_CELLS, rng);
         s->align = rng_hit(rng, rates->blocks) ? 512 : 1;
     }
+    s->most_cells = s->kind->more[REQ_RESIZE] ? MAX_CELLS : s->cells;
     s->fua = rng_mask(rng) & 31;
     s->zeroes = rng_hit(rng, rates->all_zero_fast) ? 31 : rng_mask(rng) & 31;
     s->native_zeroes = rng_hit(rng, rates->all_zero) ? 31 : rng_mask(rng) & 31;
@@ -346,6 +374,13 @@ void sim_make_schedule(Schedule *s, const Kind *kind, uint64_t seed)
     s->rates = sim_rates;
     if (kind->more[REQ_FLUSH]) {
         s->rates.power_cut = s->rates.power_cut_flushed;
+    }
+    if (kind->fua) {
+        /* What one that fails has lost of the others is to be seen. */
+        s->rates.fua = 800;
+        s->rates.hold = 500;
+        s->rates.alone = 50;
+        s->rates.fine_unflushed = 1000;
     }
     for (int i = 0; i < REQ__MAX; i++) {
         s->weight[i] = sim_weight[i] + kind->more[i];

@@ -11,16 +11,19 @@
 
 const char *const sim_req_name[] = {
     "read", "write", "zero", "discard", "flush", "block-status", "check",
-    "scrub", "change",
+    "scrub", "change", "resize",
 };
 
-const char *const sim_op_name[] = { "read", "write", "zero", "flush" };
+const char *const sim_op_name[] = { "read", "write", "zero", "flush",
+                                       "resize" };
 
 CheckText sim_checks[CHECK__MAX] = {
     [CHECK_HELD] = { "held",
         "promise 1: an acknowledged write has threshold holders" },
     [CHECK_DURABLE] = { "durable",
         "promise 1: what was flushed is durable on threshold children" },
+    [CHECK_KNOWN] = { "known",
+        "promise 3: a child that lacks acknowledged data is stale there" },
     [CHECK_VOTED] = { "voted",
         "promise 2: what is read was said by threshold children that are "
         "not stale, and by more than any other answer" },
@@ -44,6 +47,9 @@ CheckText sim_checks[CHECK__MAX] = {
         "return" },
     [CHECK_CHANGE] = { "change",
         "when children come and leave, threshold are left" },
+    [CHECK_LENGTH] = { "length",
+        "a resize leaves the length that was asked for, or the old one, and "
+        "threshold children have it" },
     [CHECK_ONE_BAD] = { "one-bad",
         "promise 7: while enough children are well no request fails, and "
         "none of these children is reported" },
@@ -144,9 +150,9 @@ static void append_faults(GString *text, const Schedule *s)
         SIM_PLAN(APPEND_FAULT)
         g_string_append_c(text, '\n');
     }
-    for (int u = 0, past; u < sim_num_units(); u = past) {
+    for (int u = 0, past; u < MAX_CELLS; u = past) {
         past = u + 1;
-        while (past < sim_num_units() && s->liars[past] == s->liars[u]) {
+        while (past < MAX_CELLS && s->liars[past] == s->liars[u]) {
             past++;
         }
         if (s->liars[u]) {

@@ -10,16 +10,11 @@
 #define QUORUM_SIM_H
 
 #include "block/block_int.h"
-#include "block/quorum/debug.h"
 #include "system/block-backend.h"
+#include "quorum-sim-schedule.h"
 
-#define MAX_CHILDREN    5
-#define MAX_CELLS       64
-#define MAX_REQS        32
 #define MAX_PENDING     256
-#define MAX_CHOICES     8192
 #define MAX_ANSWERS     2048
-#define UNIT_BYTES      4096
 #define NEVER           INT_MAX
 
 /* Tags */
@@ -35,6 +30,7 @@
 typedef enum Check {
     CHECK_HELD,
     CHECK_DURABLE,
+    CHECK_KNOWN,
     CHECK_VOTED,
     CHECK_SILENT,
     CHECK_FIFO,
@@ -44,6 +40,7 @@ typedef enum Check {
     CHECK_REPAIR,
     CHECK_SCRUB,
     CHECK_CHANGE,
+    CHECK_LENGTH,
     CHECK_ONE_BAD,
     CHECK_STATUS,
     CHECK_STUCK,
@@ -56,167 +53,6 @@ typedef struct CheckText {
     bool skipped;
 } CheckText;
 
-/* --- schedules --- */
-
-typedef enum ReqType {
-    REQ_READ,
-    REQ_WRITE,
-    REQ_ZERO,
-    REQ_DISCARD,
-    REQ_FLUSH,
-    REQ_STATUS,
-    REQ_CHECK,                  /* a chunk of a scrub that repairs nothing */
-    REQ_SCRUB,                  /* a chunk of a scrub that repairs */
-    REQ_CHANGE,                 /* a child comes or leaves; not the guest's */
-    REQ__MAX,
-} ReqType;
-
-/* A guest request: first what the schedule says, then what becomes of it. */
-typedef struct Req {
-    ReqType type;
-    int cell, num;
-    BdrvRequestFlags flags;
-    bool alone;                 /* starts when nothing else is in flight */
-    int split;                  /* cells in the first piece of the vector */
-    bool stale;                 /* scrub what is stale from there on */
-    int child;                  /* the slot that changes */
-    bool leaves;                /* the slot becomes vacant, if it is not */
-
-    int key;                    /* stays when other requests are dropped */
-    int no_faults;              /* mask: children whose dice are all 0 */
-
-    int id;
-    uint64_t mask;              /* the cells */
-    int start, end;             /* points in time; end is NEVER in flight */
-    int ret;
-    uint8_t *buf;
-    uint64_t issued[MAX_CHILDREN];  /* cells sent to the child */
-    uint64_t ok[MAX_CHILDREN];      /* cells that the child says it took */
-    uint64_t sent;              /* cells sent to any child */
-    bool flushed;               /* by a flush that began after its end */
-    bool may_be_lost;           /* a flush has failed, and the guest knows */
-    bool loss_unreported;       /* may be lost, and the guest is to hear it */
-} Req;
-
-#define SIM_FIELD(name) int name;
-
-/*
- * What is wrong with a child, mostly chances in 1/1000.  What these faults are,
- * and which may meet, is said in quorum-sim-child.c.
- */
-#define SIM_PLAN(X)                                                     \
-    X(bad)              /* if not, the rest does not matter */          \
-    X(read_error)                                                       \
-    X(write_error)                                                      \
-    X(flush_error)                                                      \
-    X(bad_units)        /* mask: can't be read until written */         \
-    X(dead_after)       /* operations after which all fail, or 0 */     \
-    X(drops)            /* 1: a flush that fails loses writes */        \
-    X(lie)              /* a read returns what is not there */          \
-    X(lose)             /* a write is not stored */                     \
-    X(rot)              /* what is stored changes */                    \
-    X(skip_flush)       /* a flush does nothing */
-typedef struct Plan {
-    SIM_PLAN(SIM_FIELD)
-} Plan;
-#define PLAN_FIELDS (sizeof(Plan) / sizeof(int))
-
-/* How often things are as they are in a schedule: chances in 1/1000 */
-#define SIM_RATES(X)                                                    \
-    /* the node */                                                      \
-    X(three_children)   /* and not any number */                        \
-    X(majority)         /* vote-threshold is one, and not any number */ \
-    X(pattern_quorum)                                                   \
-    X(pattern_threshold)                                                \
-    X(rewrite)          /* rewrite-corrupted is on */                   \
-    X(blocks)           /* of the children are larger than a byte */    \
-    X(all_zero_fast)    /* all children advertise that they can */      \
-    X(all_zero)         /* all children can */                          \
-    /* the driver */                                                    \
-    X(small_pool)       /* for reads in pieces, and waiting for memory */ \
-    X(coarse_maps)      /* granules larger than a unit */               \
-    X(fine_unflushed)   /* what a failed flush loses is known well */   \
-    X(short_fua_list)                                                   \
-    X(no_fast_path)                                                     \
-    /* requests */                                                      \
-    X(many)                                                             \
-    X(alone)                                                            \
-    X(split)            /* the vector has two pieces */                 \
-    X(fua)                                                              \
-    X(may_unmap)                                                        \
-    X(no_fallback)                                                      \
-    X(scrub_stale)      /* only what is stale */                        \
-    X(leaves)           /* a child, and not replaced */                 \
-    /* faults */                                                        \
-    X(lies_or_drops)    /* lies, where both can't be */                 \
-    X(drops)                                                            \
-    X(bad_units)                                                        \
-    X(dead)                                                             \
-    X(power_cut)                                                        \
-    X(power_cut_flushed) /* where many flushes are */                   \
-    X(hold)             /* an operation waits half done */              \
-    X(flush_catches)    /* what was written meanwhile */                \
-    X(power_cut_loses)  /* a cell that was not flushed */
-typedef struct Rates {
-    SIM_RATES(SIM_FIELD)
-} Rates;
-
-enum {
-    DAMAGE_ERRORS = 1 << 0,     /* requests fail */
-    DAMAGE_DEATH = 1 << 1,      /* and from some moment on, all of them */
-    DAMAGE_LIES = 1 << 2,       /* data are wrong, without an error */
-    DAMAGE_DROPS = 1 << 3,      /* a flush that fails loses writes */
-};
-
-/* What a test wants of its schedules */
-typedef struct Kind {
-    const char *name;
-    int count;                  /* schedules in a default run */
-    int max_bad;                /* children with faults; -1: all may be bad */
-    int damage;                 /* DAMAGE_*: what may be wrong with these */
-    const char *read_pattern;   /* NULL: any */
-    bool repairs;               /* rewrite-corrupted is on, always */
-    bool any_size;
-    bool ties;                  /* writes that half of the children have */
-    int more[REQ__MAX];         /* added to the weights of requests */
-} Kind;
-
-typedef struct Schedule {
-    const Kind *kind;
-    uint64_t seed;
-    int weight[REQ__MAX];       /* how often which request comes */
-    Rates rates;
-
-    /* The node and its children */
-    int num_children;
-    int threshold;
-    const char *read_pattern;
-    bool rewrite_corrupted;
-    int cells;
-    int cell_bytes;
-    int align;                  /* of the children's requests */
-    int fua, zeroes, native_zeroes; /* masks: children that can do it */
-
-    /* The driver: what it has as constants, and does if it can */
-    QuorumLimits limits;
-    bool no_fast_path;
-
-    /* Faults: quorum-sim-child.c says which of them may meet */
-    Plan plan[MAX_CHILDREN];
-    int liars[MAX_CELLS];       /* by unit: mask of children that may lie */
-    bool power_cut;             /* at the end */
-
-    /* The guest */
-    int depth;                  /* requests in flight */
-    int hot_cell;               /* where most requests go to */
-    int num_reqs;
-    Req reqs[MAX_REQS + 2];     /* the last two: reads at the end */
-
-    /* What comes next, see step(); after the last one always 0. */
-    int num_choices;
-    uint32_t choices[MAX_CHOICES];
-} Schedule;
-
 /* --- the state of a run --- */
 
 typedef enum OpType {
@@ -224,6 +60,7 @@ typedef enum OpType {
     OP_WRITE,
     OP_ZERO,
     OP_FLUSH,
+    OP_RESIZE,
 } OpType;
 
 typedef struct Child {
@@ -233,7 +70,10 @@ typedef struct Child {
     int ops;                    /* that have ended */
     uint64_t bad_cells;         /* can't be read */
     bool dead;
-    bool failed;                /* has failed anything, or told a lie */
+    bool failed;                /* has failed, lied, or been cut in vain */
+    int length;                 /* in cells */
+    bool maybe_excluded;        /* by a resize */
+    int failed_at;              /* when a flush or a resize last did */
     uint8_t image[MAX_CELLS];
     uint8_t durable[MAX_CELLS]; /* what a power cut leaves */
     uint8_t older[MAX_CELLS];   /* what liars like to tell */
@@ -243,7 +83,8 @@ typedef struct Child {
     int stale_since[MAX_CELLS];
     uint64_t ever_failed;       /* cells that something has failed for */
     uint64_t lost;              /* cells that a failed flush has lost */
-    uint64_t counters[5];
+    uint64_t counters[5];       /* as the node tells of them */
+    int64_t stale_bytes;
 } Child;
 
 /* An operation on a child, on the stack of its coroutine */
@@ -268,6 +109,8 @@ typedef struct Op {
     uint64_t cover;             /* cells that are of that write, or repaired */
     bool repair;
     uint8_t snap[MAX_CELLS];    /* of a flush: the image at its start */
+    int length;                 /* of a resize */
+    bool exact;
     int ret;
     bool done;
 } Op;
@@ -310,6 +153,7 @@ typedef struct Sim {
 
     /* How far the guest is with its requests */
     struct {
+        int length;             /* of the disk, in cells */
         int next_req;           /* of s->reqs; those before have started */
         int in_flight;
     } guest;
@@ -338,6 +182,9 @@ typedef struct Sim {
         int num_answers;
         Change changes[MAX_REQS];
         int num_changes;
+        /* Cells that a resize which failed would have cut off */
+        uint64_t cut_in_vain;
+        int grown_at[MAX_CELLS];        /* when a cell came into sight */
         /* By cell and value: first end and last start of its requests */
         int first_end[MAX_CELLS][NUM_VALUES];
         int last_start[MAX_CELLS][NUM_VALUES];
@@ -363,28 +210,6 @@ typedef struct Sim {
 
 extern Sim sim;
 
-/* --- quorum-sim-kinds.c: what tests want --- */
-
-extern const Kind sim_kinds[];      /* the last one has no name */
-extern const Rates sim_rates;
-extern const int sim_weight[REQ__MAX];
-
-/* --- quorum-sim-schedule.c: what is to happen --- */
-
-/*
- * Make a schedule of @kind: from @seed, or, if there is one, from sim.script.
- *
- * A script is what a fuzzer has made up.  Each decision takes the next byte of
- * it; when it is used up, the decisions are 0 and there is nothing more to do.
- * First come the node and the faults.  Requests come one by one, when the one
- * before has started, so that what a run does next is what the script says
- * next; see sim_next_request(), sim_choose_next() and sim_use_dice().
- */
-void sim_make_schedule(Schedule *s, const Kind *kind, uint64_t seed);
-
-/* Add a request to @s from sim.script; false if that is used up. */
-bool sim_next_request(Schedule *s);
-
 /* --- quorum-sim-run.c: the guest --- */
 
 /* Once, before anything else */
@@ -394,10 +219,36 @@ void sim_init(void);
 extern QuorumLimits sim_limits;
 
 /*
+ * The disk has up to @cells from now on: granules grow until a stale map of it
+ * is small enough, as the driver does it.  They never get finer again.
+ */
+void sim_set_granules(int cells);
+
+/*
  * Run @s.  Choices are recorded in it if @record is set, and taken from it if
  * not.  What is wrong is in sim.verdict then.
  */
 void sim_run(Schedule *s, bool record, bool with_trace);
+
+/* --- quorum-sim-resize.c: resizes --- */
+
+/* How much of the disk is there to stay, whatever becomes of a resize */
+int sim_usable_cells(void);
+
+/* Whether nothing in flight is in the way of the resize @r. */
+bool sim_resize_may_start(const Req *r);
+
+/*
+ * Find cells for @r, which is about to start, as near as can be to those it
+ * wants.  False if they are all in the way of a resize.
+ */
+bool sim_find_place(Req *r);
+
+/* Resize the disk.  Returns 0 or -errno. */
+int coroutine_fn sim_resize(Req *r);
+
+/* Look at a resize that has ended. */
+void sim_check_resize(Req *r);
 
 /* --- quorum-sim-dice.c: where decisions come from --- */
 
@@ -431,14 +282,27 @@ void sim_child_reset(Child *c, int index);
 /* The node in the slot of @c has been replaced by c->bs, or has left. */
 void sim_child_changed(Child *c);
 
-/* Let the pending operation at @index go on, perhaps to its end. */
-void sim_op_step(int index);
+void sim_child_store(Child *c, int cell, uint8_t value);
+
+/* @c does what it should not. */
+void sim_child_fault(Child *c);
+
+/* What @c may say instead of what it stores */
+uint8_t sim_choose_lie(Child *c, int cell);
+
+/* A flush of @c has failed: forget some of what was not flushed. */
+void sim_child_drop(Child *c);
 
 /* Something happens to what the children store. */
 void sim_rot(void);
 
 /* What was not flushed is lost, or not. */
 void sim_power_cut(void);
+
+/* --- quorum-sim-op.c: how the operations of children go on, and end --- */
+
+/* Let the pending operation at @index go on, perhaps to its end. */
+void sim_op_step(int index);
 
 /* --- quorum-sim-driver.c: the children as block drivers --- */
 
@@ -495,7 +359,7 @@ bool sim_any_drops(void);
 bool sim_well_enough(void);
 
 /* Whether @r has changed, or may have changed, cells; and which ones */
-bool sim_is_write(const Req *r);
+bool sim_is_write(const Req *r);        /* resizes are, too */
 uint64_t sim_touched(const Req *r);
 
 /* Whether @value is what a request for zeroes left */
@@ -510,7 +374,7 @@ bool sim_was_alone(const Req *r);
 /*
  * May a read that lasted from @start to @end find @value in @cell?  Not if a
  * later write was acknowledged before.  After a @power_cut only flushed writes
- * count.
+ * count.  Writes before the cell came into sight don't: it was cut off since.
  */
 bool sim_permitted(int cell, uint8_t value, int start, int end,
                    bool power_cut);
@@ -534,7 +398,13 @@ uint64_t sim_granules_mask(uint64_t mask);
 /* A flush of @c has failed, and has @lost cells, or not. */
 void sim_note_drop(const Child *c, bool lost);
 
-/* A request that may have been a flush has ended: @r. */
+/*
+ * A request that may have been a flush has ended: @r.
+ *
+ * A FUA write counts as flushed when no other flush or FUA write is in flight:
+ * one that fails may have lost what this one had written, before it was
+ * flushed, and the guest is to hear of that by the other one.
+ */
 void sim_note_flush(Req *r);
 
 /* Remember what @c held, which is about to leave. */
@@ -566,6 +436,7 @@ void sim_check_zeroes(Req *r, int num);
 
 /* --- quorum-sim-final.c: what must not be, when nothing is in flight --- */
 
+void sim_check_known(void);
 void sim_check_counters(void);
 void sim_check_order(void);
 void sim_check_linear(void);

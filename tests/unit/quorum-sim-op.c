@@ -1,0 +1,349 @@
+/*
+ * Simulation of quorum nodes: how the operations of children go on, and end
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Copyright (c) 2026 The quorum project authors
+ */
+
+#include "qemu/osdep.h"
+#include "quorum-sim.h"
+
+/* Store the cells of @mask that are not stored yet. */
+static void op_apply(Op *op, uint64_t mask)
+{
+    Child *c = op->child;
+
+    mask &= op->mask & ~op->applied;
+    op->applied |= mask;
+    for (; mask; mask &= mask - 1) {
+        int i = ctz64(mask);
+
+        sim_check_stored(op, i);
+        c->bad_cells &= ~BIT_ULL(i);
+        if (!(op->lost_by_flush & BIT_ULL(i))) {
+            sim_child_store(c, i, op->val[i]);
+            c->lost &= ~BIT_ULL(i);
+        } else if (!sim_is_liar(c, i)) {
+            c->lost |= BIT_ULL(i);
+        }
+    }
+}
+
+static void op_capture(Op *op)
+{
+    if (!op->captured) {
+        memcpy(op->val, op->child->image, sizeof(op->val));
+        op->captured = true;
+    }
+}
+
+/* Whether @op flushes, or may be a write and a flush. */
+static bool op_syncs(const Op *op)
+{
+    return op->type == OP_FLUSH || op->flags & BDRV_REQ_FUA;
+}
+
+static bool op_fails(Op *op, Plan *plan)
+{
+    Child *c = op->child;
+
+    if (!plan->bad) {
+        return false;
+    }
+    if (plan->dead_after && c->ops > plan->dead_after) {
+        c->dead = true;
+    }
+    if (c->dead) {
+        return true;
+    }
+    switch (op->type) {
+    case OP_READ:
+        return op->mask & c->bad_cells || sim_chance(plan->read_error);
+    case OP_WRITE:
+    case OP_ZERO:
+        return sim_chance(plan->write_error);
+    case OP_RESIZE:
+        return sim_chance(plan->resize_error);
+    default:
+        return sim_chance(plan->flush_error);
+    }
+}
+
+/*
+ * Where @op goes to by mistake: the first cell of another place of its size.
+ * Its own place if it finds none in which the child may lie.
+ */
+static int choose_wrong_place(const Op *op)
+{
+    int place = sim_choose(op->child->length - op->num + 1);
+
+    for (int i = 0; i < op->num; i++) {
+        if (!sim_is_liar(op->child, op->cell + i) ||
+            !sim_is_liar(op->child, place + i)) {
+            return op->cell;
+        }
+    }
+    return place;
+}
+
+static void misdirect_read(Op *op)
+{
+    Child *c = op->child;
+    int place = choose_wrong_place(op);
+
+    if (place != op->cell) {
+        memcpy(&op->val[op->cell], &c->image[place], op->num);
+        sim_child_fault(c);
+        sim_trace("    child %d: op %d is misdirected to cell %d", c->index,
+                  op->id, place);
+    }
+}
+
+/* Store @op at another place.  Returns the cells where it is missing. */
+static uint64_t misdirect_write(Op *op)
+{
+    Child *c = op->child;
+    int place = choose_wrong_place(op);
+
+    if (place == op->cell) {
+        return 0;
+    }
+    for (int i = 0; i < op->num; i++) {
+        c->bad_cells &= ~BIT_ULL(place + i);
+        sim_child_store(c, place + i, op->val[op->cell + i]);
+    }
+    sim_child_fault(c);
+    sim_trace("    child %d: op %d is misdirected to cell %d", c->index,
+              op->id, place);
+    return op->mask;
+}
+
+static void finish_read(Op *op, Plan *plan)
+{
+    Child *c = op->child;
+    Answer *a;
+
+    op_capture(op);
+    if (op->ret == 0 && plan->bad && sim_chance(plan->misdirect_read)) {
+        misdirect_read(op);
+    }
+    for (uint64_t m = op->mask; op->ret == 0 && plan->bad && m; m &= m - 1) {
+        int i = ctz64(m);
+
+        if (!sim_is_liar(c, i) || !sim_chance(plan->lie)) {
+            continue;
+        }
+        sim_child_fault(c);
+        if (sim_choose(4) == 3) {
+            op->flips |= BIT_ULL(i);
+            op->val[i] = TAG_TORN;
+        } else {
+            op->val[i] = sim_choose_lie(c, i);
+        }
+    }
+    if (sim.seen.num_answers < MAX_ANSWERS) {
+        a = &sim.seen.answers[sim.seen.num_answers++];
+        a->time = sim.now;
+        a->child = c->index;
+        a->ret = op->ret;
+        a->mask = op->mask;
+        memcpy(a->val, op->val, sizeof(a->val));
+    }
+}
+
+static void finish_write(Op *op, Plan *plan)
+{
+    Child *c = op->child;
+    uint64_t lost = 0;
+
+    if (op->ret < 0) {
+        op_apply(op, sim_choose_subset(op->mask));
+        return;
+    }
+    for (uint64_t m = op->mask & ~op->applied; plan->bad && m; m &= m - 1) {
+        int i = ctz64(m);
+
+        if (sim_is_liar(c, i) && sim_chance(plan->lose)) {
+            sim_child_fault(c);
+            lost |= BIT_ULL(i);
+        }
+    }
+    if (plan->bad && sim_chance(plan->misdirect_write)) {
+        lost |= misdirect_write(op);
+    }
+    op_apply(op, op->mask & ~lost);
+    for (int i = op->cell; i < op->cell + op->num; i++) {
+        if (op->flags & BDRV_REQ_FUA && op->mask & BIT_ULL(i) &&
+            !(sim_is_liar(c, i) && sim_chance(plan->skip_flush))) {
+            c->durable[i] = c->image[i];
+            c->safe_at[i] = c->changed[i];
+        }
+    }
+    for (int u = 0; u < sim_num_units(); u++) {
+        if ((sim_unit_mask(u) & op->mask) == sim_unit_mask(u)) {
+            c->stale_since[u] = 0;
+        }
+    }
+}
+
+static void finish_flush(Op *op, Plan *plan)
+{
+    Child *c = op->child;
+
+    for (int i = 0; i < c->length; i++) {
+        if (sim_is_liar(c, i) && sim_chance(plan->skip_flush)) {
+            sim_child_fault(c);
+            continue;
+        }
+        /* What was written meanwhile may be caught by it or not. */
+        if (c->changed[i] < op->start ||
+            sim_chance(sim.s->rates.flush_catches)) {
+            c->durable[i] = c->image[i];
+            c->safe_at[i] = c->changed[i];
+        } else if (c->safe_at[i] < op->start) {
+            c->durable[i] = op->snap[i];
+            c->safe_at[i] = op->start;
+        }
+    }
+}
+
+/* A child that fails may have done it nevertheless. */
+static void finish_resize(Op *op, Plan *plan)
+{
+    Child *c = op->child;
+    Req *r = op->req;
+    int kept = MIN(op->length, c->length);
+
+    if (op->ret < 0 && !sim_choose(2)) {
+        return;
+    }
+    if (op->ret == 0 && !op->exact && op->length < c->length &&
+        plan->bad && sim_chance(plan->stays_longer)) {
+        sim_child_fault(c);
+        return;
+    }
+    /* Without the flag, anything may come into sight. */
+    op_apply(op, op->flags & BDRV_REQ_ZERO_WRITE || sim_choose(2) ?
+                 op->mask : 0);
+    c->length = op->length;
+    c->bad_cells &= sim_cells_mask(0, kept);
+    r->shortest[c->index] = MIN(r->shortest[c->index], c->length);
+}
+
+/* End @op, in the way that the dice say. */
+static void op_finish(Op *op)
+{
+    Child *c = op->child;
+    Plan *plan = &sim.s->plan[c->index];
+
+    c->ops++;
+    if (op->type == OP_ZERO && !(sim.s->native_zeroes & (1 << c->index))) {
+        op->ret = -ENOTSUP;
+    } else if (op->failed || op_fails(op, plan)) {
+        sim_child_fault(c);
+        op->ret = op->type == OP_WRITE && sim_choose(2) ? -ENOSPC : -EIO;
+    }
+    switch (op->type) {
+    case OP_READ:
+        finish_read(op, plan);
+        break;
+    case OP_WRITE:
+    case OP_ZERO:
+        if (op->ret < 0 && op->req && op->req->type != REQ_WRITE) {
+            op->req->issued[c->index] &= ~op->cover;    /* try again */
+        }
+        if (op->ret == -ENOTSUP) {
+            break;
+        }
+        finish_write(op, plan);
+        if (op->ret < 0) {
+            c->ever_failed |= op->req && op->req->flags & BDRV_REQ_FUA ?
+                              UINT64_MAX : op->mask;
+            if (op->flags & BDRV_REQ_FUA) {
+                c->failed_at = sim.now;
+                if (plan->drops && !op->failed) {
+                    sim_child_drop(c);
+                }
+            }
+        } else if (op->req) {
+            op->req->ok[c->index] |= op->cover;
+        }
+        break;
+    case OP_RESIZE:
+        finish_resize(op, plan);
+        op->req->ok[c->index] = op->ret < 0 ? 0 : UINT64_MAX;
+        c->failed_at = op->ret < 0 ? sim.now : c->failed_at;
+        break;
+    case OP_FLUSH:
+        if (op->ret == 0) {
+            finish_flush(op, plan);
+        } else {
+            c->failed_at = sim.now;
+            c->ever_failed = UINT64_MAX;
+            if (plan->drops && !op->failed) {
+                sim_child_drop(c);
+            }
+        }
+        break;
+    }
+    if (sim.verdict.trace) {
+        g_autofree char *values =
+            sim_values_text(op->val, op->type == OP_READ && op->ret == 0 ?
+                                     op->mask : op->applied);
+
+        sim_trace("    child %d: op %d %s: %s%s%s", c->index, op->id,
+                  sim_op_name[op->type],
+                  op->ret < 0 ? strerror(-op->ret) : "ok",
+                  op->type == OP_READ ? "" : op->applied ? ", stored" : "",
+                  op->type == OP_READ && op->ret < 0 ? "" : values);
+    }
+    op->done = true;
+    aio_co_wake(op->co);
+}
+
+/* Some of what @op does, it does before it ends. */
+static void op_hold(Op *op)
+{
+    Child *c = op->child;
+    Plan *plan = &sim.s->plan[c->index];
+
+    op->holds++;
+    if (op->type == OP_READ) {
+        op_capture(op);
+        return;
+    }
+    if (op->type == OP_ZERO && !(sim.s->native_zeroes & (1 << c->index))) {
+        return;
+    }
+    if (op->type == OP_WRITE || op->type == OP_ZERO) {
+        /* Losses are decided at the end: liars store nothing yet. */
+        uint64_t mask = sim_choose_subset(op->mask);
+
+        if (!plan->bad) {
+            op_apply(op, mask);
+        }
+    }
+    if (op_syncs(op) && plan->drops && !op->failed && op_fails(op, plan)) {
+        /* Other operations may come and go before its end tells of it. */
+        sim_trace("    child %d: op %d is failing", c->index, op->id);
+        op->failed = true;
+        sim_child_fault(c);
+        sim_child_drop(c);
+    }
+}
+
+void sim_op_step(int index)
+{
+    Op *op = sim.pending.op[index];
+
+    sim_use_dice(op->dice_req, op->child->index);
+    if (op->holds < 2 && sim_chance(sim.s->rates.hold)) {
+        op_hold(op);
+        return;
+    }
+    memmove(&sim.pending.op[index], &sim.pending.op[index + 1],
+            (sim.pending.num - index - 1) * sizeof(sim.pending.op[0]));
+    sim.pending.num--;
+    op_finish(op);
+}

@@ -1,0 +1,220 @@
+/*
+ * Simulation of quorum nodes: schedules
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Copyright (c) 2026 The quorum project authors
+ */
+
+#ifndef QUORUM_SIM_SCHEDULE_H
+#define QUORUM_SIM_SCHEDULE_H
+
+#include "block/block_int.h"
+#include "block/quorum/debug.h"
+
+#define MAX_CHILDREN    5
+#define MAX_CELLS       64
+#define MAX_REQS        32
+#define MAX_CHOICES     8192
+#define UNIT_BYTES      4096
+
+typedef enum ReqType {
+    REQ_READ,
+    REQ_WRITE,
+    REQ_ZERO,
+    REQ_DISCARD,
+    REQ_FLUSH,
+    REQ_STATUS,
+    REQ_CHECK,                  /* a chunk of a scrub that repairs nothing */
+    REQ_SCRUB,                  /* a chunk of a scrub that repairs */
+    REQ_CHANGE,                 /* a child comes or leaves; not the guest's */
+    REQ_RESIZE,
+    REQ__MAX,
+} ReqType;
+
+/* A guest request: first what the schedule says, then what becomes of it. */
+typedef struct Req {
+    ReqType type;
+    struct {
+        int cell, num;
+    } place;                    /* if the disk has that many cells */
+    BdrvRequestFlags flags;
+    bool alone;                 /* starts when nothing else is in flight */
+    int split;                  /* cells in the first piece of the vector */
+    bool stale;                 /* scrub what is stale from there on */
+    int child;                  /* the slot that changes */
+    bool leaves;                /* the slot becomes vacant, if it is not */
+    int length;                 /* of the disk after a resize, in cells */
+    bool exact;                 /* the disk must not be longer then */
+
+    int key;                    /* stays when other requests are dropped */
+    int no_faults;              /* mask: children whose dice are all 0 */
+
+    int id;
+    int cell, num;
+    uint64_t mask;              /* the cells */
+    int start, end;             /* points in time; end is NEVER in flight */
+    int ret;
+    uint8_t *buf;
+    uint64_t issued[MAX_CHILDREN];  /* cells sent to the child */
+    uint64_t ok[MAX_CHILDREN];      /* cells that the child says it took */
+    uint64_t sent;              /* cells sent to any child */
+    int old_length;             /* before the resize */
+    uint64_t grown;             /* cells that the resize brought into sight */
+    int shortest[MAX_CHILDREN]; /* length that the child had meanwhile */
+    bool flushed;               /* by a flush after its end, or by itself */
+    bool seen_durable;          /* that has been looked at */
+    bool may_be_lost;           /* a flush has failed, and the guest knows */
+    bool loss_unreported;       /* may be lost, and the guest is to hear it */
+} Req;
+
+#define SIM_FIELD(name) int name;
+
+/*
+ * What is wrong with a child, mostly chances in 1/1000.  What these faults are,
+ * and which may meet, is said in quorum-sim-child.c.
+ */
+#define SIM_PLAN(X)                                                     \
+    X(bad)              /* if not, the rest does not matter */          \
+    X(read_error)                                                       \
+    X(write_error)                                                      \
+    X(flush_error)                                                      \
+    X(bad_units)        /* mask: can't be read until written */         \
+    X(dead_after)       /* operations after which all fail, or 0 */     \
+    X(drops)            /* 1: a flush that fails loses writes */        \
+    X(lie)              /* a read returns what is not there */          \
+    X(lose)             /* a write is not stored */                     \
+    X(rot)              /* what is stored changes */                    \
+    X(skip_flush)       /* a flush does nothing */                      \
+    X(misdirect_read)   /* a read returns another place's data */       \
+    X(misdirect_write)  /* a write is stored at another place */        \
+    X(resize_error)                                                     \
+    X(stays_longer)     /* after a resize that need not be exact */
+typedef struct Plan {
+    SIM_PLAN(SIM_FIELD)
+} Plan;
+#define PLAN_FIELDS (sizeof(Plan) / sizeof(int))
+
+/* How often things are as they are in a schedule: chances in 1/1000 */
+#define SIM_RATES(X)                                                    \
+    /* the node */                                                      \
+    X(three_children)   /* and not any number */                        \
+    X(majority)         /* vote-threshold is one, and not any number */ \
+    X(pattern_quorum)                                                   \
+    X(pattern_threshold)                                                \
+    X(rewrite)          /* rewrite-corrupted is on */                   \
+    X(blocks)           /* of the children are larger than a byte */    \
+    X(all_zero_fast)    /* all children advertise that they can */      \
+    X(all_zero)         /* all children can */                          \
+    /* the driver */                                                    \
+    X(small_pool)       /* for reads in pieces, and waiting for memory */ \
+    X(coarse_maps)      /* granules larger than a unit */               \
+    X(fine_unflushed)   /* what a failed flush loses is known well */   \
+    X(short_fua_list)                                                   \
+    X(no_fast_path)                                                     \
+    /* requests */                                                      \
+    X(many)                                                             \
+    X(alone)                                                            \
+    X(split)            /* the vector has two pieces */                 \
+    X(fua)                                                              \
+    X(may_unmap)                                                        \
+    X(no_fallback)                                                      \
+    X(scrub_stale)      /* only what is stale */                        \
+    X(leaves)           /* a child, and not replaced */                 \
+    X(exact)                                                            \
+    /* faults */                                                        \
+    X(lies_or_drops)    /* lies, where both can't be */                 \
+    X(drops)                                                            \
+    X(bad_units)                                                        \
+    X(dead)                                                             \
+    X(power_cut)                                                        \
+    X(power_cut_flushed) /* where many flushes are */                   \
+    X(hold)             /* an operation waits half done */              \
+    X(flush_catches)    /* what was written meanwhile */                \
+    X(power_cut_loses)  /* a cell that was not flushed */
+typedef struct Rates {
+    SIM_RATES(SIM_FIELD)
+} Rates;
+
+enum {
+    DAMAGE_ERRORS = 1 << 0,     /* requests fail */
+    DAMAGE_DEATH = 1 << 1,      /* and from some moment on, all of them */
+    DAMAGE_LIES = 1 << 2,       /* data are wrong, without an error */
+    DAMAGE_MISDIRECTS = 1 << 3, /* the lies of a child that mistakes a place */
+    DAMAGE_DROPS = 1 << 4,      /* a flush that fails loses writes */
+};
+
+/* What a test wants of its schedules */
+typedef struct Kind {
+    const char *name;
+    int count;                  /* schedules in a default run */
+    int max_bad;                /* children with faults; -1: all may be bad */
+    int damage;                 /* DAMAGE_*: what may be wrong with these */
+    const char *read_pattern;   /* NULL: any */
+    bool repairs;               /* rewrite-corrupted is on, always */
+    bool any_size;
+    bool ties;                  /* writes that half of the children have */
+    int more[REQ__MAX];         /* added to the weights of requests */
+    bool fua;                   /* most writes are FUA, side by side */
+} Kind;
+
+typedef struct Schedule {
+    const Kind *kind;
+    uint64_t seed;
+    int weight[REQ__MAX];       /* how often which request comes */
+    Rates rates;
+
+    /* The node and its children */
+    int num_children;
+    int threshold;
+    const char *read_pattern;
+    bool rewrite_corrupted;
+    int cells;                  /* at first */
+    int most_cells;             /* at any time */
+    int cell_bytes;
+    int align;                  /* of the children's requests */
+    int fua, zeroes, native_zeroes; /* masks: children that can do it */
+
+    /* The driver: what it has as constants, and does if it can */
+    QuorumLimits limits;
+    bool no_fast_path;
+
+    /* Faults: quorum-sim-child.c says which of them may meet */
+    Plan plan[MAX_CHILDREN];
+    int liars[MAX_CELLS];       /* by unit: mask of children that may lie */
+    bool power_cut;             /* at the end */
+
+    /* The guest */
+    int depth;                  /* requests in flight */
+    int hot_cell;               /* where most requests go to */
+    int num_reqs;
+    Req reqs[MAX_REQS + 2];     /* the last two: reads at the end */
+
+    /* What comes next, see step(); after the last one always 0. */
+    int num_choices;
+    uint32_t choices[MAX_CHOICES];
+} Schedule;
+
+/* --- quorum-sim-kinds.c: what tests want --- */
+
+extern const Kind sim_kinds[];      /* the last one has no name */
+extern const Rates sim_rates;
+extern const int sim_weight[REQ__MAX];
+
+/* --- quorum-sim-schedule.c: what is to happen --- */
+
+/*
+ * Make a schedule of @kind: from @seed, or, if there is one, from sim.script.
+ *
+ * A script is what a fuzzer has made up.  Each decision takes the next byte of
+ * it; when it is used up, the decisions are 0 and there is nothing more to do.
+ * First come the node and the faults.  Requests come one by one, when the one
+ * before has started, so that what a run does next is what the script says
+ * next; see sim_next_request(), sim_choose_next() and sim_use_dice().
+ */
+void sim_make_schedule(Schedule *s, const Kind *kind, uint64_t seed);
+
+/* Add a request to @s from sim.script; false if that is used up. */
+bool sim_next_request(Schedule *s);
+
+#endif /* QUORUM_SIM_SCHEDULE_H */
