@@ -18,11 +18,9 @@
 /* A map has the granules of all maps, and no bits behind the end. */
 static void quorum_check_map(const QuorumSync *sync, const HBitmap *map)
 {
-    int64_t granule = INT64_C(1) << sync->stale_shift;
-
     if (map) {
         assert(hbitmap_granularity(map) == sync->stale_shift);
-        assert(hbitmap_count(map) <= ROUND_UP(sync->bytes, granule));
+        assert(hbitmap_next_dirty(map, sync->bytes, INT64_MAX) < 0);
     }
 }
 
