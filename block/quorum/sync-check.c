@@ -130,12 +130,10 @@ static void G_NORETURN quorum_check_failed_locked(const QuorumSync *sync,
 /* A map has the granules of all maps, and no bits behind the end. */
 static void quorum_check_map_locked(const QuorumSync *sync, const HBitmap *map)
 {
-    int64_t granule = INT64_C(1) << sync->stale_shift;
-
     if (map) {
         quorum_check(sync, hbitmap_granularity(map) == sync->stale_shift);
         quorum_check(sync,
-                     hbitmap_count(map) <= ROUND_UP(sync->bytes, granule));
+                     hbitmap_next_dirty(map, sync->bytes, INT64_MAX) < 0);
     }
 }
 
