@@ -161,7 +161,7 @@ static void quorum_close(BlockDriverState *bs)
     BDRVQuorumState *s = bs->opaque;
 
     quorum_detach_children(bs);
-    assert(QTAILQ_EMPTY(&s->in_flight));
+    assert(QLIST_EMPTY(&s->in_flight));
     quorum_slots_free(s->slots, s->num_slots);
     quorum_sync_free(s->sync);
     range_lock_destroy(&s->range_lock);
@@ -278,7 +278,7 @@ static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
     range_lock_init(&s->range_lock);
     qemu_co_rwlock_init(&s->flush_lock);
     qemu_spin_init(&s->in_flight_lock);
-    QTAILQ_INIT(&s->in_flight);
+    QLIST_INIT(&s->in_flight);
     s->sync = quorum_sync_new(bs->node_name, slots);
     s->slots = quorum_slots_new(slots);
     s->num_slots = slots;

@@ -11,7 +11,6 @@
 
 #include "qemu/osdep.h"
 #include "block/block-io.h"
-#include "trace.h"
 #include "write.h"
 
 static int64_t coroutine_fn GRAPH_RDLOCK
@@ -36,7 +35,6 @@ int coroutine_fn quorum_co_flush(BlockDriverState *bs)
 
     qemu_co_rwlock_wrlock(&s->flush_lock);
     req = quorum_request_new(bs, 0, quorum_length(bs), NULL, 0);
-    quorum_request_leave_out_excluded(req);
     quorum_sync_flush_begin(s->sync);
     quorum_ask_all(req, quorum_ask_flush);
     for (int i = 0; i < req->n; i++) {
@@ -49,7 +47,7 @@ int coroutine_fn quorum_co_flush(BlockDriverState *bs)
     qemu_co_rwlock_unlock(&s->flush_lock);
     quorum_report_errors(req, QUORUM_OP_TYPE_FLUSH);
     if (!acknowledged) {
-        ret = quorum_request_fail(req);
+        ret = quorum_request_fail(req, "flush");
     }
     quorum_request_free(req);
     return ret;

@@ -207,8 +207,11 @@ static void GRAPH_WRLOCK quorum_change_slots_end(BDRVQuorumState *s,
 static void GRAPH_WRLOCK quorum_change_commit(void *opaque)
 {
     QuorumChange *change = opaque;
+    BDRVQuorumState *s = change->bs->opaque;
 
-    quorum_change_slots_end(change->bs->opaque, change, true);
+    quorum_change_slots_end(s, change, true);
+    trace_quorum_change_end(change->bs->node_name, s->num_slots,
+                            s->opts.threshold, true);
 }
 
 static void GRAPH_WRLOCK quorum_change_abort(void *opaque)
@@ -219,6 +222,8 @@ static void GRAPH_WRLOCK quorum_change_abort(void *opaque)
 
     s->opts = change->opts;
     quorum_change_slots_end(s, change, false);
+    trace_quorum_change_end(bs->node_name, s->num_slots, s->opts.threshold,
+                            false);
     /* The children that come back are not attached again yet. */
     bs->supported_zero_flags = change->zero_flags;
     bs->supported_truncate_flags = change->truncate_flags;
@@ -351,11 +356,7 @@ int quorum_change_children(BlockDriverState *bs, const QuorumOptions *opts,
         BdrvChild *child = s->slots[i].child;
 
         if (child && (i >= n || from[i] != i)) {
-            int ret;
-
-            trace_quorum_child_removed(bs->node_name, i,
-                                       bdrv_get_node_name(child->bs));
-            ret = bdrv_detach_child_tran(bs, child, tran, detached, errp);
+            int ret = bdrv_detach_child_tran(bs, child, tran, detached, errp);
 
             if (ret < 0) {
                 return ret;
@@ -373,12 +374,11 @@ int quorum_change_children(BlockDriverState *bs, const QuorumOptions *opts,
     quorum_change_slots(s, change, from, children, n);
     s->opts = *opts;
     for (int i = 0; i < n; i++) {
-        if (!nodes[i] || from[i] >= 0) {
-            continue;
+        if (from[i] != i) {
+            trace_quorum_child_change(bs->node_name, i, from[i], nodes[i] ?
+                                      bdrv_get_node_name(nodes[i]) : "");
         }
-        trace_quorum_child_added(bs->node_name, i,
-                                 bdrv_get_node_name(nodes[i]), in_sync);
-        if (!in_sync) {
+        if (nodes[i] && from[i] < 0 && !in_sync) {
             /* What was on the node before it became a child has no vote. */
             quorum_sync_set_rebuilding(s->sync, i);
         }

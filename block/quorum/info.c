@@ -65,7 +65,9 @@ ImageInfoSpecific *quorum_get_specific_info(BlockDriverState *bs, Error **errp)
     ImageInfoSpecific *spec = g_new0(ImageInfoSpecific, 1);
     ImageInfoSpecificQuorum *quorum = g_new0(ImageInfoSpecificQuorum, 1);
     QuorumChildInfoList **tail = &quorum->children;
+    g_autofree int64_t *ages = g_new(int64_t, s->num_slots);
 
+    quorum_request_ages(s, ages);
     spec->type = IMAGE_INFO_SPECIFIC_KIND_QUORUM;
     spec->u.quorum.data = quorum;
     quorum->vote_threshold = s->opts.threshold;
@@ -73,7 +75,6 @@ ImageInfoSpecific *quorum_get_specific_info(BlockDriverState *bs, Error **errp)
     for (int i = 0; i < s->num_slots; i++) {
         QuorumSlot *slot = &s->slots[i];
         QuorumChildInfo *info = g_new0(QuorumChildInfo, 1);
-        int64_t oldest_ns;
 
         info->child = quorum_child_name(i);
         if (slot->child) {
@@ -83,9 +84,8 @@ ImageInfoSpecific *quorum_get_specific_info(BlockDriverState *bs, Error **errp)
         }
         info->stale_bytes = quorum_sync_stale_bytes(s->sync, i);
         info->state = quorum_child_state(s, i, info->stale_bytes);
-        oldest_ns = quorum_oldest_request_ns(s, i);
-        info->has_oldest_request_ms = oldest_ns >= 0;
-        info->oldest_request_ms = oldest_ns / SCALE_MS;
+        info->has_oldest_request_ms = ages[i] >= 0;
+        info->oldest_request_ms = ages[i] / SCALE_MS;
         QAPI_LIST_APPEND(tail, info);
     }
     return spec;
@@ -97,9 +97,9 @@ void quorum_dump(BlockDriverState *bs)
     g_autofree char *text = quorum_sync_text(s->sync);
     QuorumRequest *req;
 
+    /* No lock is taken: in a debugger, its owner does not go on. */
     fputs(text, stderr);
-    qemu_spin_lock(&s->in_flight_lock);
-    QTAILQ_FOREACH(req, &s->in_flight, next) {
+    QLIST_FOREACH(req, &s->in_flight, next) {
         fprintf(stderr, "  request [%" PRId64 ", %" PRId64 ") waits for:",
                 req->offset, req->offset + req->bytes);
         for (int i = 0; i < req->n; i++) {
@@ -109,5 +109,4 @@ void quorum_dump(BlockDriverState *bs)
         }
         fputc('\n', stderr);
     }
-    qemu_spin_unlock(&s->in_flight_lock);
 }

@@ -52,7 +52,7 @@ static int quorum_read_number(const char **pos, char end)
  * set if there is an escape that means nothing.
  */
 static GPtrArray *quorum_split_names(const char *list, const char *filename,
-                              Error **errp)
+                                     Error **errp)
 {
     g_autoptr(GPtrArray) names = g_ptr_array_new_with_free_func(g_free);
     g_autoptr(GString) name = g_string_new(NULL);
@@ -240,7 +240,7 @@ void quorum_opts_delete_child(QDict *options, const char *key)
  * looks like it.
  */
 static bool quorum_read_old_key(const char *key, int *index, const char **rest,
-                         Error **errp)
+                                Error **errp)
 {
     const char *digits;
     unsigned long value;

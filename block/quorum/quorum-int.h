@@ -89,7 +89,8 @@ typedef struct QuorumSlot {
 
 /*
  * Order of taking things: graph read lock, all the memory that is needed from
- * the pool, range_lock, flush_lock, the lock of sync.
+ * the pool, range_lock, flush_lock, the lock of sync.  in_flight_lock is taken
+ * for itself.
  */
 typedef struct BDRVQuorumState {
     /* Set when the node is opened or, with all requests drained, reopened. */
@@ -140,11 +141,15 @@ typedef struct BDRVQuorumState {
      */
     CoRwlock flush_lock;
 
-    /* Under in_flight_lock, which is held for a few instructions. */
+    /* Under in_flight_lock. */
 
-    /* Requests that children are working on. */
+    /*
+     * Requests that children are working on.  The lock is a spin lock because
+     * requests hold it for a few instructions; only query commands go through
+     * the list.
+     */
     QemuSpin in_flight_lock;
-    QTAILQ_HEAD(, QuorumRequest) in_flight;
+    QLIST_HEAD(, QuorumRequest) in_flight;
 } BDRVQuorumState;
 
 /* Whether slot @i has a child that takes part in I/O. */

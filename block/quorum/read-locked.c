@@ -94,18 +94,19 @@ static long quorum_bit(const QuorumLockedRead *lr, int i, int u)
 static void GRAPH_RDLOCK quorum_choose_voters(QuorumLockedRead *lr)
 {
     QuorumRequest *req = lr->req;
+    g_autofree QuorumStaleness *staleness = NULL;
 
-    quorum_request_leave_out_excluded(req);
     if (!quorum_sync_is_degraded(req->s->sync)) {
         return;
     }
+    quorum_request_leave_out_excluded(req);
+    staleness = g_new(QuorumStaleness, req->n);
+    quorum_sync_stale_units(req->s->sync, req->offset, req->bytes, staleness,
+                            lr->stale, lr->units);
     for (int i = 0; i < req->n; i++) {
         QuorumAnswer *a = &req->answers[i];
-        QuorumStaleness staleness =
-            quorum_sync_stale_units(req->s->sync, i, req->offset, req->bytes,
-                                    lr->stale, quorum_bit(lr, i, 0));
 
-        if (staleness == QUORUM_STALE_THROUGHOUT &&
+        if (staleness[i] == QUORUM_STALE_THROUGHOUT &&
             quorum_answer_is_member(a)) {
             quorum_answer_leave_out(a, QUORUM_PART_STALE);
         }
@@ -134,8 +135,12 @@ quorum_reread_unit(QuorumLockedRead *lr, int u)
             quorum_child_reaches(a->child, unit.end)) {
             uint8_t *buf = quorum_at(lr, a->buf, unit.start);
             QEMUIOVector qiov = QEMU_IOVEC_INIT_BUF(qiov, buf, size);
+            int ret;
 
-            if (bdrv_co_preadv(a->child, unit.start, size, &qiov, 0) >= 0) {
+            quorum_in_flight_begin(a);
+            ret = bdrv_co_preadv(a->child, unit.start, size, &qiov, 0);
+            quorum_in_flight_end(a);
+            if (ret >= 0) {
                 lr->data[i] = buf;
                 answers++;
             }
@@ -409,7 +414,9 @@ quorum_repair_slot_range(QuorumLockedRead *lr, int i, QuorumRange range,
         !quorum_child_reaches(slot->child, range.end)) {
         return -EPERM;
     }
+    quorum_in_flight_begin(&req->answers[i]);
     ret = quorum_repair_write(lr, slot->child, range, stale);
+    quorum_in_flight_end(&req->answers[i]);
     trace_quorum_repair(req->bs->node_name, i, range.start, size, ret);
     quorum_set_repair_failed(slot, ret < 0);
     if (ret < 0) {
@@ -462,6 +469,7 @@ static int coroutine_fn GRAPH_RDLOCK quorum_repair_slot(QuorumLockedRead *lr,
     for (; (first = find_next_bit(lr->to_repair, end, first)) < end;
          first = past) {
         bool stale = test_bit(first, lr->stale);
+        long first_unit, past_unit;
         QuorumRange range;
         int ret;
 
@@ -481,10 +489,9 @@ static int coroutine_fn GRAPH_RDLOCK quorum_repair_slot(QuorumLockedRead *lr,
             /* The child will not take more; the rest of it stays as it is. */
             return ret;
         }
-        range.start = (range.start - lr->base) / QUORUM_UNIT;
-        range.end = DIV_ROUND_UP(range.end - lr->base, QUORUM_UNIT);
-        bitmap_clear(lr->to_repair, base + range.start,
-                     range.end - range.start);
+        first_unit = (range.start - lr->base) / QUORUM_UNIT;
+        past_unit = DIV_ROUND_UP(range.end - lr->base, QUORUM_UNIT);
+        bitmap_clear(lr->to_repair, base + first_unit, past_unit - first_unit);
     }
     return 0;
 }
@@ -520,7 +527,6 @@ quorum_locked_request_new(BlockDriverState *bs, int64_t offset, int64_t bytes,
 {
     QuorumRequest *req = quorum_request_new(bs, offset, bytes, NULL, flags);
 
-    quorum_request_leave_out_excluded(req);
     quorum_reached(QUORUM_BRANCH_LOCKED_READ);
     trace_quorum_locked_read(bs->node_name, offset, bytes, why);
     for (int i = 0; i < req->n; i++) {
@@ -549,7 +555,7 @@ int coroutine_fn quorum_locked_read(BlockDriverState *bs, int64_t offset,
         }
         quorum_locked_read_unlock(&lr);
         if (ret < 0) {
-            quorum_report_failure(req);
+            quorum_report_failure(req, "read", ret);
         } else {
             qemu_iovec_from_buf(qiov, 0, lr.result, bytes);
         }
@@ -580,10 +586,10 @@ void coroutine_fn quorum_repair_range(BlockDriverState *bs, int64_t offset,
 }
 
 /*
- * Tell req->scrub what has been found.  Returns false if there is something
+ * Add to req->scrub what has been found.  Returns false if there is something
  * that should have been repaired, and is not.
  */
-static bool quorum_count_units(QuorumLockedRead *lr)
+static bool quorum_add_figures(QuorumLockedRead *lr)
 {
     QuorumRequest *req = lr->req;
     QuorumScrub *scrub = req->scrub;
@@ -604,7 +610,7 @@ static bool quorum_count_units(QuorumLockedRead *lr)
         if (!missing && !wrong && !left) {
             continue;
         }
-        figures = scrub->repair && !left ? &scrub->repaired : &scrub->left;
+        figures = scrub->repair && !left ? &scrub->in_repaired : &scrub->left;
         figures->mismatched += wrong ? size : 0;
         figures->missing += missing ? size : 0;
         figures->repaired += scrub->repair && !left ? size : 0;
@@ -629,10 +635,10 @@ static int coroutine_fn GRAPH_RDLOCK quorum_scrub_range(QuorumLockedRead *lr)
 
     if (vote_ret < 0 && !scrub->failure_reported) {
         scrub->failure_reported = true;
-        quorum_report_failure(req);
+        quorum_report_failure(req, "scrub", vote_ret);
     }
     scrub->write_failed = repair_ret < 0;
-    if (!quorum_count_units(lr) && !repair_ret && !vote_ret) {
+    if (!quorum_add_figures(lr) && !repair_ret && !vote_ret) {
         return -EIO;
     }
     return repair_ret ?: vote_ret;
@@ -646,10 +652,7 @@ int coroutine_fn quorum_co_scrub(BlockDriverState *bs, int64_t offset,
     QuorumLockedRead lr;
     int ret;
 
-    assert(QEMU_IS_ALIGNED(offset, QUORUM_UNIT));
-    assert(QEMU_IS_ALIGNED(bytes, QUORUM_UNIT) ||
-           offset + bytes == quorum_length(bs));
-    scrub->repaired = (QuorumFigures) { 0 };
+    scrub->in_repaired = (QuorumFigures) { 0 };
     scrub->left = (QuorumFigures) { 0 };
     scrub->write_failed = false;
     req->scrub = scrub;

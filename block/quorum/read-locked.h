@@ -28,7 +28,7 @@ struct QuorumScrub {
      * What quorum_co_scrub() has found in its range: in units that have been
      * repaired, and in the others, where it would find the same again.
      */
-    QuorumFigures repaired;
+    QuorumFigures in_repaired;
     QuorumFigures left;
     bool write_failed;          /* what it returns is the error of a write */
 };

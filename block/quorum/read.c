@@ -27,7 +27,6 @@
 #include "debug.h"
 #include "read.h"
 #include "read-locked.h"
-#include "trace.h"
 
 /*
  * If all children that have answered say the same, and no other version could
@@ -95,14 +94,16 @@ static bool GRAPH_RDLOCK quorum_has_stale_repairable(BlockDriverState *bs,
                                                      int64_t bytes)
 {
     BDRVQuorumState *s = bs->opaque;
+    g_autofree QuorumStaleness *staleness = NULL;
 
     if (!s->opts.rewrite_corrupted) {
         return false;
     }
+    staleness = g_new(QuorumStaleness, s->num_slots);
+    quorum_sync_staleness(s->sync, offset, bytes, staleness);
     for (int i = 0; i < s->num_slots; i++) {
-        if (quorum_may_repair(bs, i) &&
-            !qatomic_read(&s->slots[i].repair_failed) &&
-            quorum_sync_staleness(s->sync, i, offset, bytes)) {
+        if (staleness[i] && quorum_may_repair(bs, i) &&
+            !qatomic_read(&s->slots[i].repair_failed)) {
             return true;
         }
     }
@@ -134,35 +135,12 @@ static bool quorum_became_stale(const QuorumAnswer *a)
     QuorumSync *sync = a->req->s->sync;
 
     if (!quorum_sync_is_degraded(sync) ||
-        !quorum_sync_staleness(sync, quorum_answer_slot(a), a->req->offset,
-                               a->req->bytes)) {
+        !quorum_sync_is_stale(sync, quorum_answer_slot(a), a->req->offset,
+                              a->req->bytes)) {
         return false;
     }
     quorum_reached(QUORUM_BRANCH_STALE_MEANWHILE);
     return true;
-}
-
-/*
- * Leave out the children that are excluded, or stale in the range (promise 3).
- * Returns false if a child is stale in a part of it only: the locked read can
- * tell the parts from each other.
- */
-static bool quorum_leave_out_stale(QuorumRequest *req)
-{
-    bool clear = true;
-
-    quorum_leave_out_excluded(req);
-    for (int i = 0; i < req->n; i++) {
-        QuorumAnswer *a = &req->answers[i];
-        QuorumStaleness staleness =
-            quorum_sync_staleness(req->s->sync, i, req->offset, req->bytes);
-
-        clear &= staleness != QUORUM_STALE_PARTLY;
-        if (staleness && quorum_answer_is_member(a)) {
-            quorum_answer_leave_out(a, QUORUM_PART_STALE);
-        }
-    }
-    return clear;
 }
 
 /*
@@ -185,7 +163,7 @@ static void quorum_defer_children(QuorumRequest *req)
 
         if (quorum_answer_counts(a) &&
             (rank++ - start + voters) % voters < deferred) {
-            quorum_answer_leave_out(a, QUORUM_PART_DEFERRED);
+            a->part = QUORUM_PART_DEFERRED;
         }
     }
 }
@@ -221,7 +199,7 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
     bool failed;
 
     if (quorum_sync_is_degraded(req->s->sync) &&
-        (!quorum_leave_out_stale(req) ||
+        (!quorum_request_leave_out_stale(req) ||
          quorum_has_stale_repairable(bs, offset, bytes))) {
         quorum_request_free(req);
         return quorum_locked_read(bs, offset, bytes, qiov, flags, NULL,
@@ -245,7 +223,7 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
         quorum_ask_deferred(req);
     }
 
-    if (!quorum_sync_is_degraded(req->s->sync) || quorum_leave_out_stale(req)) {
+    if (quorum_request_leave_out_stale(req)) {
         answer = quorum_unanimous(req, &failed);
     }
     if (answer && !quorum_debug_skips_fast_path() &&
@@ -284,7 +262,6 @@ quorum_read_fifo_range(BlockDriverState *bs, int64_t offset, int64_t bytes,
     bool answered = false;
     int ret = 0;
 
-    quorum_request_leave_out_excluded(req);
     for (int i = 0; i < req->n && !answered; i++) {
         QuorumAnswer *a = &req->answers[i];
 
@@ -309,7 +286,7 @@ quorum_read_fifo_range(BlockDriverState *bs, int64_t offset, int64_t bytes,
         return 0;
     }
     if (!answered) {
-        ret = quorum_request_fail(req);
+        ret = quorum_request_fail(req, "read");
     }
     quorum_request_free(req);
     return ret;

@@ -16,7 +16,6 @@
 #include "qapi/qapi-events-block-core.h"
 #include "qemu/timer.h"
 #include "request.h"
-#include "read-locked.h"
 #include "vote.h"
 
 /*
@@ -74,6 +73,9 @@ QuorumRequest *quorum_request_new(BlockDriverState *bs, int64_t offset,
         a->req = req;
         a->child = s->slots[i].child;
         a->part = a->child ? QUORUM_PART_ASKED : QUORUM_PART_VACANT;
+    }
+    if (quorum_sync_is_degraded(s->sync)) {
+        quorum_request_leave_out_excluded(req);
     }
     return req;
 }
@@ -134,12 +136,12 @@ int64_t quorum_request_max_bytes(BlockDriverState *bs)
 void quorum_answer_leave_out(QuorumAnswer *a, QuorumPart part)
 {
     static const char *const why[] = {
-        [QUORUM_PART_DEFERRED] = "deferred",
         [QUORUM_PART_STALE] = "stale",
         [QUORUM_PART_EXCLUDED] = "excluded",
     };
 
-    assert(a->child && part > QUORUM_PART_ASKED && part < ARRAY_SIZE(why));
+    assert(a->child && (part == QUORUM_PART_STALE ||
+                        part == QUORUM_PART_EXCLUDED));
     if (a->part != part) {
         a->part = part;
         trace_quorum_left_out(a->req->bs->node_name, quorum_answer_slot(a),
@@ -147,7 +149,7 @@ void quorum_answer_leave_out(QuorumAnswer *a, QuorumPart part)
     }
 }
 
-void quorum_leave_out_excluded(QuorumRequest *req)
+void quorum_request_leave_out_excluded(QuorumRequest *req)
 {
     for (int i = 0; i < req->n; i++) {
         QuorumAnswer *a = &req->answers[i];
@@ -156,6 +158,29 @@ void quorum_leave_out_excluded(QuorumRequest *req)
             quorum_answer_leave_out(a, QUORUM_PART_EXCLUDED);
         }
     }
+}
+
+bool quorum_request_leave_out_stale(QuorumRequest *req)
+{
+    QuorumSync *sync = req->s->sync;
+    g_autofree QuorumStaleness *staleness = NULL;
+    bool clear = true;
+
+    if (!quorum_sync_is_degraded(sync)) {
+        return true;
+    }
+    quorum_request_leave_out_excluded(req);
+    staleness = g_new(QuorumStaleness, req->n);
+    quorum_sync_staleness(sync, req->offset, req->bytes, staleness);
+    for (int i = 0; i < req->n; i++) {
+        QuorumAnswer *a = &req->answers[i];
+
+        clear &= staleness[i] != QUORUM_STALE_PARTLY;
+        if (staleness[i] && quorum_answer_is_member(a)) {
+            quorum_answer_leave_out(a, QUORUM_PART_STALE);
+        }
+    }
+    return clear;
 }
 
 void quorum_request_ask_excluded(QuorumRequest *req)
@@ -179,31 +204,46 @@ static inline void quorum_request_sent(QuorumRequest *req)
 {
     req->asked_ns = get_clock();
     qemu_spin_lock(&req->s->in_flight_lock);
-    QTAILQ_INSERT_HEAD(&req->s->in_flight, req, next);
+    QLIST_INSERT_HEAD(&req->s->in_flight, req, next);
     qemu_spin_unlock(&req->s->in_flight_lock);
 }
 
 static inline void quorum_request_answered(QuorumRequest *req)
 {
     qemu_spin_lock(&req->s->in_flight_lock);
-    QTAILQ_REMOVE(&req->s->in_flight, req, next);
+    QLIST_REMOVE(req, next);
     qemu_spin_unlock(&req->s->in_flight_lock);
 }
 
-int64_t quorum_oldest_request_ns(BDRVQuorumState *s, int i)
+void quorum_in_flight_begin(QuorumAnswer *a)
+{
+    quorum_request_sent(a->req);
+    qatomic_set(&a->in_flight, true);
+}
+
+void quorum_in_flight_end(QuorumAnswer *a)
+{
+    qatomic_set(&a->in_flight, false);
+    quorum_request_answered(a->req);
+}
+
+void quorum_request_ages(BDRVQuorumState *s, int64_t *ages)
 {
     int64_t now = get_clock();
-    int64_t oldest = -1;
     QuorumRequest *req;
 
+    for (int i = 0; i < s->num_slots; i++) {
+        ages[i] = -1;
+    }
     qemu_spin_lock(&s->in_flight_lock);
-    QTAILQ_FOREACH(req, &s->in_flight, next) {
-        if (i < req->n && qatomic_read(&req->answers[i].in_flight)) {
-            oldest = MAX(oldest, now - req->asked_ns);
+    QLIST_FOREACH(req, &s->in_flight, next) {
+        for (int i = 0; i < req->n; i++) {
+            if (qatomic_read(&req->answers[i].in_flight)) {
+                ages[i] = MAX(ages[i], now - req->asked_ns);
+            }
         }
     }
     qemu_spin_unlock(&s->in_flight_lock);
-    return oldest;
 }
 
 /* Ask the child of @a, in the coroutine of the caller. */
@@ -332,12 +372,13 @@ void quorum_report_bad(QuorumOpType type, int64_t offset, int64_t bytes,
                                       first, end - first);
 }
 
-void quorum_report_failure(const QuorumRequest *req)
+void quorum_report_failure(const QuorumRequest *req, const char *what, int ret)
 {
     int64_t first = req->offset / BDRV_SECTOR_SIZE;
     int64_t end = DIV_ROUND_UP(req->offset + req->bytes, BDRV_SECTOR_SIZE);
 
-    trace_quorum_failure(req->bs->node_name, req->offset, req->bytes);
+    trace_quorum_failure(req->bs->node_name, what, req->offset, req->bytes,
+                         ret);
     qapi_event_send_quorum_failure(bdrv_get_device_or_node_name(req->bs),
                                    first, end - first);
 }
@@ -416,10 +457,12 @@ int quorum_request_errno(const QuorumRequest *req)
     return quorum_vote_errno(rets, req->n);
 }
 
-int quorum_request_fail(const QuorumRequest *req)
+int quorum_request_fail(const QuorumRequest *req, const char *what)
 {
-    quorum_report_failure(req);
-    return quorum_request_errno(req);
+    int ret = quorum_request_errno(req);
+
+    quorum_report_failure(req, what, ret);
+    return ret;
 }
 
 void quorum_report_errors(const QuorumRequest *req, QuorumOpType type)
@@ -467,7 +510,6 @@ int64_t coroutine_fn quorum_co_getlength(BlockDriverState *bs)
     int64_t ret;
     int winner;
 
-    quorum_request_leave_out_excluded(req);
     quorum_ask_all(req, quorum_ask_length);
     for (int i = 0; i < req->n; i++) {
         const QuorumAnswer *a = &req->answers[i];
@@ -497,7 +539,6 @@ int64_t coroutine_fn quorum_co_get_allocated_file_size(BlockDriverState *bs)
     QuorumRequest *req = quorum_request_new(bs, 0, 0, NULL, 0);
     int64_t sum = 0;
 
-    quorum_request_leave_out_excluded(req);
     quorum_ask_all(req, quorum_ask_allocated_file_size);
     for (int i = 0; i < req->n; i++) {
         const QuorumAnswer *a = &req->answers[i];
@@ -559,27 +600,6 @@ quorum_ask_block_status(QuorumRequest *req, QuorumAnswer *a)
 }
 
 /*
- * Cut @req to the bytes in which each child is either stale or not, and leave
- * out the children that are.
- */
-static void quorum_request_leave_out_stale(QuorumRequest *req)
-{
-    QuorumSync *sync = req->s->sync;
-
-    if (!quorum_sync_is_degraded(sync)) {
-        return;
-    }
-    quorum_leave_out_excluded(req);
-    req->bytes = quorum_sync_uniform_range(sync, req->offset, req->bytes);
-    for (int i = 0; i < req->n; i++) {
-        if (quorum_answer_counts(&req->answers[i]) &&
-            quorum_sync_staleness(sync, i, req->offset, req->bytes)) {
-            quorum_answer_leave_out(&req->answers[i], QUORUM_PART_STALE);
-        }
-    }
-}
-
-/*
  * Zero only if enough voters say so and none says otherwise: a caller that
  * takes zeroes for granted does not read, so that there is no vote (promise 2).
  */
@@ -601,8 +621,10 @@ int coroutine_fn quorum_co_block_status(BlockDriverState *bs, bool want_zero,
     }
 
     req = quorum_request_new(bs, offset, bytes, NULL, 0);
+    /* As far as each child is either stale or not */
+    bytes = quorum_sync_uniform_range(s->sync, offset, bytes);
+    req->bytes = bytes;
     quorum_request_leave_out_stale(req);
-    bytes = req->bytes;
     quorum_ask_all(req, quorum_ask_block_status);
 
     for (int i = 0; i < req->n; i++) {

@@ -97,7 +97,7 @@ struct QuorumRequest {
     int64_t asked_ns;           /* when, in QEMU_CLOCK_REALTIME */
     int pending;                /* coroutines that have not ended */
     Coroutine *co;              /* sleeps until pending is 0, or NULL */
-    QTAILQ_ENTRY(QuorumRequest) next;   /* in BDRVQuorumState.in_flight */
+    QLIST_ENTRY(QuorumRequest) next;    /* in BDRVQuorumState.in_flight */
 
     void **bufs;                /* from the pool, room for n + 1 of them */
     int n_bufs;
@@ -113,9 +113,7 @@ struct QuorumRequest {
 /* --- creation and memory --- */
 
 /*
- * A request to all children.  The caller says which of them take no part: those
- * that are excluded at least, except when resizing.  Freed by
- * quorum_request_free(), with the buffers.
+ * A request to all members.  Freed by quorum_request_free(), with the buffers.
  */
 QuorumRequest *GRAPH_RDLOCK
 quorum_request_new(BlockDriverState *bs, int64_t offset, int64_t bytes,
@@ -158,20 +156,18 @@ static inline bool quorum_answer_is_member(const QuorumAnswer *a)
 void quorum_answer_leave_out(QuorumAnswer *a, QuorumPart part);
 
 /*
- * Leave out the children that are excluded.  After a request has waited for its
- * range, it does so again: a resize may have excluded a child meanwhile.  (A
- * resize may have included a child as well; as that child is stale, it can wait
- * for the next request.)
+ * Leave out the children that have been excluded since: a resize may have done
+ * that while the request waited for its range.  (A resize may have included a
+ * child as well; as that child is stale, it can wait for the next request.)
  */
-void GRAPH_RDLOCK quorum_leave_out_excluded(QuorumRequest *req);
+void GRAPH_RDLOCK quorum_request_leave_out_excluded(QuorumRequest *req);
 
-static inline void GRAPH_RDLOCK
-quorum_request_leave_out_excluded(QuorumRequest *req)
-{
-    if (quorum_sync_is_degraded(req->s->sync)) {
-        quorum_leave_out_excluded(req);
-    }
-}
+/*
+ * The same, and leave out the children that are stale in the range (promise 3).
+ * Returns false if a child is stale in a part of it only: the locked read can
+ * tell the parts from each other.
+ */
+bool GRAPH_RDLOCK quorum_request_leave_out_stale(QuorumRequest *req);
 
 /* Ask the excluded children as well. */
 void GRAPH_RDLOCK quorum_request_ask_excluded(QuorumRequest *req);
@@ -203,10 +199,18 @@ static inline QEMUIOVector *quorum_answer_qiov(QuorumAnswer *a)
 }
 
 /*
- * How long, in ns, the oldest request that is in flight on the child in slot @i
- * has been so; -1 if there is none.  Any thread, with the graph lock held.
+ * Whatever else is asked of the child of @a on behalf of the request goes
+ * between these two, so that it is seen to be in flight.
  */
-int64_t GRAPH_RDLOCK quorum_oldest_request_ns(BDRVQuorumState *s, int i);
+void quorum_in_flight_begin(QuorumAnswer *a);
+void quorum_in_flight_end(QuorumAnswer *a);
+
+/*
+ * For how long, in ns, the oldest request that is in flight on each child has
+ * been so: @ages[slot], -1 if there is none.  Any thread, with the graph lock
+ * held.
+ */
+void GRAPH_RDLOCK quorum_request_ages(BDRVQuorumState *s, int64_t *ages);
 
 /* quorum_range_lock() with a trace if that takes long. */
 void coroutine_fn quorum_range_lock_timed(BlockDriverState *bs,
@@ -264,11 +268,13 @@ void GRAPH_RDLOCK quorum_answer_failed(const QuorumAnswer *a,
 void GRAPH_RDLOCK quorum_report_errors(const QuorumRequest *req,
                                        QuorumOpType type);
 
-/* Send QUORUM_FAILURE: the request as a whole has failed. */
-void GRAPH_RDLOCK quorum_report_failure(const QuorumRequest *req);
+/* Send QUORUM_FAILURE: the request @what as a whole has failed with @ret. */
+void GRAPH_RDLOCK quorum_report_failure(const QuorumRequest *req,
+                                        const char *what, int ret);
 
-/* The same, and return the most common error. */
-int GRAPH_RDLOCK quorum_request_fail(const QuorumRequest *req);
+/* The same with the most common error, which is returned. */
+int GRAPH_RDLOCK quorum_request_fail(const QuorumRequest *req,
+                                     const char *what);
 
 /* --- what may be asked of a child --- */
 

@@ -14,7 +14,6 @@
 #include "block/block-io.h"
 #include "debug.h"
 #include "qapi/error.h"
-#include "trace.h"
 #include "write.h"
 
 static int64_t coroutine_fn GRAPH_RDLOCK
@@ -46,10 +45,32 @@ quorum_length_changed(const QuorumAnswer *a, int64_t old_length)
 }
 
 /*
- * Too few children were resized: give the others their old length back.  A
- * child that was cut off has zeroes now where the others have data: it is stale
+ * Give the child of @a its old length back, if it has another one now.  A child
+ * that was cut off has zeroes now where the others have data: it is stale
  * there.  One that can't go back is excluded.
  */
+static void coroutine_fn GRAPH_RDLOCK
+quorum_undo_resize_of(QuorumAnswer *a, int64_t old_length)
+{
+    QuorumRequest *req = a->req;
+    int i = quorum_answer_slot(a);
+
+    if (!quorum_length_changed(a, old_length)) {
+        return;
+    }
+    if (req->resize.length < old_length) {
+        quorum_sync_mark_stale(req->s->sync, i, req->resize.length,
+                               old_length - req->resize.length,
+                               "cut off in vain");
+    }
+    if (bdrv_co_truncate(a->child, old_length, true, PREALLOC_MODE_OFF, 0,
+                         NULL) < 0) {
+        quorum_sync_exclude(req->s->sync, i, false,
+                            "can't get its length back");
+    }
+}
+
+/* Too few children were resized: undo the resize of the others. */
 static void coroutine_fn GRAPH_RDLOCK
 quorum_undo_resize(QuorumRequest *req, int64_t old_length)
 {
@@ -59,18 +80,10 @@ quorum_undo_resize(QuorumRequest *req, int64_t old_length)
     for (int i = 0; i < req->n; i++) {
         QuorumAnswer *a = &req->answers[i];
 
-        if (!a->child || quorum_sync_is_excluded(sync, i) ||
-            !quorum_length_changed(a, old_length)) {
-            continue;
-        }
-        if (req->resize.length < old_length) {
-            quorum_sync_mark_stale(sync, i, req->resize.length,
-                                   old_length - req->resize.length,
-                                   "cut off in vain");
-        }
-        if (bdrv_co_truncate(a->child, old_length, true, PREALLOC_MODE_OFF, 0,
-                             NULL) < 0) {
-            quorum_sync_exclude(sync, i, false, "can't get its length back");
+        if (a->child && !quorum_sync_is_excluded(sync, i)) {
+            quorum_in_flight_begin(a);
+            quorum_undo_resize_of(a, old_length);
+            quorum_in_flight_end(a);
         }
     }
 }
@@ -107,11 +120,15 @@ static void coroutine_fn GRAPH_RDLOCK quorum_finish_resize(QuorumRequest *req)
     quorum_sync_resize(sync, length);
     for (int i = 0; i < req->n; i++) {
         QuorumAnswer *a = &req->answers[i];
+        int64_t child_length;
 
         if (!a->child || a->ret < 0) {
             continue;
         }
-        if (bdrv_co_getlength(a->child->bs) != length) {
+        quorum_in_flight_begin(a);
+        child_length = bdrv_co_getlength(a->child->bs);
+        quorum_in_flight_end(a);
+        if (child_length != length) {
             quorum_sync_exclude(sync, i, false, "resized otherwise");
         } else if (quorum_sync_is_excluded(sync, i)) {
             /* The child has the right length now, but not the data. */
@@ -147,7 +164,7 @@ int coroutine_fn quorum_co_truncate(BlockDriverState *bs, int64_t offset,
     quorum_trace_missed(req, "resize");
     if (!quorum_sync_resize_settle(s->sync, req->missed, start,
                                    s->opts.threshold)) {
-        ret = quorum_request_fail(req);
+        ret = quorum_request_fail(req, "resize");
         quorum_tell_error(req, ret, errp);
         quorum_undo_resize(req, old_length);
         quorum_sync_resize(s->sync, old_length);

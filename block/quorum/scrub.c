@@ -131,11 +131,11 @@ quorum_scrub_chunk(QuorumScrubJob *sj, int64_t *bytes)
     ret = quorum_co_scrub(bs, start, *bytes, &sj->scrub);
     trace_quorum_scrub_chunk(bs->node_name, start, *bytes,
                              sj->scrub.left.mismatched +
-                             sj->scrub.repaired.mismatched,
+                             sj->scrub.in_repaired.mismatched,
                              sj->scrub.left.missing +
-                             sj->scrub.repaired.missing,
+                             sj->scrub.in_repaired.missing,
                              sj->scrub.left.unrepairable, ret);
-    quorum_scrub_count(sj, &sj->scrub.repaired);
+    quorum_scrub_count(sj, &sj->scrub.in_repaired);
     return ret;
 }
 

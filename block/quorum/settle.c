@@ -160,6 +160,20 @@ static void quorum_sync_map_lost_locked(QuorumSync *sync,
     }
 }
 
+/* While quorum_debug.on is set: enough members store all that is in @map. */
+static void quorum_sync_check_map_copies_locked(const QuorumSync *sync,
+                                                const unsigned long *map,
+                                                int threshold)
+{
+    int64_t start, bytes;
+
+    for (start = 0; quorum_debug.on &&
+         quorum_sync_next_unflushed_locked(sync, map, &start, &bytes);
+         start += bytes) {
+        quorum_check_copies_locked(sync, start, bytes, threshold);
+    }
+}
+
 /* --- FUA writes --- */
 
 static void quorum_sync_set_unflushed_locked(QuorumSync *sync, int64_t offset,
@@ -326,6 +340,7 @@ static void quorum_sync_catch_up_locked(QuorumSync *sync, QuorumWrite *w)
     }
     for (int i = 0; i < sync->num_children; i++) {
         if (sync->children[i].failed_flush_generation > w->flush_generation) {
+            trace_quorum_lost_in_flight(sync->node, i, w->offset, w->bytes);
             w->missed[i] = true;
         }
     }
@@ -387,8 +402,7 @@ static void quorum_sync_acknowledge_locked(QuorumSync *sync,
         }
     }
     if (unlikely(quorum_debug.on)) {
-        assert(quorum_sync_count_copies_locked(sync, w->missed, w->offset,
-                                               w->bytes, false) >= threshold);
+        quorum_check_copies_locked(sync, w->offset, w->bytes, threshold);
     }
 }
 
@@ -428,9 +442,10 @@ bool quorum_sync_write_settle(QuorumSync *sync, QuorumWrite *w, int threshold)
     for (int i = 0; i < sync->num_children; i++) {
         copies += quorum_sync_stores_write_locked(sync, w, i);
     }
-    acknowledged = copies >= threshold &&
-                   !(w->fua && any_missed &&
-                     !quorum_sync_settle_failed_fua_locked(sync, w, threshold));
+    acknowledged = copies >= threshold;
+    if (acknowledged && w->fua && any_missed) {
+        acknowledged = quorum_sync_settle_failed_fua_locked(sync, w, threshold);
+    }
     if (w->fua) {
         quorum_sync_end_fua_locked(sync, w, acknowledged);
     }
@@ -476,21 +491,27 @@ void quorum_sync_flush_failed(QuorumSync *sync, int i)
     quorum_sync_take_back_locked(sync, i);
 }
 
+/* What is unflushed is being flushed from now on. */
+static void quorum_sync_swap_unflushed_locked(QuorumSync *sync)
+{
+    unsigned long *empty = sync->flushing;
+
+    if (unlikely(quorum_debug.on)) {
+        quorum_check_flush_begins_locked(sync);
+    }
+    sync->flushing = sync->unflushed;
+    sync->unflushed = empty;
+    stat64_add(&sync->flush_generation, 1);
+    for (int i = 0; i < sync->num_children; i++) {
+        quorum_sync_age_recovered_locked(sync, i);
+    }
+}
+
 void quorum_sync_flush_begin(QuorumSync *sync)
 {
-    {
-        QUORUM_SYNC_GUARD(sync);
-        unsigned long *empty = sync->flushing;
-
-        /* See BDRVQuorumState.flush_lock. */
-        assert(QTAILQ_EMPTY(&sync->fua_writes));
-        sync->flushing = sync->unflushed;
-        sync->unflushed = empty;
-        stat64_add(&sync->flush_generation, 1);
-        for (int i = 0; i < sync->num_children; i++) {
-            quorum_sync_age_recovered_locked(sync, i);
-        }
-    }
+    quorum_sync_lock(sync);
+    quorum_sync_swap_unflushed_locked(sync);
+    quorum_sync_unlock(sync);
     /*
      * Order the store to flush_generation, and the swap of the maps, before the
      * children are asked to flush.  Pairs with smp_rmb() in
@@ -559,6 +580,7 @@ bool quorum_sync_flush_settle(QuorumSync *sync, const bool *missed,
                                     "failed flush");
         quorum_sync_map_lost_locked(sync, sync->unflushed, missed,
                                     "failed flush");
+        quorum_sync_check_map_copies_locked(sync, sync->flushing, threshold);
     }
     bitmap_zero(sync->flushing, bits);
     return ok;
@@ -582,6 +604,9 @@ bool quorum_sync_resize_settle(QuorumSync *sync, const bool *missed,
             quorum_reached(QUORUM_BRANCH_RESIZE_EXCLUDED);
             quorum_sync_exclude_locked(sync, i, false, "missed resize");
         }
+    }
+    if (unlikely(quorum_debug.on)) {
+        quorum_check_copies_locked(sync, 0, kept, threshold);
     }
     return true;
 }

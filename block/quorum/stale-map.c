@@ -67,11 +67,23 @@ void quorum_sync_free(QuorumSync *sync)
     g_free(sync);
 }
 
+/* The child in slot @i is in another state, or in the same one once more. */
+static void quorum_sync_trace_state_locked(const QuorumSync *sync, int i,
+                                           const char *why)
+{
+    const QuorumSyncChild *c = &sync->children[i];
+
+    trace_quorum_child_state(sync->node, i, c->excluded ? "excluded" :
+                             c->rebuilding ? "rebuilding" :
+                             c->stale ? "stale" : "ok", why);
+}
+
 /* A stale map has come or gone, or a child is excluded or included. */
 static void quorum_sync_count_degraded_locked(QuorumSync *sync)
 {
     int degraded = 0;
 
+    assert(sync->locked);
     for (int i = 0; i < sync->num_children; i++) {
         degraded += sync->children[i].stale || sync->children[i].excluded;
     }
@@ -228,22 +240,7 @@ static void quorum_sync_drop_map_locked(QuorumSync *sync, int i,
 
     g_clear_pointer(&c->stale, hbitmap_free);
     quorum_sync_count_degraded_locked(sync);
-    trace_quorum_child_state(sync->node, i,
-                             c->rebuilding ? "not flushed yet" : "ok", why);
-}
-
-/* Nothing that a rebuilding child lacked, or has recovered, is left to lose. */
-static void quorum_sync_end_rebuilding_locked(QuorumSync *sync, int i,
-                                              const char *why)
-{
-    QuorumSyncChild *c = &sync->children[i];
-
-    if (c->rebuilding && !c->stale && !c->recovered_since_flush &&
-        !c->recovered_before_flush) {
-        quorum_reached(QUORUM_BRANCH_IN_SYNC);
-        qatomic_set(&c->rebuilding, false);
-        trace_quorum_child_state(sync->node, i, "ok", why);
-    }
+    quorum_sync_trace_state_locked(sync, i, why);
 }
 
 void quorum_sync_resize_locked(QuorumSync *sync, int64_t bytes)
@@ -288,7 +285,6 @@ void quorum_sync_resize_locked(QuorumSync *sync, int64_t bytes)
         }
         if (c->stale && hbitmap_empty(c->stale)) {
             quorum_sync_drop_map_locked(sync, i, "cut off");
-            quorum_sync_end_rebuilding_locked(sync, i, "cut off");
         }
     }
 }
@@ -314,7 +310,7 @@ void quorum_sync_mark_stale_locked(QuorumSync *sync, int i, int64_t offset,
     if (!c->stale) {
         c->stale = hbitmap_alloc(sync->bytes, sync->stale_shift);
         quorum_sync_count_degraded_locked(sync);
-        trace_quorum_child_state(sync->node, i, "stale", why);
+        quorum_sync_trace_state_locked(sync, i, why);
     }
     trace_quorum_child_stale(sync->node, i, offset, bytes, why);
     hbitmap_set(c->stale, offset, bytes);
@@ -335,6 +331,7 @@ void quorum_sync_set_rebuilding(QuorumSync *sync, int i)
     quorum_sync_mark_stale_locked(sync, i, 0, INT64_MAX, "new");
     /* An empty disk has nothing to lack. */
     qatomic_set(&c->rebuilding, c->stale != NULL);
+    quorum_sync_trace_state_locked(sync, i, "new");
 }
 
 bool quorum_sync_is_rebuilding(QuorumSync *sync, int i)
@@ -347,13 +344,14 @@ void quorum_sync_exclude_locked(QuorumSync *sync, int i, bool inactive,
 {
     QuorumSyncChild *c = &sync->children[i];
 
+    assert(sync->locked);
     qatomic_set(&c->excluded, true);
     c->excluded_inactive = inactive;
-    trace_quorum_child_state(sync->node, i, "excluded", why);
     if (!inactive) {
         quorum_sync_mark_stale_locked(sync, i, 0, sync->bytes, why);
     }
     quorum_sync_count_degraded_locked(sync);
+    quorum_sync_trace_state_locked(sync, i, why);
 }
 
 void quorum_sync_exclude(QuorumSync *sync, int i, bool inactive,
@@ -375,8 +373,7 @@ void quorum_sync_include(QuorumSync *sync, int i, bool missed_writes)
     qatomic_set(&c->excluded, false);
     c->excluded_inactive = false;
     quorum_sync_count_degraded_locked(sync);
-    trace_quorum_child_state(sync->node, i, c->stale ? "stale" : "ok",
-                             "included");
+    quorum_sync_trace_state_locked(sync, i, "included");
 }
 
 bool quorum_sync_is_excluded(QuorumSync *sync, int i)
@@ -438,7 +435,7 @@ void quorum_sync_clear_stale_locked(QuorumSync *sync, int i, int64_t offset,
 }
 
 /* Add what is in *@from, which may be NULL, to *@to, and forget *@from. */
-static void quorum_sync_move_map(HBitmap **to, HBitmap **from)
+static void quorum_sync_move_map_locked(HBitmap **to, HBitmap **from)
 {
     if (*from && *to) {
         hbitmap_merge(*to, *from, *to);
@@ -453,18 +450,19 @@ void quorum_sync_take_back_locked(QuorumSync *sync, int i)
     QuorumSyncChild *c = &sync->children[i];
     bool was_stale = c->stale;
 
+    assert(sync->locked);
     if (!c->recovered_since_flush && !c->recovered_before_flush) {
         return;
     }
     quorum_reached(QUORUM_BRANCH_FLUSH_TOOK_BACK);
-    quorum_sync_move_map(&c->stale, &c->recovered_since_flush);
-    quorum_sync_move_map(&c->stale, &c->recovered_before_flush);
+    quorum_sync_move_map_locked(&c->stale, &c->recovered_since_flush);
+    quorum_sync_move_map_locked(&c->stale, &c->recovered_before_flush);
     if (hbitmap_empty(c->stale)) {
         /* What the child had recovered has been cut off since. */
         quorum_sync_drop_map_locked(sync, i, "cut off");
     } else if (!was_stale) {
         quorum_sync_count_degraded_locked(sync);
-        trace_quorum_child_state(sync->node, i, "stale", "failed flush");
+        quorum_sync_trace_state_locked(sync, i, "failed flush");
     }
 }
 
@@ -472,14 +470,22 @@ void quorum_sync_age_recovered_locked(QuorumSync *sync, int i)
 {
     QuorumSyncChild *c = &sync->children[i];
 
-    quorum_sync_move_map(&c->recovered_before_flush,
-                         &c->recovered_since_flush);
+    assert(sync->locked);
+    quorum_sync_move_map_locked(&c->recovered_before_flush,
+                                &c->recovered_since_flush);
 }
 
 void quorum_sync_flushed_locked(QuorumSync *sync, int i)
 {
-    g_clear_pointer(&sync->children[i].recovered_before_flush, hbitmap_free);
-    quorum_sync_end_rebuilding_locked(sync, i, "flushed");
+    QuorumSyncChild *c = &sync->children[i];
+
+    assert(sync->locked);
+    g_clear_pointer(&c->recovered_before_flush, hbitmap_free);
+    if (c->rebuilding && !c->stale && !c->recovered_since_flush) {
+        quorum_reached(QUORUM_BRANCH_IN_SYNC);
+        qatomic_set(&c->rebuilding, false);
+        quorum_sync_trace_state_locked(sync, i, "flushed");
+    }
 }
 
 /* --- asking the maps --- */
@@ -517,37 +523,58 @@ static QuorumStaleness quorum_sync_staleness_locked(const QuorumSync *sync,
            QUORUM_STALE_THROUGHOUT : QUORUM_STALE_PARTLY;
 }
 
-QuorumStaleness quorum_sync_staleness(QuorumSync *sync, int i, int64_t offset,
-                                      int64_t bytes)
+bool quorum_sync_is_stale(QuorumSync *sync, int i, int64_t offset,
+                          int64_t bytes)
 {
     QUORUM_SYNC_GUARD(sync);
-    return quorum_sync_staleness_locked(sync, i, offset, bytes);
+    return quorum_sync_is_stale_locked(sync, i, offset, bytes);
 }
 
-QuorumStaleness quorum_sync_stale_units(QuorumSync *sync, int i, int64_t offset,
-                                        int64_t bytes, unsigned long *units,
-                                        long first)
+void quorum_sync_staleness(QuorumSync *sync, int64_t offset, int64_t bytes,
+                           QuorumStaleness *staleness)
 {
-    QuorumStaleness staleness;
+    QUORUM_SYNC_GUARD(sync);
+    for (int i = 0; i < sync->num_children; i++) {
+        staleness[i] = quorum_sync_staleness_locked(sync, i, offset, bytes);
+    }
+}
+
+/* Set bit @bit + u if the child in slot @i is stale in unit u of the range. */
+static void quorum_sync_stale_units_locked(const QuorumSync *sync, int i,
+                                           int64_t offset, int64_t bytes,
+                                           unsigned long *units, long bit)
+{
     int64_t end = offset + bytes;
 
-    QUORUM_SYNC_GUARD(sync);
-    staleness = quorum_sync_staleness_locked(sync, i, offset, bytes);
-    while (staleness != QUORUM_STALE_NOWHERE && offset < end) {
+    while (offset < end) {
         int64_t unit_end = MIN(QEMU_ALIGN_DOWN(offset, QUORUM_UNIT) +
                                QUORUM_UNIT, end);
 
         if (quorum_sync_is_stale_locked(sync, i, offset, unit_end - offset)) {
-            set_bit(first, units);
+            set_bit(bit, units);
         }
-        first++;
+        bit++;
         offset = unit_end;
     }
-    return staleness;
+}
+
+void quorum_sync_stale_units(QuorumSync *sync, int64_t offset, int64_t bytes,
+                             QuorumStaleness *staleness, unsigned long *units,
+                             int num_units)
+{
+    QUORUM_SYNC_GUARD(sync);
+    for (int i = 0; i < sync->num_children; i++) {
+        staleness[i] = quorum_sync_staleness_locked(sync, i, offset, bytes);
+        if (staleness[i]) {
+            quorum_sync_stale_units_locked(sync, i, offset, bytes, units,
+                                           (long)i * num_units);
+        }
+    }
 }
 
 /* How far from @offset, up to @bytes, all of @map is alike. */
-static int64_t quorum_sync_map_edge(HBitmap *map, int64_t offset, int64_t bytes)
+static int64_t quorum_sync_map_edge_locked(HBitmap *map, int64_t offset,
+                                           int64_t bytes)
 {
     int64_t edge;
 
@@ -571,10 +598,10 @@ int64_t quorum_sync_uniform_range_locked(const QuorumSync *sync, int64_t offset,
     for (int i = 0; i < sync->num_children; i++) {
         QuorumSyncChild *c = &sync->children[i];
 
-        inside = quorum_sync_map_edge(c->stale, offset, inside);
+        inside = quorum_sync_map_edge_locked(c->stale, offset, inside);
         if (flushed) {
-            inside = quorum_sync_map_edge(c->recovered_since_flush, offset,
-                                          inside);
+            inside = quorum_sync_map_edge_locked(c->recovered_since_flush,
+                                                 offset, inside);
         }
     }
     return inside;

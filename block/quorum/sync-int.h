@@ -6,7 +6,7 @@
  * Copyright (c) 2026 The quorum project authors
  *
  * stale-map.c is the mechanism: the maps of each child, and what they say.
- * settle.c decides.  Only these two, and sync-check.c, include this file.
+ * settle.c decides.  Only these two, and sync-debug.c, include this file.
  *
  * Functions whose names end in _locked are called with QuorumSync.lock held,
  * and no others are.
@@ -125,7 +125,7 @@ struct QuorumSync {
 
 /* --- the lock --- */
 
-/* Assert that all is as it must be; see sync-check.c. */
+/* Assert that all is as it must be; see sync-debug.c. */
 void quorum_check_invariants_locked(const QuorumSync *sync);
 
 static inline QuorumSync *quorum_sync_lock(QuorumSync *sync)
@@ -152,7 +152,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(QuorumSyncLocked, quorum_sync_unlock)
     g_autoptr(QuorumSyncLocked) glue(guard_, __COUNTER__) G_GNUC_UNUSED =      \
         quorum_sync_lock(sync)
 
-/* --- sync-check.c, only used while quorum_debug.on is set --- */
+/* --- sync-debug.c: only used while quorum_debug.on is set --- */
 
 /*
  * @w begins: assert that no write in flight overlaps it (promise 4), and
@@ -161,6 +161,13 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(QuorumSyncLocked, quorum_sync_unlock)
 void quorum_check_write_begins_locked(QuorumSync *sync, QuorumWrite *w);
 void quorum_check_write_ends_locked(QuorumSync *sync, QuorumWrite *w);
 void quorum_check_write_ends(QuorumSync *sync, QuorumWrite *w);
+
+/* What has been acknowledged in the range is stored by enough members. */
+void quorum_check_copies_locked(const QuorumSync *sync, int64_t offset,
+                                int64_t bytes, int threshold);
+
+/* A flush begins: assert that no flush and no FUA write is beside it. */
+void quorum_check_flush_begins_locked(const QuorumSync *sync);
 
 /* --- stale-map.c --- */
 

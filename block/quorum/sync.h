@@ -23,7 +23,8 @@
  *
  * Thread safety: all functions may be called from any thread, and take the lock
  * of the QuorumSync for themselves; nothing yields under it.  Functions whose
- * comment says "with all requests drained" may not run beside any other.
+ * comment says "with all requests drained" may not run beside any other.  (In
+ * the driver, children change under the graph write lock.)
  */
 
 #ifndef BLOCK_QUORUM_SYNC_H
@@ -145,17 +146,21 @@ bool quorum_sync_is_excluded(QuorumSync *sync, int i);
 /* How many bytes of the child in slot @i are stale. */
 int64_t quorum_sync_stale_bytes(QuorumSync *sync, int i);
 
-/* In how much of the range the child in slot @i is stale. */
-QuorumStaleness quorum_sync_staleness(QuorumSync *sync, int i, int64_t offset,
-                                      int64_t bytes);
+/* Whether the child in slot @i is stale in any of the range. */
+bool quorum_sync_is_stale(QuorumSync *sync, int i, int64_t offset,
+                          int64_t bytes);
+
+/* In how much of the range each child is stale: @staleness[slot]. */
+void quorum_sync_staleness(QuorumSync *sync, int64_t offset, int64_t bytes,
+                           QuorumStaleness *staleness);
 
 /*
- * The same for each unit that the range touches: sets bit @first + u of @units
- * if the child is stale in a part of unit u of the range.
+ * The same, and for each of the @num_units units that the range touches: sets
+ * bit slot * @num_units + u of @units if the child is stale in any of unit u.
  */
-QuorumStaleness quorum_sync_stale_units(QuorumSync *sync, int i, int64_t offset,
-                                        int64_t bytes, unsigned long *units,
-                                        long first);
+void quorum_sync_stale_units(QuorumSync *sync, int64_t offset, int64_t bytes,
+                             QuorumStaleness *staleness, unsigned long *units,
+                             int num_units);
 
 /*
  * How far from @offset, up to @bytes, each child is either stale or not: at
@@ -212,7 +217,8 @@ bool quorum_sync_write_settle(QuorumSync *sync, QuorumWrite *w, int threshold);
 /*
  * @w has ended without being settled as a whole.  If a flush has begun since @w
  * did, the range counts as unflushed again; if a flush has failed on a child
- * meanwhile, the child is in @w->missed.
+ * meanwhile, the child is in @w->missed.  If @w was FUA, other FUA writes that
+ * it may have lost count as unflushed, too.
  */
 void quorum_sync_write_abandon(QuorumSync *sync, QuorumWrite *w);
 
@@ -267,7 +273,11 @@ bool quorum_sync_resize_settle(QuorumSync *sync, const bool *missed,
 
 /* --- looking inside --- */
 
-/* All that is known, as text for people.  Owned by the caller. */
-char *quorum_sync_text(QuorumSync *sync);
+/*
+ * All that is known, as text for people.  Owned by the caller.  Takes no lock,
+ * so that a debugger can call it whatever other threads are doing; otherwise,
+ * with all requests drained.
+ */
+char *quorum_sync_text(const QuorumSync *sync);
 
 #endif /* BLOCK_QUORUM_SYNC_H */

@@ -14,7 +14,6 @@
 #include "qemu/osdep.h"
 #include "block/block-io.h"
 #include "debug.h"
-#include "trace.h"
 #include "write.h"
 
 /* --- what writes, zeroes and resizes share --- */
@@ -28,7 +27,9 @@ void coroutine_fn quorum_write_lock(QuorumRequest *req, RangeLockRequest *range,
     if (fua) {
         qemu_co_rwlock_rdlock(&req->s->flush_lock);
     }
-    quorum_request_leave_out_excluded(req);
+    if (quorum_sync_is_degraded(req->s->sync)) {
+        quorum_request_leave_out_excluded(req);
+    }
     quorum_sync_write_begin(req->s->sync, &req->write, req->offset, req->bytes,
                             fua, req->missed);
 }
@@ -95,7 +96,7 @@ static bool quorum_is_refusal(int64_t ret)
  * failed flush.  Exception: -ENOTSUP with BDRV_REQ_NO_FALLBACK means that the
  * child did not start.
  */
-static inline int64_t quorum_check_fua(QuorumAnswer *a, int64_t ret)
+static inline int64_t quorum_tell_fua_error(QuorumAnswer *a, int64_t ret)
 {
     BdrvRequestFlags flags = a->req->flags;
 
@@ -112,9 +113,9 @@ quorum_ask_write(QuorumRequest *req, QuorumAnswer *a)
     if (!quorum_child_can_take(req, a->child)) {
         return -EIO;
     }
-    return quorum_check_fua(a, bdrv_co_pwritev(a->child, req->offset,
-                                               req->bytes, req->qiov,
-                                               req->flags));
+    return quorum_tell_fua_error(a, bdrv_co_pwritev(a->child, req->offset,
+                                                    req->bytes, req->qiov,
+                                                    req->flags));
 }
 
 static int64_t coroutine_fn GRAPH_RDLOCK
@@ -123,8 +124,9 @@ quorum_ask_write_zeroes(QuorumRequest *req, QuorumAnswer *a)
     if (!quorum_child_can_take(req, a->child)) {
         return -EIO;
     }
-    return quorum_check_fua(a, bdrv_co_pwrite_zeroes(a->child, req->offset,
-                                                     req->bytes, req->flags));
+    return quorum_tell_fua_error(a,
+                                 bdrv_co_pwrite_zeroes(a->child, req->offset,
+                                                       req->bytes, req->flags));
 }
 
 /*
@@ -147,7 +149,7 @@ quorum_write_end(QuorumRequest *req, RangeLockRequest *range)
         quorum_report_errors(req, QUORUM_OP_TYPE_WRITE);
     }
     if (!acknowledged) {
-        ret = quorum_request_fail(req);
+        ret = quorum_request_fail(req, "write");
     }
     quorum_request_free(req);
     return ret;

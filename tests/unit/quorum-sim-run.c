@@ -77,7 +77,7 @@ static int coroutine_fn guest_scrub(Req *r)
     }
     bdrv_dec_in_flight(bs);
     r->ret = ret;
-    sim_check_scrub(r, scrub.repaired.mismatched + scrub.repaired.missing +
+    sim_check_scrub(r, scrub.in_repaired.mismatched + scrub.in_repaired.missing +
                        scrub.left.mismatched + scrub.left.missing,
                     scrub.left.unrepairable);
     return ret;

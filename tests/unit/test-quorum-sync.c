@@ -121,8 +121,8 @@ static void check_range(int first, int blocks)
         int holders = 0;
 
         for (int i = 0; i < REPLICAS; i++) {
-            if (quorum_sync_staleness(node_sync, i, (int64_t)b * QUORUM_UNIT,
-                                      QUORUM_UNIT)) {
+            if (quorum_sync_is_stale(node_sync, i, (int64_t)b * QUORUM_UNIT,
+                                     QUORUM_UNIT)) {
                 continue;
             }
             if (replicas[i].seen[b] == acked[b]) {
@@ -202,7 +202,7 @@ static void coroutine_fn repair_range(int first, int blocks, GRand *rand)
         int64_t offset = (int64_t)b * QUORUM_UNIT;
 
         for (int i = 0; i < REPLICAS; i++) {
-            if (!quorum_sync_staleness(node_sync, i, offset, QUORUM_UNIT)) {
+            if (!quorum_sync_is_stale(node_sync, i, offset, QUORUM_UNIT)) {
                 continue;
             }
             thread_stress_pause(rand);
@@ -336,8 +336,27 @@ static void flush_without_replica_0(QuorumSync *s)
     g_assert_true(ok);
 }
 
-static void test_stress(void)
+static QuorumStaleness staleness(QuorumSync *s, int i, int64_t offset,
+                                 int64_t bytes)
 {
+    QuorumStaleness all[REPLICAS];
+
+    quorum_sync_staleness(s, offset, bytes, all);
+    return all[i];
+}
+
+/*
+ * With its own checks, and without: these take the lock where the fast path
+ * does without it.
+ */
+static void test_stress(const void *checked)
+{
+    bool was_on = quorum_debug.on;
+
+    quorum_debug.on = checked;
+    memset(replicas, 0, sizeof(replicas));
+    memset(acked, 0, sizeof(acked));
+    last_write = victim = 0;
     node_sync = sync_new(BLOCKS * QUORUM_UNIT);
     range_lock_init(&range_lock);
     qemu_co_rwlock_init(&flush_lock);
@@ -354,6 +373,7 @@ static void test_stress(void)
     }
     range_lock_destroy(&range_lock);
     quorum_sync_free(node_sync);
+    quorum_debug.on = was_on;
 }
 
 /*
@@ -374,15 +394,17 @@ static void test_grow(void)
 
     quorum_sync_resize(s, large);
     g_assert_cmpint(quorum_sync_stale_bytes(s, 1), ==, granule);
-    g_assert_cmpint(quorum_sync_staleness(s, 1, place, QUORUM_UNIT), ==,
+    g_assert_cmpint(staleness(s, 1, place, QUORUM_UNIT), ==,
                     QUORUM_STALE_THROUGHOUT);
-    g_assert_cmpint(quorum_sync_staleness(s, 1, place - granule, 1), ==,
+    g_assert_cmpint(staleness(s, 1, place - granule, 1), ==,
                     QUORUM_STALE_NOWHERE);
+    g_assert_cmpint(staleness(s, 1, place - granule, 2 * granule), ==,
+                    QUORUM_STALE_PARTLY);
 
     /* Replica 0 fails a flush: what was written before the node grew is lost */
     flush_without_replica_0(s);
     g_assert_cmpint(quorum_sync_stale_bytes(s, 0), ==, unflushed_granule);
-    g_assert_cmpint(quorum_sync_staleness(s, 0, 10 * GiB, MiB), ==,
+    g_assert_cmpint(staleness(s, 0, 10 * GiB, MiB), ==,
                     QUORUM_STALE_THROUGHOUT);
 
     quorum_sync_resize(s, small);
@@ -405,15 +427,27 @@ static void test_recovered_is_cut_off(void)
     quorum_sync_free(s);
 }
 
-/* Rebuilding ends if all that the replica lacks is cut off. */
+/*
+ * A replica lacks nothing any more because that was cut off: it is in sync when
+ * the cut is flushed, and not before.
+ */
 static void test_rebuilding_is_cut_off(void)
 {
-    QuorumSync *s = sync_new(MiB);
+    bool missed[REPLICAS] = { false };
+    QuorumSync *s = sync_new(2 * MiB);
+    bool ok;
 
-    quorum_sync_set_rebuilding(s, 2);
-    g_assert_true(quorum_sync_is_rebuilding(s, 2));
+    quorum_sync_set_rebuilding(s, 0);
+    write_well(s, MiB, MiB, false);
     quorum_sync_resize(s, 0);
-    g_assert_false(quorum_sync_is_rebuilding(s, 2));
+    g_assert_true(quorum_sync_is_rebuilding(s, 0));
+    flush_without_replica_0(s);
+    g_assert_true(quorum_sync_is_rebuilding(s, 0));
+
+    quorum_sync_flush_begin(s);
+    ok = quorum_sync_flush_settle(s, missed, THRESHOLD);
+    g_assert_true(ok);
+    g_assert_false(quorum_sync_is_rebuilding(s, 0));
     quorum_sync_free(s);
 }
 
@@ -466,11 +500,13 @@ int main(int argc, char **argv)
     g_test_add_func("/quorum-sync/growing/granules-double", test_grow);
     g_test_add_func("/quorum-sync/shrinking/recovered-range-is-forgotten",
                     test_recovered_is_cut_off);
-    g_test_add_func("/quorum-sync/shrinking/rebuilding-ends",
+    g_test_add_func("/quorum-sync/shrinking/rebuilding-ends-when-flushed",
                     test_rebuilding_is_cut_off);
     g_test_add_func("/quorum-sync/growing/excluded-child-is-stale",
                     test_excluded_while_growing);
     g_test_add_func("/quorum-sync/fua/oldest-become-unflushed", test_many_fua);
-    g_test_add_func("/quorum-sync/stress", test_stress);
+    g_test_add_data_func("/quorum-sync/stress", NULL, test_stress);
+    g_test_add_data_func("/quorum-sync/stress-checked", &quorum_debug,
+                         test_stress);
     return g_test_run();
 }

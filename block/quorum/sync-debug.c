@@ -1,5 +1,5 @@
 /*
- * Quorum block driver: who stores what: what must be true of it
+ * Quorum block driver: who stores what: looking inside, and what must be true
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
@@ -17,7 +17,7 @@
 
 /* --- text for people --- */
 
-static void quorum_text_of_map_locked(GString *text, const QuorumSync *sync,
+static void quorum_text_of_map(GString *text, const QuorumSync *sync,
                                       const char *name, HBitmap *map)
 {
     int64_t start = 0, count;
@@ -41,7 +41,7 @@ static void quorum_text_of_map_locked(GString *text, const QuorumSync *sync,
     g_string_append_c(text, '\n');
 }
 
-static void quorum_text_of_fua_locked(GString *text, const QuorumSync *sync)
+static void quorum_text_of_fua(GString *text, const QuorumSync *sync)
 {
     const QuorumWrite *w;
     const QuorumFuaDone *done;
@@ -58,7 +58,7 @@ static void quorum_text_of_fua_locked(GString *text, const QuorumSync *sync)
     }
 }
 
-static void quorum_text_of_unflushed_locked(GString *text,
+static void quorum_text_of_unflushed(GString *text,
                                             const QuorumSync *sync)
 {
     int64_t bits = quorum_sync_unflushed_bits(sync->bytes,
@@ -73,7 +73,7 @@ static void quorum_text_of_unflushed_locked(GString *text,
                            INT64_C(1) << sync->unflushed_shift);
 }
 
-static char *quorum_sync_text_locked(const QuorumSync *sync)
+char *quorum_sync_text(const QuorumSync *sync)
 {
     GString *text = g_string_new(NULL);
 
@@ -90,30 +90,24 @@ static char *quorum_sync_text_locked(const QuorumSync *sync)
                                c->excluded ? " excluded" : "",
                                c->rebuilding ? " rebuilding" : "",
                                c->failed_flush_generation);
-        quorum_text_of_map_locked(text, sync, "stale", c->stale);
-        quorum_text_of_map_locked(text, sync, "recovered since the flush began",
+        quorum_text_of_map(text, sync, "stale", c->stale);
+        quorum_text_of_map(text, sync, "recovered since the flush began",
                            c->recovered_since_flush);
-        quorum_text_of_map_locked(text, sync, "recovered before the flush",
+        quorum_text_of_map(text, sync, "recovered before the flush",
                            c->recovered_before_flush);
     }
-    quorum_text_of_unflushed_locked(text, sync);
-    quorum_text_of_fua_locked(text, sync);
+    quorum_text_of_unflushed(text, sync);
+    quorum_text_of_fua(text, sync);
     return g_string_free(text, false);
-}
-
-char *quorum_sync_text(QuorumSync *sync)
-{
-    QUORUM_SYNC_GUARD(sync);
-    return quorum_sync_text_locked(sync);
 }
 
 /* --- what must be true --- */
 
-static void G_NORETURN quorum_check_failed_locked(const QuorumSync *sync,
+static void G_NORETURN quorum_check_failed(const QuorumSync *sync,
                                                   const char *condition,
                                                   const char *function)
 {
-    g_autofree char *text = quorum_sync_text_locked(sync);
+    g_autofree char *text = quorum_sync_text(sync);
 
     fprintf(stderr, "%s: not true: %s\n%s", function, condition, text);
     abort();
@@ -123,7 +117,7 @@ static void G_NORETURN quorum_check_failed_locked(const QuorumSync *sync,
 #define quorum_check(sync, condition)                                       \
     do {                                                                    \
         if (!(condition)) {                                                 \
-            quorum_check_failed_locked(sync, #condition, __func__);         \
+            quorum_check_failed(sync, #condition, __func__);         \
         }                                                                   \
     } while (0)
 
@@ -155,11 +149,7 @@ static void quorum_check_child_locked(const QuorumSync *sync,
     if (c->excluded && !c->excluded_inactive && sync->bytes) {
         /* An excluded child is stale throughout. */
         quorum_check(sync, c->stale &&
-                           hbitmap_next_zero(c->stale, 0, sync->bytes) < 0);
-    }
-    if (c->rebuilding) {
-        quorum_check(sync, c->stale || c->recovered_since_flush ||
-                           c->recovered_before_flush);
+                           hbitmap_count(c->stale) >= sync->bytes);
     }
     quorum_check(sync, c->failed_flush_generation <=
                        stat64_get(&sync->flush_generation));
@@ -216,6 +206,9 @@ void quorum_check_write_begins_locked(QuorumSync *sync, QuorumWrite *w)
 {
     QuorumWrite *other;
 
+    for (int i = 0; i < sync->num_children; i++) {
+        quorum_check(sync, !w->missed[i]);
+    }
     QTAILQ_FOREACH(other, &sync->checked_writes, checked_next) {
         quorum_check(sync, !w->bytes || !other->bytes ||
                            !ranges_overlap(w->offset, w->bytes,
@@ -226,6 +219,14 @@ void quorum_check_write_begins_locked(QuorumSync *sync, QuorumWrite *w)
 
 void quorum_check_write_ends_locked(QuorumSync *sync, QuorumWrite *w)
 {
+    QuorumWrite *other;
+
+    QTAILQ_FOREACH(other, &sync->checked_writes, checked_next) {
+        if (other == w) {
+            break;
+        }
+    }
+    quorum_check(sync, other);
     QTAILQ_REMOVE(&sync->checked_writes, w, checked_next);
 }
 
@@ -233,4 +234,32 @@ void quorum_check_write_ends(QuorumSync *sync, QuorumWrite *w)
 {
     QUORUM_SYNC_GUARD(sync);
     quorum_check_write_ends_locked(sync, w);
+}
+
+void quorum_check_copies_locked(const QuorumSync *sync, int64_t offset,
+                                int64_t bytes, int threshold)
+{
+    int64_t end = offset + bytes;
+
+    while (offset < end) {
+        int copies = 0;
+
+        for (int i = 0; i < sync->num_children; i++) {
+            copies += quorum_sync_is_member(sync, i) &&
+                      !quorum_sync_is_stale_locked(sync, i, offset, 1);
+        }
+        quorum_check(sync, copies >= threshold);
+        offset += quorum_sync_uniform_range_locked(sync, offset, end - offset,
+                                                   false);
+    }
+}
+
+void quorum_check_flush_begins_locked(const QuorumSync *sync)
+{
+    int64_t bits = quorum_sync_unflushed_bits(sync->bytes,
+                                              sync->unflushed_shift);
+
+    /* See BDRVQuorumState.flush_lock. */
+    quorum_check(sync, QTAILQ_EMPTY(&sync->fua_writes));
+    quorum_check(sync, bitmap_empty(sync->flushing, bits));
 }
