@@ -50,7 +50,7 @@ def make_disk(root: str, busybox: str, out: str) -> None:
             sums.write(f'{hashlib.sha256(data).hexdigest()}  {name}\n')
 
     make_ext4(out, DISK_MIB, '-L', 'quorum-demo', '-d', root)
-    # Where in the image these blocks are, for whoever wants to damage files.
+    # Where in the image these blocks are: the demo damages them.
     with open(out, 'rb') as file:
         image = file.read()
     with open(f'{out}.blocks', 'w', encoding='ascii') as file:

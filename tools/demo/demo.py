@@ -133,7 +133,7 @@ def differing_bytes(one: str, other: str) -> int:
 
 
 def disk_option(work: str) -> str:
-    """The quorum, as anybody would write it on a command line."""
+    """The quorum, as one writes it on a command line."""
     options = ['if=none,id=disk,driver=quorum,node-name=quorum',
                'vote-threshold=2,rewrite-corrupted=on']
     for i in range(COPIES):

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 
 HERE = os.path.dirname(os.path.realpath(__file__))
-# Not everybody has them in the path.
+# The programs of e2fsprogs are not in the path of each user.
 TOOLS = {**os.environ, 'PATH': f'{os.environ["PATH"]}:/usr/sbin:/sbin'}
 
 
@@ -46,7 +46,7 @@ def modules(linux: str, wanted: str) -> list[tuple[str, bytes]]:
 
 
 def install(program: str, path: str) -> None:
-    """Copy a program, for everybody to run."""
+    """Copy a program, for all users to run."""
     shutil.copy(program, path)
     os.chmod(path, 0o755)
 

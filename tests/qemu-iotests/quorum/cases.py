@@ -14,7 +14,7 @@ import time
 from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 import iotests
-from iotests import qemu_io
+from iotests import qemu_img_create, qemu_io
 
 from .guests import Guest
 from .nbd import NBD, HeldNBD, NBDError
@@ -62,12 +62,30 @@ def contents(i: int) -> bytes:
         return file.read()
 
 
-def nbd_server(name: str, path: str, address: Optional[Address] = None,
-               fmt: str = 'raw', prefix: Sequence[str] = ()) -> Server:
-    """A server of the image @path, at a socket called @name if nowhere else"""
+def nbd_server(name: str, path: str, fmt: str = 'raw',
+               prefix: Sequence[str] = ()) -> Server:
+    """A server of the image @path, at a socket called @name"""
     return Server(iotests.qemu_nbd_prog, path,
-                  address or os.path.join(iotests.sock_dir, f'{name}.sock'),
-                  fmt, prefix)
+                  os.path.join(iotests.sock_dir, f'{name}.sock'), fmt, prefix)
+
+
+class Box(Server):
+    """A server of a new image"""
+    def __init__(self, name: str, blocks: int, fmt: str = 'raw',
+                 address: Optional[Address] = None, prefix: Sequence[str] = ()
+                 ) -> None:
+        self.name = name
+        path = os.path.join(iotests.test_dir, f'{name}.{fmt}')
+        options = ['-o', 'cluster_size=4k'] if fmt == 'qcow2' else []
+        qemu_img_create('-f', fmt, *options, path, str(blocks * BLOCK))
+        super().__init__(
+            iotests.qemu_nbd_prog, path,
+            address or os.path.join(iotests.sock_dir, f'{name}.sock'),
+            fmt, prefix)
+        self.start()
+
+    def node(self, name: str = '', **options: Any) -> Dict[str, Any]:
+        return super().node(name or self.name, **options)
 
 
 @contextmanager
@@ -288,12 +306,12 @@ class GuestsTestCase(QuorumNodeTestCase):
         guest.start()
 
     def live(self, requests: int = 30) -> None:
-        """Let the guests do something, and see that they are content."""
+        """Let the guests do something, and see that it was right."""
         until = [guest.done + requests for guest in self.guests]
         for guest, end in zip(self.guests, until):
             while guest.done < end and not guest.wrong:
                 time.sleep(0.005)
-        self.content()
+        self.check_guests()
 
     def check_all(self) -> int:
         """
@@ -317,7 +335,7 @@ class GuestsTestCase(QuorumNodeTestCase):
                     lost += 1
         return lost
 
-    def content(self) -> None:
+    def check_guests(self) -> None:
         for guest in self.guests:
             self.assertIsNone(guest.wrong)
 
@@ -336,7 +354,7 @@ class GuestsTestCase(QuorumNodeTestCase):
             guest.nbd = NBD(self.socket)
             guest.read_all()
             guest.nbd.close()
-        self.content()
+        self.check_guests()
 
     def scrub(self, **options: Any) -> Dict[str, Any]:
         found = super().scrub(**options)
