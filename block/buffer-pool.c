@@ -16,12 +16,12 @@
 
 #define BUFFER_POOL_IDLE_MS 1000
 
-/* A kept buffer: while nobody uses it, the list is in the buffer itself. */
+/* A kept buffer: as no request uses it, the list is in the buffer itself. */
 struct BufferPoolKept {
     QSLIST_ENTRY(BufferPoolKept) next;
 };
 
-/* On the stack of the coroutine that waits, for as long as it does. */
+/* On the stack of the coroutine that waits, until that coroutine is woken. */
 struct BufferPoolWaiter {
     size_t size;
     int n;
@@ -30,12 +30,12 @@ struct BufferPoolWaiter {
     QSIMPLEQ_ENTRY(BufferPoolWaiter) next;      /* waiting, or to be woken */
 };
 
-/* The size of the buffers that requests of @bytes get. */
+/* The size, in bytes, of the @n buffers that a request of @bytes gets. */
 static size_t buffer_pool_size(const BufferPool *pool, size_t bytes, int n)
 {
     uint64_t size = pow2ceil(MAX(bytes, BUFFER_POOL_MIN_SIZE));
 
-    /* 0 is what pow2ceil() can't represent. */
+    /* pow2ceil() returns 0 if the result does not fit. */
     assert(n > 0 && size > 0 && size <= pool->capacity / n);
     return size;
 }
@@ -46,8 +46,8 @@ static int buffer_pool_class(size_t size)
 }
 
 /*
- * Free the largest kept buffer, so that few have to go.  Returns false if none
- * is kept.  Called with the mutex held.
+ * Free the largest kept buffer, so that few buffers have to be freed.  Returns
+ * false if no buffer is kept.  Called with the mutex held.
  */
 static bool buffer_pool_free_one(BufferPool *pool)
 {
@@ -64,7 +64,7 @@ static bool buffer_pool_free_one(BufferPool *pool)
     return false;
 }
 
-/* Let the timer look again in a while.  Called with the mutex held. */
+/* Start the timer (again).  Called with the mutex held. */
 static void buffer_pool_set_timer(BufferPool *pool)
 {
     pool->was_asked = false;
@@ -73,8 +73,9 @@ static void buffer_pool_set_timer(BufferPool *pool)
 }
 
 /*
- * Free what is kept if nobody asked since the timer was set.  One at a time,
- * so that somebody who asks just now needn't wait for all of it.
+ * Free all kept buffers if there was no request since the timer was set.  The
+ * mutex is held for one buffer at a time, so that a request that comes just now
+ * need not wait until all of them are freed.
  */
 static void buffer_pool_timer_cb(void *opaque)
 {
@@ -102,7 +103,7 @@ void buffer_pool_init(BufferPool *pool, size_t capacity, size_t alignment)
     };
     qemu_mutex_init(&pool->mutex);
     QSIMPLEQ_INIT(&pool->waiters);
-    /* The AioContext's, as tools that have no main loop still poll that. */
+    /* In the main AioContext: tools without a main loop still poll that. */
     aio_timer_init(qemu_get_aio_context(), &pool->timer, QEMU_CLOCK_REALTIME,
                    SCALE_MS, buffer_pool_timer_cb, pool);
 }
@@ -130,9 +131,9 @@ size_t buffer_pool_max_size(const BufferPool *pool, int n)
 }
 
 /*
- * Count @n buffers of @size as used, if there's room, and put into @bufs those
- * that are kept, and NULL for each that is still to be allocated.  Called with
- * the mutex held.
+ * If there is room for @n buffers of @size, count them as used, put kept ones
+ * into @bufs, and NULL for each buffer that is still to be allocated.
+ * Otherwise return false.  Called with the mutex held.
  */
 static bool buffer_pool_reserve(BufferPool *pool, size_t size, int n,
                                 void **bufs)
@@ -157,9 +158,9 @@ static bool buffer_pool_reserve(BufferPool *pool, size_t size, int n,
     }
 
     /*
-     * If something is missing, nothing of this class is kept any more.  The
-     * mutex stays locked while others are freed, or their memory might be
-     * given to somebody while it still is allocated.
+     * If a buffer is missing, no buffer of this class is kept any more.  The
+     * mutex stays locked while buffers of other classes are freed: otherwise
+     * another request could allocate what these buffers still occupy.
      */
     while (missing > pool->capacity - pool->held) {
         bool freed = buffer_pool_free_one(pool);
@@ -171,8 +172,8 @@ static bool buffer_pool_reserve(BufferPool *pool, size_t size, int n,
 }
 
 /*
- * Undo buffer_pool_reserve(), keep those of @bufs that aren't NULL, and serve
- * those who wait.
+ * Undo buffer_pool_reserve(), keep those of @bufs that are not NULL, and serve
+ * the waiters that fit now.
  */
 static void coroutine_fn buffer_pool_release(BufferPool *pool, size_t size,
                                              int n, void **bufs)
@@ -208,8 +209,8 @@ static void coroutine_fn buffer_pool_release(BufferPool *pool, size_t size,
     }
 
     /*
-     * Once woken, a waiter's memory may go; and if it was the last one to use
-     * the pool, that may go, too.
+     * Once a waiter is woken, the memory of its BufferPoolWaiter may be gone;
+     * and if it was the last user of the pool, so may be the pool.
      */
     while ((waiter = QSIMPLEQ_FIRST(&ready))) {
         QSIMPLEQ_REMOVE_HEAD(&ready, next);
@@ -238,9 +239,10 @@ bool coroutine_fn buffer_pool_co_get(BufferPool *pool, size_t bytes, int n,
     }
 
     /*
-     * Somebody may give us our buffers and wake us before we get here.  From
-     * another thread they can only schedule us, and that is looked at after
-     * the yield; in this thread they can't run before.
+     * Another request may have given us our buffers and woken us before we get
+     * here.  A request in another thread only schedules us, and a scheduled
+     * coroutine is entered after it has yielded; a request in this thread can't
+     * run before we yield.
      */
     if (wait) {
         qemu_coroutine_yield();
@@ -257,7 +259,7 @@ bool coroutine_fn buffer_pool_co_get(BufferPool *pool, size_t bytes, int n,
     return true;
 
 fail:
-    /* Memory is scarce: keep nothing. */
+    /* Memory is scarce: keep no buffer. */
     for (int i = 0; i < n; i++) {
         qemu_vfree(bufs[i]);
         bufs[i] = NULL;

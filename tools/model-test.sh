@@ -93,7 +93,7 @@ clean a-liar-and-an-outage      -DLIES -DWRITES=0
 clean two-reads                 -DREADS=2 -DWRITES=0
 clean two-outages               -DOUTAGES=2 -DWRITES=0
 clean two-outages-two-writers   -DOUTAGES=2 -DREADS=0
-clean pattern-threshold         -DSPARE -DSCRUBS=0
+clean pattern-threshold         -DDEFER -DSCRUBS=0
 clean pattern-fifo              -DFIFO -DREADS=0 -DSCRUBS=0
 clean threshold-1               -DT=1 -DSCRUBS=0 -DOUTAGES=2 -DWRITES=0
 
@@ -104,7 +104,7 @@ caught REPAIR_WITHOUT_REVOTE    -DSCRUBS=0
 caught ACK_BEFORE_STALE         -DREADS=0
 caught SETTLE_AFTER_UNLOCK      -DREADS=0 -DSCRUBS=0
 caught STALE_CHILD_HOLDS        -DREADS=0 -DSCRUBS=0 -DOUTAGES=2
-caught CURED_BY_A_PART          -DREADS=0 -DSCRUBS=0
+caught RECOVERED_BY_A_PART      -DREADS=0 -DSCRUBS=0
 caught STALE_CHILD_VOTES        -DT=1 -DOUTAGES=2 -DWRITES=0
 caught STALE_CHILD_READ_BY_FIFO -DSTALE_CHILD_VOTES -DFIFO -DREADS=0 -DSCRUBS=0
 

@@ -8,20 +8,21 @@
  * Three replicas of one granule of the stale map, in which there are two cells
  * that can be written one by one; two writers, a reader, a scrub; and children
  * that fail for a while and return.  spin tries all orders of their steps.  A
- * step is what one child does, or what is done under BDRVQuorumState.lock; the
- * functions that it stands for are named beside it.
+ * step is what one child does, or one critical section of QuorumSync.lock; the
+ * functions that a step stands for are named beside it.
  *
- * The n-th write of a cell, counted by who held its range first, writes the
- * number n: older is less.  Numbers in brackets are those of the promises in
- * block/quorum/quorum-int.h.  Each name in capitals with #ifdef either chooses what is
- * looked at or breaks a rule, which spin must notice: see quorum.rst.
+ * Writes of a cell are numbered in the order in which they held its range, and
+ * the n-th one writes the number n: a smaller number is older data.  Numbers
+ * in brackets are those of the promises in block/quorum/quorum-int.h.  Each
+ * name in capitals with #ifdef either chooses what is tried or breaks a rule,
+ * which spin must notice: see quorum.rst.
  */
 
 #ifndef T
 #define T 2                     /* vote-threshold */
 #endif
 #ifndef WRITES
-#define WRITES 1                /* of the first writer; the other one has one */
+#define WRITES 1                /* of the first writer; the second has one */
 #endif
 #ifndef READS
 #define READS 1
@@ -30,7 +31,7 @@
 #define SCRUBS 1
 #endif
 #ifndef OUTAGES
-#define OUTAGES 1               /* that begin, of any children */
+#define OUTAGES 1               /* of all children together */
 #endif
 
 /* A set of children is a mask. */
@@ -43,23 +44,23 @@
 #define LEFT  15
 #define RIGHT 240
 #define WHOLE 255
-#define ROTTEN 15               /* what nobody has written to the left cell */
+#define ROTTEN 15               /* in the left cell: no write has this number */
 #define is_rotten(v)    (((v) & LEFT) == ROTTEN)
 #define as_new(v, w)    (((v) & LEFT) >= ((w) & LEFT) && ((v) >> 4) >= ((w) >> 4))
 #define newest(v, w, cell) \
     (((v) & cell) > ((w) & cell) -> ((v) & cell) : ((w) & cell))
 
-byte data[N];                   /* what the children hold */
-byte down;                      /* those that fail whatever they are asked */
-byte rotten;                    /* whose left cell has rotted */
-byte bad;                       /* those that were ever down or rotten */
-byte stale;                     /* QuorumSlot.stale */
+byte data[N];                   /* what the children store */
+byte down;                      /* children that fail all requests */
+byte rotten;                    /* children whose left cell has rotted */
+byte bad;                       /* children that were ever down or rotten */
+byte stale;                     /* children with a QuorumSyncChild.stale map */
 
-byte last;                      /* of each cell, the last write that was begun */
-byte acked;                     /* ... that was acknowledged */
-byte seen;                      /* ... that a read has returned */
+byte last;                      /* of each cell, the last write that began */
+byte acked;                     /* of each cell, the last acknowledged write */
+byte seen;                      /* of each cell, the last write that was read */
 
-/* --- range_lock: wait for those that asked before for some of the same --- */
+/* --- range_lock: wait for earlier requests for some of the same cells --- */
 
 byte wanted[4], blockers[4];
 
@@ -87,10 +88,10 @@ inline unlock(p) {
 
 /* --- what must be true --- */
 
-/* One bad child is one bad child: only with more may requests fail. [7] */
+/* One bad child is one bad child: with more, requests may fail. [7] */
 #define may_fail (size(bad) > 1)
 
-/* Who is not stale has all that was acknowledged, and enough are not. [1, 3] */
+/* Enough children are not stale; they have all acknowledged data. [1, 3] */
 #define good_voter(i) \
     (has(stale, i) || has(rotten, i) || as_new(data[i], acked))
 
@@ -123,19 +124,19 @@ inline store(i, cells, v) {
     data[i] = (data[i] & ~(cells)) | ((v) & (cells))
 }
 
-/* quorum_write_settle() */
-inline count_holders() {
+/* quorum_sync_write_settle() */
+inline count_copies() {
     took = EVERYBODY & ~failed;
 #ifndef STALE_CHILD_HOLDS
     if :: cells != WHOLE -> took = took & ~stale :: else fi;
 #endif
-    held = (size(took) >= T)
+    stored = (size(took) >= T)
 }
 
 inline mark_stale() {
     if
-    :: held ->
-#ifndef CURED_BY_A_PART
+    :: stored ->
+#ifndef RECOVERED_BY_A_PART
         if :: cells != WHOLE -> failed = failed | stale :: else fi;
 #endif
         stale = failed
@@ -143,11 +144,11 @@ inline mark_stale() {
     fi
 }
 
-/* The guest hears of it. [1, 7] */
+/* The guest hears of the outcome. [1, 7] */
 inline acknowledge() {
-    assert(held || may_fail);
+    assert(stored || may_fail);
     if
-    :: held ->
+    :: stored ->
         v = v & cells;
         acked = newest(acked, v, LEFT) + newest(acked, v, RIGHT);
         check()
@@ -157,7 +158,7 @@ inline acknowledge() {
 
 proctype Writer(byte p, n, part) {
     byte i, cells, left, failed, took, v;
-    bool held;
+    bool stored;
 
     do
     :: n == 0 -> break
@@ -179,7 +180,7 @@ proctype Writer(byte p, n, part) {
             if
             :: !has(down, i) -> store(i, cells, v)
             :: has(down, i) -> failed = failed | 1 << i
-            :: has(down, i) ->  /* it has done it, and does not say so */
+            :: has(down, i) ->  /* the child fails, but has stored the write */
                 failed = failed | 1 << i;
                 store(i, cells, v)
             fi
@@ -187,17 +188,17 @@ proctype Writer(byte p, n, part) {
         :: atomic {
             left == 0 ->
             /*
-             * These may be one step, as each of them only lets others go on who
-             * could as well have gone on later.
+             * These may be one step: all that each of them does for others is
+             * to let them go on, and they could as well have gone on later.
              */
 #if defined(SETTLE_AFTER_UNLOCK)
-            unlock(p) }; atomic { count_holders(); mark_stale(); acknowledge();
+            unlock(p) }; atomic { count_copies(); mark_stale(); acknowledge();
 #elif defined(ACK_BEFORE_STALE)
-            count_holders(); unlock(p); acknowledge() }; atomic { mark_stale();
+            count_copies(); unlock(p); acknowledge() }; atomic { mark_stale();
 #else
-            count_holders(); mark_stale(); unlock(p); acknowledge();
+            count_copies(); mark_stale(); unlock(p); acknowledge();
 #endif
-            n--; i = 0; cells = 0; failed = 0; took = 0; v = 0; held = false;
+            n--; i = 0; cells = 0; failed = 0; took = 0; v = 0; stored = false;
             break
            }
         od
@@ -206,7 +207,7 @@ proctype Writer(byte p, n, part) {
 
 /* --- quorum/read.c, quorum/read-locked.c --- */
 
-/* Ask those that are @left: @good have answered with @answer[]. */
+/* Ask the children in @left; those in @good have answered with @answer[]. */
 inline ask_read() {
     do
     :: atomic {
@@ -233,15 +234,15 @@ inline ask_read() {
 #define agree(i) (members(i) >= T && members(i) == size(good))
 #endif
 
-/* @w is a member of the winner, or N if there is none. */
+/* @w is a child that has the winner, or N if there is no winner. */
 #define has_winner (wins(0) || wins(1) || wins(2))
 #define find_winner() w = (wins(0) -> 0 : (wins(1) -> 1 : (wins(2) -> 2 : N)))
 
-/* Those that err or dissent are reported, and nobody else may be. [5, 7] */
+/* Only children that fail or differ may be reported. [5, 7] */
 #define justly_reported(i) \
     (!has(voters, i) || same(w, i) || has(bad, i) || may_fail)
 
-/* The guest gets the winner: never older than what it may know. [2, 3] */
+/* The guest gets the winner: never older data than it may know of. [2, 3] */
 inline deliver() {
     if
     :: w < N ->
@@ -252,7 +253,7 @@ inline deliver() {
     fi
 }
 
-/* quorum_repair_run(): never back in time, never what one child made up. [6] */
+/* quorum_repair_slot(): never back in time, never one child's own idea. [6] */
 inline repair() {
     if
     :: !has(down, i) ->
@@ -274,7 +275,7 @@ inline finish() {
     n--; floor = 0
 }
 
-/* quorum_vote_locked() */
+/* quorum_locked_read_vote(), quorum_repair_all() */
 inline vote_locked(p, revote) {
     atomic {
         if :: revote -> forget() :: else fi;
@@ -313,7 +314,7 @@ inline vote_locked(p, revote) {
     };
     do
     :: atomic { left != 0 -> next_child(i, left); repair() }
-    :: atomic {                 /* all is repaired, or is not to be */
+    :: atomic {                 /* there is nothing more to repair */
 #ifndef VOTE_WITHOUT_LOCK
         unlock(p);
 #endif
@@ -331,7 +332,7 @@ inline vote_locked(p, revote) {
 
 /* quorum_read_vote() */
 proctype Reader(byte p, n) {
-    byte i, left, voters, good, answer[N], w, floor, spare;
+    byte i, left, voters, good, answer[N], w, floor, deferred;
     bool again;
 
     do
@@ -340,27 +341,27 @@ proctype Reader(byte p, n) {
         atomic {
             floor = floor_now;
             voters = EVERYBODY & ~stale;
-#ifdef SPARE                    /* read-pattern threshold */
+#ifdef DEFER                    /* read-pattern threshold */
             if
-            :: voters == EVERYBODY -> next_child(i, voters); spare = 1 << i
+            :: voters == EVERYBODY -> next_child(i, voters); deferred = 1 << i
             :: else
             fi;
 #endif
             left = voters
         };
         ask_read();
-        atomic {                /* quorum_ask_spares(), if somebody has failed */
+        atomic {                /* quorum_ask_deferred(), if a child failed */
             if
-            :: spare != 0 && good != voters ->
-                left = spare & ~stale;
+            :: deferred != 0 && good != voters ->
+                left = deferred & ~stale;
                 voters = voters | left
             :: else
             fi;
-            spare = 0
+            deferred = 0
         };
         ask_read();
         atomic {
-            good = good & ~stale;       /* may have become so meanwhile [3] */
+            good = good & ~stale;       /* quorum_leave_out_stale() again [3] */
             if
             :: agree(0) || agree(1) || agree(2) ->
                 w = (agree(0) -> 0 : (agree(1) -> 1 : 2));
@@ -376,7 +377,7 @@ proctype Reader(byte p, n) {
     od
 }
 
-/* quorum_read_fifo(): the first that answers and is not stale by then [3] */
+/* quorum_read_fifo(): the first child that answers and is not stale then [3] */
 proctype FifoReader(byte n) {
     byte i, floor;
 
@@ -413,7 +414,7 @@ proctype Scrub(byte p, n) {
 
 /* --- the world --- */
 
-/* The children are alike, so the first may as well be the first to fail. */
+/* The children are alike, so let child 0 be the first that fails. */
 #ifdef FIFO
 #define candidates EVERYBODY
 #else
@@ -455,10 +456,10 @@ proctype Fate(byte outages) {
     od
 }
 
-/* Those that never failed have got all writes in one order. [4] */
+/* Children that never failed have got all writes in one order. [4] */
 #define alike(i, j) (has(bad, i) || has(bad, j) || data[i] == data[j])
 
-/* Somebody who waits for ever would be an invalid end state. */
+/* A process that never ends would be an invalid end state. */
 init {
     atomic {
         run Writer(0, WRITES, LEFT);

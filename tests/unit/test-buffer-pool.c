@@ -20,11 +20,12 @@ enum {
     MAX_BUFS = 8,           /* of a request */
 };
 
-/* --- one thread: who waits for whom, and what is held --- */
+/* --- one thread: which requests wait, and how much memory is held --- */
 
 /*
- * The main loop doesn't run in most of these tests, and so the timer doesn't
- * interfere: a wake-up in the same thread is served when the waker yields.
+ * Most of these tests do not run the main loop, so that the timer does not
+ * interfere.  They need no main loop: a coroutine that is woken in the same
+ * thread runs when the coroutine that woke it yields.
  */
 
 typedef struct Holder {
@@ -34,7 +35,7 @@ typedef struct Holder {
     void *bufs[MAX_BUFS];
     Coroutine *co;
     bool holds;             /* has got its buffers */
-    bool failed;            /* or hasn't, and never will */
+    bool failed;            /* could not get them */
     bool done;              /* has given them back */
 } Holder;
 
@@ -69,7 +70,7 @@ static void holder_release(Holder *h)
     qemu_coroutine_enter(h->co);
 }
 
-/* Get and give back. */
+/* Get buffers and give them back. */
 static void use(BufferPool *pool, size_t bytes, int n)
 {
     Holder h;
@@ -110,7 +111,7 @@ static void test_size(void)
     buffer_pool_destroy(&pool);
 }
 
-/* What is given back is handed out again, the latest first. */
+/* Buffers that were given back are handed out again, the latest first. */
 static void test_reuse(void)
 {
     BufferPool pool;
@@ -124,19 +125,19 @@ static void test_reuse(void)
     holder_release(&b);
     g_assert_cmpuint(buffer_pool_held(&pool), ==, 8 * KiB4);
 
-    /* Any size of the class will do. */
+    /* A request of any size in the class gets a kept buffer. */
     holder_start(&c, &pool, 2 * KiB4 + 1, 1);
     g_assert_true(c.bufs[0] == b.bufs[0]);
     holder_release(&c);
 
-    /* Both of those, and a new one. */
+    /* The two kept buffers, and a new one. */
     holder_start(&c, &pool, 4 * KiB4, 3);
     g_assert_true(c.bufs[0] == b.bufs[0]);
     g_assert_true(c.bufs[1] == a.bufs[0]);
     g_assert_true(c.bufs[2] != a.bufs[0] && c.bufs[2] != b.bufs[0]);
     g_assert_cmpuint(buffer_pool_held(&pool), ==, 12 * KiB4);
 
-    /* Other classes don't get them. */
+    /* A request of another class gets a new buffer. */
     holder_release(&c);
     holder_start(&a, &pool, 2 * KiB4, 1);
     g_assert_cmpuint(buffer_pool_held(&pool), ==, 14 * KiB4);
@@ -144,7 +145,7 @@ static void test_reuse(void)
     buffer_pool_destroy(&pool);
 }
 
-/* What is kept makes room for other classes, but only if it has to. */
+/* Kept buffers make room for other classes, but only if they must. */
 static void test_evict(void)
 {
     BufferPool pool;
@@ -155,7 +156,7 @@ static void test_evict(void)
     use(&pool, 4 * KiB4, 1);
     g_assert_cmpuint(buffer_pool_held(&pool), ==, 8 * KiB4);
 
-    /* The large one goes, and the small ones stay. */
+    /* The large buffer is freed, and the small ones stay. */
     holder_start(&a, &pool, 2 * KiB4, 1);
     g_assert_true(a.holds);
     g_assert_cmpuint(buffer_pool_held(&pool), ==, 6 * KiB4);
@@ -166,13 +167,13 @@ static void test_evict(void)
     holder_release(&b);
     g_assert_cmpuint(buffer_pool_held(&pool), ==, 8 * KiB4);
 
-    /* Only one is missing: those of the class itself are used, not freed. */
+    /* One buffer is missing; the kept ones of its class are not freed. */
     holder_start(&a, &pool, 2 * KiB4, 3);
     g_assert_true(a.holds);
     g_assert_cmpuint(buffer_pool_held(&pool), ==, 8 * KiB4);
     holder_release(&a);
 
-    /* All classes at once; and who waits is made room for, too. */
+    /* Buffers of several classes are freed, for a request that waited, too. */
     holder_start(&a, &pool, KiB4, 1);
     holder_start(&b, &pool, 8 * KiB4, 1);
     g_assert_false(b.holds);
@@ -190,7 +191,7 @@ static void test_fifo(void)
     BufferPool pool;
     Holder h[N], big, small[N];
 
-    /* One at a time, in the order of asking. */
+    /* There is room for one request at a time: they come in order. */
     buffer_pool_init(&pool, 8 * KiB4, KiB4);
     for (int i = 0; i < N; i++) {
         holder_start(&h[i], &pool, 5 * KiB4, 1);
@@ -202,7 +203,7 @@ static void test_fifo(void)
         holder_release(&h[i]);
     }
 
-    /* Nobody passes the big one, though there always is room for them. */
+    /* No small request passes the big one, though there is room for it. */
     holder_start(&h[0], &pool, KiB4, 1);
     holder_start(&h[1], &pool, KiB4, 1);
     holder_start(&big, &pool, KiB4, 8);
@@ -216,7 +217,7 @@ static void test_fifo(void)
     g_assert_true(big.holds);
     g_assert_false(small[0].holds);
 
-    /* Many can be served at once, but no more than fit. */
+    /* As many requests as fit are served at once, and no more. */
     holder_release(&big);
     for (int i = 0; i < N; i++) {
         for (int k = 0; k < N; k++) {
@@ -227,7 +228,7 @@ static void test_fifo(void)
     buffer_pool_destroy(&pool);
 }
 
-/* Who can't be served has taken nothing, and those behind them are served. */
+/* A request that fails has taken nothing, and later ones are served. */
 static void test_out_of_memory(void)
 {
     size_t capacity = SIZE_MAX / 2 + 1;         /* more than malloc ever has */
@@ -256,9 +257,9 @@ static void test_out_of_memory(void)
 }
 
 /*
- * Random requests, served and given back at random, against the rules
- * themselves: a request is served if it and all that asked earlier fit, and not
- * otherwise; kept are those buffers that needn't have gone.
+ * Random requests, which end at random, are compared with the rules themselves:
+ * a request is served if and only if it fits, and all earlier ones have been
+ * served; and no kept buffer is freed unless it had to make room.
  */
 
 enum {
@@ -317,7 +318,7 @@ static void test_random(void)
             int n = g_test_rand_int_range(1, most + 1);
             int bytes = (KiB4 << c) - (g_test_rand_bit() ? KiB4 / 2 - 1 : 0);
 
-            /* The coroutine knows where it is: nobody moves while it lives. */
+            /* The coroutine has a pointer to its element: none is moved. */
             class[asked] = c;
             served[asked] = false;
             holder_start(&h[asked++], &pool, bytes, n);
@@ -360,7 +361,7 @@ static void test_random(void)
     buffer_pool_destroy(&pool);
 }
 
-/* --- the main loop: what nobody asks for goes back --- */
+/* --- the main loop: buffers that are not needed are freed --- */
 
 /* Run the main loop until @pool holds @bytes. */
 static void wait_held(BufferPool *pool, size_t bytes)
@@ -383,7 +384,7 @@ static void test_idle(void)
 
     buffer_pool_init(&pool, 64 * KiB4, KiB4);
 
-    /* Not while somebody asks now and then, even if for only part of it. */
+    /* Not while there are requests, even if they are for fewer buffers. */
     use(&pool, KiB4, 2);
     start = g_get_monotonic_time();
     while (g_get_monotonic_time() - start < 1500 * 1000) {
@@ -393,18 +394,18 @@ static void test_idle(void)
         g_usleep(10 * 1000);
     }
 
-    /* What is used stays. */
+    /* Buffers that are in use stay. */
     holder_start(&a, &pool, 4 * KiB4, 2);
     use(&pool, 16 * KiB4, 1);
     wait_held(&pool, 8 * KiB4);
     memset(a.bufs[0], 0x55, 4 * KiB4);
 
-    /* And a second time. */
+    /* The timer starts a second time. */
     holder_release(&a);
     g_assert_cmpuint(buffer_pool_held(&pool), ==, 8 * KiB4);
     wait_held(&pool, 0);
 
-    /* The timer doesn't survive the pool. */
+    /* The timer ends with the pool. */
     use(&pool, KiB4, 1);
     g_assert_true(timer_pending(&pool.timer));
     buffer_pool_destroy(&pool);
@@ -423,9 +424,9 @@ enum {
 
 static BufferPool stress_pool;
 static size_t in_use;
-static int too_much;                /* more in use than there may be */
-static int shared;                  /* buffers with somebody else's stamp */
-static int strays;                  /* woken in another AioContext */
+static int too_much;                /* times that capacity was exceeded */
+static int shared;                  /* requests that met another one's stamp */
+static int strays;                  /* requests woken in another AioContext */
 static int failed;
 
 static void coroutine_fn stress_entry(int id, GRand *rand)
@@ -433,7 +434,7 @@ static void coroutine_fn stress_entry(int id, GRand *rand)
     for (int round = 0; round < ROUNDS; round++) {
         void *bufs[MAX_BUFS];
         int n = g_rand_int_range(rand, 1, MAX_BUFS + 1);
-        /* Now and then a request that leaves little room for others. */
+        /* Sometimes a request that leaves little room for others. */
         size_t max = g_rand_int_range(rand, 0, 16)
                          ? 4 * KiB4 : buffer_pool_max_size(&stress_pool, n);
         size_t bytes = g_rand_int_range(rand, 1, max + 1);
@@ -491,8 +492,9 @@ static void test_stress(void)
 }
 
 /*
- * Two coroutines in two threads, with room for one: here nobody else comes by
- * whose giving back would make up for a wake-up that got lost.
+ * Two coroutines in two threads, with room for one of them.  A wake-up that is
+ * lost shows here, because there is no third coroutine that would make up for
+ * it when it gives its buffer back.
  */
 
 enum {
@@ -500,8 +502,8 @@ enum {
 };
 
 /*
- * For up to about as long as a wake-up takes: often one asks just when the
- * other, who was woken, gives back.
+ * Spin for up to about as long as a wake-up takes: then one coroutine often
+ * asks just when the other one, which has been woken, gives back.
  */
 static void handover_spin(GRand *rand)
 {

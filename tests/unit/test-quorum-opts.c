@@ -114,7 +114,7 @@ static void test_split_errors(void)
         { "quorum:2/1001:a",          NO_TOTAL },
         { "quorum:2/4294967298:a:b",  NO_TOTAL },
         { "quorum:2/18446744073709551618:a:b", NO_TOTAL },
-        /* both are wrong: the first is what is told */
+        /* both are wrong: the error is that of the first */
         { "quorum:x/x:",              NO_FORM },
 
         { "quorum:0/3:a:b:c",         NO_THRESHOLD(3, 0) },
@@ -157,7 +157,7 @@ static void test_split_errors(void)
         g_assert_cmpstr(error_get_pretty(err), ==, expected);
         error_free(err);
 
-        /* Nobody has to listen. */
+        /* The caller may ask for no error text. */
         g_assert_null(quorum_filename_split(cases[i].filename, NULL));
     }
     quorum_filename_free(NULL);
@@ -176,7 +176,7 @@ static char *random_string(const char *letters, int max)
     return g_string_free(string, false);
 }
 
-/* What is escaped comes back as it was. */
+/* A name that is escaped and split is the same name again. */
 static void test_split_round_trip(void)
 {
     for (int round = 0; round < 10000; round++) {
@@ -212,7 +212,7 @@ static void test_split_round_trip(void)
     }
 }
 
-/* As many as there may be. */
+/* The largest number of files there may be. */
 static void test_split_many(void)
 {
     g_autoptr(GString) filename = g_string_new("quorum:1000/1000");
@@ -228,7 +228,7 @@ static void test_split_many(void)
     g_assert_null(result->names[1000]);
 }
 
-/* Whatever comes: names or an error, never both or none of them. */
+/* Any text gives either names or an error. */
 static void test_split_random(void)
 {
     for (int round = 0; round < 100000; round++) {
@@ -341,7 +341,7 @@ static void test_normalise(void)
         g_assert_cmpint(quorum_opts_count_children(options, NULL), ==,
                         cases[i].children);
 
-        /* What is normal stays normal. */
+        /* Normal options stay as they are. */
         g_assert_true(quorum_opts_normalise(options, &error_abort));
         assert_options(options, cases[i].normal);
     }
@@ -399,7 +399,7 @@ static void test_normalise_errors(void)
     }
 }
 
-/* A file name is given twice: neither may be dropped in silence. */
+/* If a file name is given twice, neither may be dropped without an error. */
 static void test_normalise_two_names(void)
 {
     g_autoptr(QDict) options =
@@ -477,7 +477,7 @@ static void test_count(void)
             g_assert_null(err);
         }
         error_free(err);
-        /* Counting changes nothing, and nobody has to listen. */
+        /* Counting changes no options; the caller may want no error text. */
         assert_options(options, cases[i].options);
         g_assert_cmpint(quorum_opts_count_children(options, NULL), ==,
                         cases[i].children);
@@ -502,10 +502,7 @@ static void test_count_many(void)
                     "/a");
 }
 
-/*
- * Whatever comes: success or an error, never both or none of them; nothing is
- * lost.
- */
+/* Any options give either success or an error, and no option is lost. */
 static void test_random_keys(void)
 {
     static const char *const starts[] = {

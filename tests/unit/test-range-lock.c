@@ -19,11 +19,11 @@ typedef struct Holder {
     RangeLock *lock;
     int64_t offset;
     int64_t bytes;
-    GString *trace;     /* a letter for each lock, the same in lower case */
-    char letter;        /* for each unlock */
+    GString *trace;     /* of all holders */
+    char letter;        /* upper case: has locked; lower case: unlocks */
     Coroutine *co;
     bool holds;         /* has got its range */
-    bool done;          /* and given it back */
+    bool done;          /* has given its range back */
 } Holder;
 
 static void coroutine_fn holder_entry(void *opaque)
@@ -51,7 +51,7 @@ static void holder_start(Holder *h, RangeLock *lock, GString *trace,
     qemu_coroutine_enter(h->co);
 }
 
-/* Let @h, which holds its range, give it back; wake-ups are BH-free here. */
+/* Let @h give its range back, and the waiters that it wakes go on. */
 static void holder_release(Holder *h)
 {
     qemu_coroutine_enter(h->co);
@@ -68,7 +68,7 @@ static void test_order(void)
 
     range_lock_init(&lock);
 
-    /* Neighbours do not touch each other: the ranges are half open. */
+    /* Neighbours do not overlap: the ranges are half open. */
     holder_start(&a, &lock, trace, 'a', 0, 4096);
     holder_start(&b, &lock, trace, 'b', 4096, 1);
     holder_start(&c, &lock, trace, 'c', 4097, INT64_MAX - 4097);
@@ -115,8 +115,9 @@ static void test_fifo(void)
 }
 
 /*
- * Random ranges, held and given back at random, against the rule itself: who
- * overlaps nobody that asked earlier holds, and nobody else does.
+ * Random ranges, held and given back at random, are compared with the rule
+ * itself: a request holds its range if and only if it overlaps no request that
+ * asked earlier and is not done.
  */
 static void test_random(void)
 {
@@ -135,7 +136,7 @@ static void test_random(void)
             int most = g_test_rand_int_range(0, 8) ? 100 : SIZE;
             int bytes = g_test_rand_int_range(1, most + 1);
 
-            /* The coroutine knows where it is: nobody moves while it lives. */
+            /* The coroutine has a pointer to its element: none is moved. */
             holder_start(&h[asked++], &lock, trace, 'x', start, bytes);
         }
         for (int i = 0; i < asked; i++) {
@@ -167,18 +168,18 @@ enum {
     THREADS = 4,
     COROUTINES = 32,        /* in each thread */
     ROUNDS = 400,           /* of each coroutine */
-    CELLS = 64,             /* what the ranges are made of */
+    CELLS = 64,             /* bytes of the range that is locked */
 };
 
 static RangeLock stress_lock;
-static int cell_owner[CELLS];           /* 0: nobody */
+static int cell_owner[CELLS];           /* 0: none */
 static int overlaps;
 
 static void coroutine_fn stress_entry(int id, GRand *rand)
 {
     for (int round = 0; round < ROUNDS; round++) {
         int start = g_rand_int_range(rand, 0, CELLS);
-        /* Now and then a range that overlaps nearly all others. */
+        /* Sometimes a range that overlaps nearly all others. */
         int cells = g_rand_int_range(rand, 0, 16)
                         ? g_rand_int_range(rand, 1, 8) : CELLS;
         RangeLockRequest req;

@@ -11,17 +11,17 @@
 
 #include "qemu/coroutine.h"
 
-/* What coroutine @id (from 1) does.  @rand is its own. */
+/* What coroutine @id (from 1) does.  Each coroutine has its own @rand. */
 typedef void coroutine_fn ThreadStressFn(int id, GRand *rand);
 
 /*
  * Run @fn in @coroutines coroutines in each of @threads new iothreads, with
- * seeds that follow from that of the test, and wait for all of them.  That
- * takes two minutes at most: a lost wake-up shows as coroutines that never end.
+ * seeds that follow from the seed of the test, and wait for all of them.  If
+ * they have not ended after two minutes, the test fails: a wake-up was lost.
  */
 void thread_stress(int threads, int coroutines, ThreadStressFn *fn);
 
-/* Now and then sleep, or go to another of the threads, and mostly neither. */
+/* At random: sleep, or move to another of the threads, or do nothing. */
 void coroutine_fn thread_stress_pause(GRand *rand);
 
 #endif /* TESTS_UNIT_THREAD_STRESS_H */
