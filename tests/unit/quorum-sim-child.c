@@ -53,15 +53,15 @@
  * Schedules with ties are another matter: half of the children fail most
  * writes, and threshold is one half.  No child is wrong, they just disagree.
  *
- * What children are not made to do here, because the driver does not promise to
- * bear it:
+ * What children are not made to do here, because the driver promises nothing
+ * for it:
  *
  *  - A child that is well has the length that was asked for.  The driver goes
  *    by the length that threshold children agree on, and excludes the others,
  *    whether they did wrong or not.
  *  - What comes into sight when a child grows is zero if the flag that asks for
  *    it is given, and all children know that flag.
- *  - A child does not hang for ever.
+ *  - Each operation of a child comes to an end.
  */
 
 #include "qemu/osdep.h"

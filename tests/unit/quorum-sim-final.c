@@ -55,11 +55,7 @@ void sim_check_known(void)
             bytes += c->stale_since[u] ?
                      ctpop64(sim_unit_mask(u)) * sim.s->cell_bytes : 0;
         }
-        /*
-         * An excluded child is stale throughout; but the driver does not count
-         * what the disk has grown by since.
-         */
-        if (c->bs && !c->maybe_excluded && c->stale_bytes < bytes) {
+        if (c->bs && c->stale_bytes < bytes) {
             sim_violation(CHECK_KNOWN, "of child %d, %" PRId64 " bytes are "
                           "stale, and %" PRId64 " should be", n,
                           c->stale_bytes, bytes);

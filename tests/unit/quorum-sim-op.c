@@ -231,6 +231,18 @@ static void finish_resize(Op *op, Plan *plan)
     r->shortest[c->index] = MIN(r->shortest[c->index], c->length);
 }
 
+static void trace_end(const Op *op)
+{
+    g_autofree char *values =
+        sim_values_text(op->val, op->type == OP_READ && op->ret == 0 ?
+                                 op->mask : op->applied);
+
+    sim_trace("    child %d: op %d %s: %s%s%s", op->child->index, op->id,
+              sim_op_name[op->type], op->ret < 0 ? strerror(-op->ret) : "ok",
+              op->type == OP_READ ? "" : op->applied ? ", stored" : "",
+              op->type == OP_READ && op->ret < 0 ? "" : values);
+}
+
 /* End @op, in the way that the dice say. */
 static void op_finish(Op *op)
 {
@@ -288,15 +300,7 @@ static void op_finish(Op *op)
         break;
     }
     if (sim.verdict.trace) {
-        g_autofree char *values =
-            sim_values_text(op->val, op->type == OP_READ && op->ret == 0 ?
-                                     op->mask : op->applied);
-
-        sim_trace("    child %d: op %d %s: %s%s%s", c->index, op->id,
-                  sim_op_name[op->type],
-                  op->ret < 0 ? strerror(-op->ret) : "ok",
-                  op->type == OP_READ ? "" : op->applied ? ", stored" : "",
-                  op->type == OP_READ && op->ret < 0 ? "" : values);
+        trace_end(op);
     }
     op->done = true;
     aio_co_wake(op->co);

@@ -39,22 +39,24 @@ int sim_usable_cells(void)
     return cells;
 }
 
-/*
- * The cells that @r must have whole where the disk is being cut off.
- *
- * A scrub goes by units.  A read that repairs does all of a stale granule, and
- * the driver does not see that the granule has become shorter while it waited:
- * all children are reported, because they can't read what is not there.
- */
-static int whole_cells(const Req *r)
+/* A scrub goes by whole units, or up to the end of the disk. */
+static int unit_of(const Req *r)
 {
-    if (r->type == REQ_CHECK || r->type == REQ_SCRUB) {
-        return sim.node.cells_per_unit;
-    }
-    if (r->type == REQ_READ && sim.s->rewrite_corrupted) {
-        return sim.node.cells_per_granule;
-    }
-    return 1;
+    return r->type == REQ_CHECK || r->type == REQ_SCRUB ?
+           sim.node.cells_per_unit : 1;
+}
+
+/*
+ * The unit in which @r needs what a resize keeps.
+ *
+ * A read that repairs does all of a stale granule, and the driver does not see
+ * that the granule has become shorter while it waited: all children would be
+ * reported, because they can't read what is not there.
+ */
+static int kept_unit_of(const Req *r)
+{
+    return r->type == REQ_READ && sim.s->rewrite_corrupted ?
+           sim.node.cells_per_granule : unit_of(r);
 }
 
 bool sim_resize_may_start(const Req *r)
@@ -63,8 +65,7 @@ bool sim_resize_may_start(const Req *r)
 
     for (int i = 0; i < sim.guest.next_req; i++) {
         Req *other = &sim.s->reqs[i];
-
-        int usable = kept - kept % whole_cells(other);
+        int usable = kept - kept % kept_unit_of(other);
 
         if (other->end == NEVER &&
             (other->type == REQ_RESIZE ||
@@ -77,21 +78,20 @@ bool sim_resize_may_start(const Req *r)
 
 bool sim_find_place(Req *r)
 {
+    int unit = unit_of(r);
     int usable = sim_usable_cells();
 
     if (usable < sim.guest.length) {
-        usable -= usable % whole_cells(r);
+        usable -= usable % kept_unit_of(r);
     }
     if (!usable) {
         return false;
     }
     r->cell = r->place.cell % usable;
-    if (r->type == REQ_CHECK || r->type == REQ_SCRUB) {
-        r->cell -= r->cell % sim.node.cells_per_unit;
-    }
-    r->num = MIN(r->place.num, usable - r->cell);
-    r->mask = r->num > 0 ? sim_cells_mask(r->cell, r->num) : 0;
-    return r->num > 0;
+    r->cell -= r->cell % unit;
+    r->num = MIN(ROUND_UP(r->place.num, unit), usable - r->cell);
+    r->mask = sim_cells_mask(r->cell, r->num);
+    return true;
 }
 
 int coroutine_fn sim_resize(Req *r)

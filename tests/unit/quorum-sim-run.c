@@ -83,15 +83,8 @@ static int coroutine_fn guest_scrub(Req *r)
     return ret;
 }
 
-static void coroutine_fn guest_entry(void *opaque)
+static void trace_start(const Req *r)
 {
-    Req *r = opaque;
-    int64_t size = sim.s->cell_bytes;
-    int64_t offset = r->cell * size, bytes = r->num * size;
-    QEMUIOVector qiov;
-    int ret;
-
-    r->start = ++sim.now;
     if (r->type == REQ_RESIZE) {
         sim_trace("resize %d: to %d cells%s", r->id, r->length,
                   r->exact ? " exact" : "");
@@ -104,7 +97,18 @@ static void coroutine_fn guest_entry(void *opaque)
                   r->flags & BDRV_REQ_MAY_UNMAP ? " may-unmap" : "",
                   r->flags & BDRV_REQ_NO_FALLBACK ? " no-fallback" : "");
     }
+}
 
+static void coroutine_fn guest_entry(void *opaque)
+{
+    Req *r = opaque;
+    int64_t size = sim.s->cell_bytes;
+    int64_t offset = r->cell * size, bytes = r->num * size;
+    QEMUIOVector qiov;
+    int ret;
+
+    r->start = ++sim.now;
+    trace_start(r);
     qemu_iovec_init(&qiov, 2);
     if (r->type == REQ_READ || r->type == REQ_WRITE) {
         r->buf = g_malloc(bytes);
