@@ -11,11 +11,11 @@
  * All that makes a child stale, or ends that, happens under one mutex, and so
  * does each decision that counts children that are not stale.  That is what
  * keeps this true at any moment (promise 1): what has been acknowledged is
- * stored by at least threshold children that are not stale there, unless
- * children were taken out since, or a flush that failed has taken back what
- * they had recovered.  Of two requests that each miss another child in one
- * granule, the later one finds the child of the earlier one stale, and does not
- * count it.
+ * stored by at least threshold children that are not stale there.  Exceptions:
+ * children were taken out since, the threshold was raised, a flush that failed
+ * has taken back what they had recovered, or a shrink was undone.  Of two
+ * requests that each miss another child in one granule, the later one finds the
+ * child of the earlier one stale, and does not count it.
  *
  * Staleness ends only where a write or a repair covers a whole granule, with
  * its range held in BDRVQuorumState.range_lock: no other write in flight can

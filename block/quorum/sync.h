@@ -196,8 +196,9 @@ void quorum_sync_widen(QuorumSync *sync, int64_t *offset, int64_t *bytes);
 /*
  * A write of the range is about to be sent; @missed[slot] are all false.  This
  * comes before the first child gets the write, so that the range counts as
- * unflushed whenever a flush fails.  If @fua, no flush runs beside the write
- * until it is settled or abandoned (see BDRVQuorumState.flush_lock).
+ * unflushed whenever a flush fails.  If @fua, the range does not, because no
+ * flush runs beside the write until it is settled or abandoned (see
+ * BDRVQuorumState.flush_lock).
  */
 void quorum_sync_write_begin(QuorumSync *sync, QuorumWrite *w, int64_t offset,
                              int64_t bytes, bool fua, bool *missed);

@@ -67,7 +67,7 @@ void quorum_trace_missed(const QuorumRequest *req, const char *what)
         return;
     }
     for (int i = 0; i < req->n; i++) {
-        if (req->missed[i] && req->answers[i].child) {
+        if (req->missed[i] && quorum_answer_counts(&req->answers[i])) {
             trace_quorum_missed(req->bs->node_name, i, what, req->offset,
                                 req->bytes, req->answers[i].ret);
         }

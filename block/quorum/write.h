@@ -34,7 +34,7 @@ void coroutine_fn quorum_write_unlock(QuorumRequest *req,
  */
 bool GRAPH_RDLOCK quorum_collect_missed(QuorumRequest *req);
 
-/* Trace which children have missed the settled request @what. */
+/* Trace which children were asked and have missed the request @what. */
 void quorum_trace_missed(const QuorumRequest *req, const char *what);
 
 /* --- callbacks of BlockDriver --- */
