@@ -388,8 +388,8 @@ quorum_co_create_opts(BlockDriver *drv, const char *filename, QemuOpts *opts,
 
 /*
  * Limits of the children for writing zeroes, which the core does not hand up:
- * zeroes are cut into pieces here, for all children alike, so that a child that
- * can't write a piece efficiently has not done a part of it.
+ * zeroes are split here, for all children alike, so that a child that can't
+ * write such a part efficiently has not done some of it.
  */
 static void GRAPH_RDLOCK quorum_refresh_limits(BlockDriverState *bs,
                                                Error **errp)

@@ -65,7 +65,7 @@ const char *const quorum_branch_text[QUORUM_BRANCH__MAX] = {
     [QUORUM_BRANCH_UNIT_READ_AGAIN] = "unit read by itself after an error",
     [QUORUM_BRANCH_STALE_MEANWHILE] = "child became stale while it was read",
     [QUORUM_BRANCH_DEFERRED_ASKED] = "deferred children asked",
-    [QUORUM_BRANCH_READ_IN_PIECES] = "read larger than the pool allows at once",
+    [QUORUM_BRANCH_READ_SPLIT] = "read larger than the pool allows at once",
     [QUORUM_BRANCH_REPAIR] = "range repaired",
     [QUORUM_BRANCH_REPAIR_TOO_WEAK] = "no repair: the winner has no majority",
     [QUORUM_BRANCH_REPAIR_LOST] = "repair taken back by a flush that failed",
@@ -79,9 +79,9 @@ const char *const quorum_branch_text[QUORUM_BRANCH__MAX] = {
     [QUORUM_BRANCH_FUA_REMEMBERED] =
         "FUA write remembered while others are in flight",
     [QUORUM_BRANCH_FUA_LIST_FULL] = "remembered FUA write counted as unflushed",
-    [QUORUM_BRANCH_FUA_MADE_STALE] = "FUA write failed, and made a child stale",
+    [QUORUM_BRANCH_FUA_MADE_STALE] = "FUA write acknowledged that a child failed",
     [QUORUM_BRANCH_FUA_REFUSED] =
-        "FUA write failed, and something else with it",
+        "FUA write failed because older data lacks copies",
     [QUORUM_BRANCH_FLUSH_REFUSED] = "flush failed",
     [QUORUM_BRANCH_FLUSH_MADE_STALE] = "flush made a child stale",
     [QUORUM_BRANCH_FLUSH_TOOK_BACK] =

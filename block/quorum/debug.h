@@ -27,7 +27,7 @@ typedef enum QuorumBranch {
     QUORUM_BRANCH_UNIT_READ_AGAIN,
     QUORUM_BRANCH_STALE_MEANWHILE,
     QUORUM_BRANCH_DEFERRED_ASKED,
-    QUORUM_BRANCH_READ_IN_PIECES,
+    QUORUM_BRANCH_READ_SPLIT,
     QUORUM_BRANCH_REPAIR,
     QUORUM_BRANCH_REPAIR_TOO_WEAK,
     QUORUM_BRANCH_REPAIR_LOST,
@@ -54,7 +54,7 @@ typedef enum QuorumBranch {
 typedef struct QuorumDebug {
     /*
      * Check the invariants after each critical section, and count branches.
-     * What follows has an effect only with it.
+     * While this is off, the other fields have no effect.
      */
     bool on;
 

@@ -508,6 +508,7 @@ int quorum_read_options(QuorumOptions *o, QDict *options, int slots,
         .open_degraded =
             qemu_opt_get_bool(opts, QUORUM_OPT_OPEN_DEGRADED, false),
     };
+    assert(o->threshold >= 1 && o->threshold <= occupied && occupied <= slots);
     ret = quorum_check_options(o, slots, occupied, errp) ? 0 : -EINVAL;
 out:
     qemu_opts_del(opts);

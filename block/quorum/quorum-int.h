@@ -30,8 +30,10 @@
  *    not the disk, while threshold others are well.
  * 8. Bounded memory.  What the driver itself holds is capped.
  *
- * What *stale* means is in sync.h.  Each room of the driver has a header of its
- * own, named like its .c file.
+ * What *stale* means is in sync.h.  Each room of the driver says in its own
+ * header what others may ask of it: flush.c and resize.c in write.h, reopen.c
+ * in graph.h, and the class QuorumSync (stale-map.c, settle.c, sync-debug.c) in
+ * sync.h.
  */
 
 #ifndef BLOCK_QUORUM_INT_H
@@ -90,7 +92,7 @@ typedef struct QuorumSlot {
 /*
  * Order of taking things: graph read lock, all the memory that is needed from
  * the pool, range_lock, flush_lock, the lock of sync.  in_flight_lock is taken
- * for itself.
+ * alone.
  */
 typedef struct BDRVQuorumState {
     /* Set when the node is opened or, with all requests drained, reopened. */

@@ -220,7 +220,9 @@ static int coroutine_fn GRAPH_RDLOCK quorum_vote_unit(QuorumLockedRead *lr,
         if (answers < threshold) {
             return quorum_request_errno(req);
         }
-        quorum_reached(QUORUM_BRANCH_TIE);
+        if (answers == voters) {
+            quorum_reached(QUORUM_BRANCH_TIE);
+        }
         return -EIO;
     }
 
@@ -479,6 +481,7 @@ static int coroutine_fn GRAPH_RDLOCK quorum_repair_slot(QuorumLockedRead *lr,
                                : find_next_bit(lr->stale, end, first));
         range.start = quorum_unit(lr, first - base).start;
         range.end = quorum_unit(lr, past - 1 - base).end;
+        assert(range.start < range.end);
 
         range = quorum_repairable(lr, i, range, stale);
         if (range.start >= range.end) {

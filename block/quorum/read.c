@@ -129,18 +129,29 @@ static bool *quorum_reported_children(const QuorumRequest *req)
     return reported;
 }
 
-/* Whether the child of @a has become stale in the range meanwhile. */
-static bool quorum_became_stale(const QuorumAnswer *a)
+/* Whether the child of @a is stale in the range now. */
+static bool quorum_answer_is_stale(const QuorumAnswer *a)
 {
     QuorumSync *sync = a->req->s->sync;
 
-    if (!quorum_sync_is_degraded(sync) ||
-        !quorum_sync_is_stale(sync, quorum_answer_slot(a), a->req->offset,
-                              a->req->bytes)) {
-        return false;
+    return quorum_sync_is_degraded(sync) &&
+           quorum_sync_is_stale(sync, quorum_answer_slot(a), a->req->offset,
+                                a->req->bytes);
+}
+
+/*
+ * quorum_request_leave_out_stale(), when the children have answered: some may
+ * have become stale since.
+ */
+static bool GRAPH_RDLOCK quorum_leave_out_stale_again(QuorumRequest *req)
+{
+    int asked = quorum_count_asked(req);
+    bool clear = quorum_request_leave_out_stale(req);
+
+    if (quorum_count_asked(req) < asked) {
+        quorum_reached(QUORUM_BRANCH_STALE_MEANWHILE);
     }
-    quorum_reached(QUORUM_BRANCH_STALE_MEANWHILE);
-    return true;
+    return clear;
 }
 
 /*
@@ -178,7 +189,7 @@ static void coroutine_fn GRAPH_RDLOCK quorum_ask_deferred(QuorumRequest *req)
         if (a->part != QUORUM_PART_DEFERRED) {
             continue;
         }
-        if (quorum_became_stale(a)) {
+        if (quorum_answer_is_stale(a)) {
             quorum_answer_leave_out(a, QUORUM_PART_STALE);
         } else {
             a->part = QUORUM_PART_ASKED;
@@ -214,6 +225,7 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
      * read decides from private buffers.
      */
     if (!quorum_request_alloc(req)) {
+        trace_quorum_failure(bs->node_name, "read", offset, bytes, -ENOMEM);
         quorum_request_free(req);
         return -ENOMEM;
     }
@@ -223,7 +235,8 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
         quorum_ask_deferred(req);
     }
 
-    if (quorum_request_leave_out_stale(req)) {
+    if (!quorum_sync_is_degraded(req->s->sync) ||
+        quorum_leave_out_stale_again(req)) {
         answer = quorum_unanimous(req, &failed);
     }
     if (answer && !quorum_debug_skips_fast_path() &&
@@ -265,12 +278,12 @@ quorum_read_fifo_range(BlockDriverState *bs, int64_t offset, int64_t bytes,
     for (int i = 0; i < req->n && !answered; i++) {
         QuorumAnswer *a = &req->answers[i];
 
-        if (quorum_answer_counts(a) && quorum_became_stale(a)) {
+        if (quorum_answer_counts(a) && quorum_answer_is_stale(a)) {
             quorum_answer_leave_out(a, QUORUM_PART_STALE);
         }
         if (quorum_answer_counts(a)) {
             quorum_ask_one(a, quorum_ask_read);
-            answered = a->ret >= 0 && !quorum_became_stale(a);
+            answered = a->ret >= 0 && !quorum_answer_is_stale(a);
         }
     }
 
@@ -391,7 +404,7 @@ int coroutine_fn quorum_co_preadv(BlockDriverState *bs, int64_t offset,
     if (bytes <= most) {
         return bytes ? quorum_read(bs, offset, bytes, qiov, flags) : 0;
     }
-    quorum_reached(QUORUM_BRANCH_READ_IN_PIECES);
+    quorum_reached(QUORUM_BRANCH_READ_SPLIT);
     while (done < bytes && ret == 0) {
         int64_t start = offset + done;
         int64_t end = MIN(QEMU_ALIGN_DOWN(start + most, QUORUM_UNIT),

@@ -194,6 +194,7 @@ static bool GRAPH_RDLOCK quorum_reopen_add_node(BlockDriverState *bs,
             return false;
         }
     }
+    assert(i >= r->n && i < QUORUM_CHILDREN_MAX);
     r->nodes[i] = node;
     r->n = i + 1;
     return true;

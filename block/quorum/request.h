@@ -7,7 +7,7 @@
  *
  * The life of a read (read.c, read-locked.c):
  *
- *   quorum_co_preadv()           cuts it into pieces that the pool can serve
+ *   quorum_co_preadv()           splits it into ranges that the pool can serve
  *   quorum_read_vote()           leaves out stale children; pattern threshold
  *                                defers some
  *   quorum_request_alloc()       all buffers at once; may wait for memory
@@ -122,7 +122,8 @@ void coroutine_fn GRAPH_RDLOCK quorum_request_free(QuorumRequest *req);
 
 /*
  * Get all the memory that @req needs from the pool at once (promise 8), with no
- * range held: who waits for memory holds nothing that others wait for.
+ * range held: a request that waits for memory holds nothing that others wait
+ * for.
  *
  * A request with a vector of the caller's lets the first child read into that
  * vector; one without gets one buffer more, for the result, as the first one.

@@ -32,19 +32,6 @@ quorum_ask_truncate(QuorumRequest *req, QuorumAnswer *a)
 }
 
 /*
- * Whether the length of the child of @a is not @old_length any more, or is not
- * known.  One that says that it failed may have been resized all the same.
- */
-static bool coroutine_fn GRAPH_RDLOCK
-quorum_length_changed(const QuorumAnswer *a, int64_t old_length)
-{
-    BlockDriverState *child_bs = a->child->bs;
-    int ret = bdrv_co_refresh_total_sectors(child_bs, child_bs->total_sectors);
-
-    return a->ret >= 0 || ret < 0 || bdrv_co_getlength(child_bs) != old_length;
-}
-
-/*
  * Give the child of @a its old length back, if it has another one now.  A child
  * that was cut off has zeroes now where the others have data: it is stale
  * there.  One that can't go back is excluded.
@@ -52,10 +39,13 @@ quorum_length_changed(const QuorumAnswer *a, int64_t old_length)
 static void coroutine_fn GRAPH_RDLOCK
 quorum_undo_resize_of(QuorumAnswer *a, int64_t old_length)
 {
+    BlockDriverState *child_bs = a->child->bs;
     QuorumRequest *req = a->req;
     int i = quorum_answer_slot(a);
+    int ret = bdrv_co_refresh_total_sectors(child_bs, child_bs->total_sectors);
 
-    if (!quorum_length_changed(a, old_length)) {
+    /* A child that says that it failed may have been resized all the same. */
+    if (a->ret < 0 && ret >= 0 && bdrv_co_getlength(child_bs) == old_length) {
         return;
     }
     if (req->resize.length < old_length) {
@@ -148,6 +138,7 @@ int coroutine_fn quorum_co_truncate(BlockDriverState *bs, int64_t offset,
     RangeLockRequest range;
     int ret = 0;
 
+    assert(offset >= 0);
     req = quorum_request_new(bs, start, MAX(old_length, offset) - start, NULL,
                              flags);
     req->resize.length = offset;

@@ -45,7 +45,7 @@ typedef struct QuorumScrubJob {
     /* Used by the job's coroutine only. */
     QuorumScrub scrub;
     int64_t offset;             /* all before it is done */
-    int64_t left_stale;         /* of what is stale, what is before it */
+    int64_t left_stale;         /* stale bytes before offset */
 
     /* Atomic: the job's coroutine writes, query commands read. */
     Stat64 checked;
@@ -127,6 +127,7 @@ quorum_scrub_chunk(QuorumScrubJob *sj, int64_t *bytes)
         *bytes = 0;
         return 0;
     }
+    assert(start >= sj->offset && *bytes > 0);
     sj->offset = start;
     ret = quorum_co_scrub(bs, start, *bytes, &sj->scrub);
     trace_quorum_scrub_chunk(bs->node_name, start, *bytes,
@@ -167,8 +168,8 @@ static uint64_t GRAPH_RDLOCK quorum_flush_errors(BDRVQuorumState *s)
 }
 
 /*
- * What has been repaired shall stay so.  A flush of the node may well succeed
- * with a child that fails it; then that is stale again, and not repaired.
+ * Flush what has been repaired.  A flush of the node may well succeed although
+ * a child fails it; then that child is stale again, and the repair was in vain.
  */
 static int coroutine_fn GRAPH_UNLOCKED quorum_scrub_flush(QuorumScrubJob *sj)
 {
@@ -193,7 +194,7 @@ static BlockErrorAction quorum_scrub_action(QuorumScrubJob *sj, int ret,
                                             bool first)
 {
     if (sj->on_error == BLOCKDEV_ON_ERROR_IGNORE && !first) {
-        /* That there are errors has been told. */
+        /* The first error has been told; the others are like it. */
         return BLOCK_ERROR_ACTION_IGNORE;
     }
     return block_job_error_action(&sj->common, sj->on_error,
@@ -312,7 +313,7 @@ static void quorum_scrub_end(BlockDriverState *bs)
     bdrv_graph_rdlock_main_loop();
     for (int i = 0; i < s->num_slots; i++) {
         if (s->slots[i].child) {
-            /* It only gives up what it had. */
+            /* Giving up a permission can't fail. */
             bdrv_child_refresh_perms(bs, s->slots[i].child, NULL);
         }
     }

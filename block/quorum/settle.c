@@ -385,7 +385,7 @@ static bool quorum_sync_stores_write_locked(const QuorumSync *sync,
                                         w->offset + w->bytes - end);
 }
 
-/* @w is acknowledged: whoever missed it is stale, whoever stores it is not. */
+/* @w is acknowledged: children that missed it are stale, others are not. */
 static void quorum_sync_acknowledge_locked(QuorumSync *sync,
                                            const QuorumWrite *w, int threshold)
 {
@@ -394,7 +394,9 @@ static void quorum_sync_acknowledge_locked(QuorumSync *sync,
             continue;
         }
         if (w->missed[i] || !quorum_sync_is_member(sync, i)) {
-            quorum_reached(QUORUM_BRANCH_WRITE_MADE_STALE);
+            if (!quorum_sync_is_stale_locked(sync, i, w->offset, w->bytes)) {
+                quorum_reached(QUORUM_BRANCH_WRITE_MADE_STALE);
+            }
             quorum_sync_mark_stale_locked(sync, i, w->offset, w->bytes,
                                           "missed write");
         } else {
@@ -539,22 +541,21 @@ static bool quorum_sync_flush_may_succeed_locked(const QuorumSync *sync,
                                               false, NULL, threshold));
 }
 
-/* Whether counting children would do, because none lacks anything. */
-static bool quorum_sync_all_stored_locked(const QuorumSync *sync)
+/* Whether a child has recovered a range after the flush began. */
+static bool quorum_sync_recovered_since_flush_locked(const QuorumSync *sync)
 {
     for (int i = 0; i < sync->num_children; i++) {
         if (sync->children[i].recovered_since_flush) {
-            quorum_reached(QUORUM_BRANCH_RECOVERED_TOO_LATE);
-            return false;
+            return true;
         }
     }
-    return !sync->num_degraded;
+    return false;
 }
 
 bool quorum_sync_flush_settle(QuorumSync *sync, const bool *missed,
                               int threshold)
 {
-    bool any_missed;
+    bool any_missed, too_late;
     int64_t bits;
     bool ok;
 
@@ -567,7 +568,12 @@ bool quorum_sync_flush_settle(QuorumSync *sync, const bool *missed,
     bits = quorum_sync_unflushed_bits(sync->bytes, sync->unflushed_shift);
 
     ok = quorum_sync_count_done(sync, missed, &any_missed) >= threshold;
-    if (ok && (any_missed || !quorum_sync_all_stored_locked(sync))) {
+    too_late = quorum_sync_recovered_since_flush_locked(sync);
+    if (too_late) {
+        quorum_reached(QUORUM_BRANCH_RECOVERED_TOO_LATE);
+    }
+    if (ok && (any_missed || too_late || sync->num_degraded)) {
+        /* Counting the children that have flushed is not enough. */
         ok = quorum_sync_flush_may_succeed_locked(sync, missed, any_missed,
                                                   threshold);
     }

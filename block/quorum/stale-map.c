@@ -67,7 +67,7 @@ void quorum_sync_free(QuorumSync *sync)
     g_free(sync);
 }
 
-/* The child in slot @i is in another state, or in the same one once more. */
+/* The child in slot @i may be in another state now. */
 static void quorum_sync_trace_state_locked(const QuorumSync *sync, int i,
                                            const char *why)
 {
@@ -328,10 +328,9 @@ void quorum_sync_set_rebuilding(QuorumSync *sync, int i)
     QuorumSyncChild *c = &sync->children[i];
 
     QUORUM_SYNC_GUARD(sync);
-    quorum_sync_mark_stale_locked(sync, i, 0, INT64_MAX, "new");
     /* An empty disk has nothing to lack. */
-    qatomic_set(&c->rebuilding, c->stale != NULL);
-    quorum_sync_trace_state_locked(sync, i, "new");
+    qatomic_set(&c->rebuilding, sync->bytes > 0);
+    quorum_sync_mark_stale_locked(sync, i, 0, INT64_MAX, "new");
 }
 
 bool quorum_sync_is_rebuilding(QuorumSync *sync, int i)
@@ -347,11 +346,11 @@ void quorum_sync_exclude_locked(QuorumSync *sync, int i, bool inactive,
     assert(sync->locked);
     qatomic_set(&c->excluded, true);
     c->excluded_inactive = inactive;
+    quorum_sync_trace_state_locked(sync, i, why);
+    quorum_sync_count_degraded_locked(sync);
     if (!inactive) {
         quorum_sync_mark_stale_locked(sync, i, 0, sync->bytes, why);
     }
-    quorum_sync_count_degraded_locked(sync);
-    quorum_sync_trace_state_locked(sync, i, why);
 }
 
 void quorum_sync_exclude(QuorumSync *sync, int i, bool inactive,
@@ -445,6 +444,20 @@ static void quorum_sync_move_map_locked(HBitmap **to, HBitmap **from)
     }
 }
 
+/* Tell that the child in slot @i is stale again in all of @map. */
+static void quorum_sync_trace_map_locked(const QuorumSync *sync, int i,
+                                         HBitmap *map)
+{
+    int64_t start = 0, count;
+
+    while (map && trace_event_get_state_backends(TRACE_QUORUM_CHILD_STALE) &&
+           hbitmap_next_dirty_area(map, start, sync->bytes, INT64_MAX, &start,
+                                   &count)) {
+        trace_quorum_child_stale(sync->node, i, start, count, "failed flush");
+        start += count;
+    }
+}
+
 void quorum_sync_take_back_locked(QuorumSync *sync, int i)
 {
     QuorumSyncChild *c = &sync->children[i];
@@ -455,6 +468,8 @@ void quorum_sync_take_back_locked(QuorumSync *sync, int i)
         return;
     }
     quorum_reached(QUORUM_BRANCH_FLUSH_TOOK_BACK);
+    quorum_sync_trace_map_locked(sync, i, c->recovered_since_flush);
+    quorum_sync_trace_map_locked(sync, i, c->recovered_before_flush);
     quorum_sync_move_map_locked(&c->stale, &c->recovered_since_flush);
     quorum_sync_move_map_locked(&c->stale, &c->recovered_before_flush);
     if (hbitmap_empty(c->stale)) {

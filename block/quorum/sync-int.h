@@ -8,8 +8,8 @@
  * stale-map.c is the mechanism: the maps of each child, and what they say.
  * settle.c decides.  Only these two, and sync-debug.c, include this file.
  *
- * Functions whose names end in _locked are called with QuorumSync.lock held,
- * and no others are.
+ * Functions whose names end in _locked are called with QuorumSync.lock held;
+ * others take the lock themselves, or do without.
  */
 
 #ifndef BLOCK_QUORUM_SYNC_INT_H
@@ -27,8 +27,8 @@ typedef struct QuorumSyncChild {
     bool present;
 
     /*
-     * See sync.h.  Atomic: written under lock, read without; who reads it so
-     * takes note of a change with the next request.
+     * See sync.h.  Atomic: written under lock, read without.  A request that
+     * has read the old value just before a change is settled with the new one.
      */
     bool excluded;
     bool rebuilding;

@@ -21,10 +21,11 @@
  * A QuorumSync does no I/O and knows nothing of the block layer.  Children are
  * named by their slots, 0 to num_children - 1.  Offsets and lengths are bytes.
  *
- * Thread safety: all functions may be called from any thread, and take the lock
- * of the QuorumSync for themselves; nothing yields under it.  Functions whose
- * comment says "with all requests drained" may not run beside any other.  (In
- * the driver, children change under the graph write lock.)
+ * Thread safety: all functions may be called from any thread.  They take the
+ * lock of the QuorumSync themselves, or read atomically what is said to be a
+ * hint; nothing yields under the lock.  Functions whose comment says "with all
+ * requests drained" may not run beside any other.  (In the driver, children
+ * change under the graph write lock.)
  */
 
 #ifndef BLOCK_QUORUM_SYNC_H

@@ -98,6 +98,7 @@ int quorum_winner(const int *version, int n, int threshold, int *members)
     int winner = QUORUM_NO_VERSION;
     int most = 0;
 
+    assert(threshold >= 1);
     for (int i = 0; i < n; i++) {
         int count;
 

@@ -77,8 +77,8 @@ static int coroutine_fn guest_scrub(Req *r)
     }
     bdrv_dec_in_flight(bs);
     r->ret = ret;
-    sim_check_scrub(r, scrub.in_repaired.mismatched + scrub.in_repaired.missing +
-                       scrub.left.mismatched + scrub.left.missing,
+    sim_check_scrub(r, scrub.in_repaired.mismatched + scrub.left.mismatched +
+                       scrub.in_repaired.missing + scrub.left.missing,
                     scrub.left.unrepairable);
     return ret;
 }

@@ -490,6 +490,49 @@ static void test_many_fua(void)
     quorum_sync_free(s);
 }
 
+/* A debugger is told which child lacks what, and which FUA writes there are. */
+static void test_text(void)
+{
+    QuorumSync *s = sync_new(GiB);
+    bool missed[REPLICAS] = { false };
+    g_autofree char *text = NULL;
+    QuorumWrite slow;
+
+    quorum_sync_mark_stale(s, 1, 3 * MiB, MiB, "test");
+    for (int n = 0; n < 10; n++) {
+        quorum_sync_mark_stale(s, 2, n * MiB, QUORUM_UNIT, "test");
+    }
+    quorum_sync_write_begin(s, &slow, 0, QUORUM_UNIT, true, missed);
+    write_well(s, 3 * MiB, MiB, true);
+    text = quorum_sync_text(s);
+    g_assert_nonnull(strstr(text, "quorum test: 1073741824 bytes"));
+    g_assert_nonnull(strstr(text, "recovered since the flush began: 1048576 "
+                                  "bytes [3145728, 4194304)"));
+    g_assert_nonnull(strstr(text, "[7340032, 7344128) [8388608, 8392704) ..."));
+    g_assert_nonnull(strstr(text, "FUA write in flight: [0, 4096)"));
+    g_assert_nonnull(strstr(text, "FUA write done: [3145728, 4194304)"));
+    quorum_sync_write_abandon(s, &slow);
+    quorum_sync_free(s);
+}
+
+/* Two writes that overlap are noticed when the second one begins (promise 4). */
+static void test_overlap(void)
+{
+    if (g_test_subprocess()) {
+        QuorumSync *s = sync_new(GiB);
+        bool missed[2][REPLICAS] = { { false } };
+        QuorumWrite w[2];
+
+        quorum_sync_write_begin(s, &w[0], 0, MiB, false, missed[0]);
+        quorum_sync_write_begin(s, &w[1], MiB - 1, MiB, false, missed[1]);
+        return;
+    }
+    g_test_trap_subprocess(NULL, 0, 0);
+    g_test_trap_assert_failed();
+    g_test_trap_assert_stderr("*quorum_check_write_begins_locked: not true:*"
+                              "quorum test: 1073741824 bytes*");
+}
+
 int main(int argc, char **argv)
 {
     qemu_init_main_loop(&error_abort);
@@ -505,6 +548,9 @@ int main(int argc, char **argv)
     g_test_add_func("/quorum-sync/growing/excluded-child-is-stale",
                     test_excluded_while_growing);
     g_test_add_func("/quorum-sync/fua/oldest-become-unflushed", test_many_fua);
+    g_test_add_func("/quorum-sync/text", test_text);
+    g_test_add_func("/quorum-sync/overlapping-writes/are-noticed",
+                    test_overlap);
     g_test_add_data_func("/quorum-sync/stress", NULL, test_stress);
     g_test_add_data_func("/quorum-sync/stress-checked", &quorum_debug,
                          test_stress);
