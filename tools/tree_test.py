@@ -107,6 +107,16 @@ def check_links(build: Path) -> Complaints:
                    f'not to {wanted.get(name, "nothing")}')
 
 
+def check_unit_tests(build: Path) -> Complaints:
+    """Each unit test of ours is built, and so run: meson.build names it."""
+    names = set(re.findall(r"'((?:test|fuzz)-[\w-]+)'", (
+        build / 'qemu/tests/unit/meson.build').read_text('utf-8')))
+    for name in our_files():
+        match = re.fullmatch(r'tests/unit/((?:test|fuzz)-[\w-]+)\.c', name)
+        if match and match[1] not in names | {'fuzz-replay'}:
+            yield f'{name} is not in tests/unit/meson.build'
+
+
 def check_spdx() -> Complaints:
     """Each file says its license, unless its format has no comments."""
     for name in files():
@@ -212,6 +222,7 @@ def main() -> int:
         return 0
     checks = {
         'series': check_series(), 'links': check_links(Path(sys.argv[1])),
+        'unit tests': check_unit_tests(Path(sys.argv[1])),
         'spdx': check_spdx(), 'names of functions': check_names(),
         'length of functions': check_ratchet('function'),
         'comments': check_ratchet('phrases'),

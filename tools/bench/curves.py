@@ -154,10 +154,10 @@ def slow_child(bench: Bench) -> None:
         for key, values in result.items():
             chart[f'{kind}, {key}'] = middle(points, values)
         if kind == 'read':
-            spared = [bench.contest({f'threshold, {depth}': functools.partial(
+            deferred = [bench.contest({f'threshold, {depth}': functools.partial(
                 measure, 'ours', depth, ',read-pattern=threshold')}
                 )[f'threshold, {depth}'] for depth in points]
-            chart['read, pattern threshold'] = middle(points, spared)
+            chart['read, pattern threshold'] = middle(points, deferred)
     bench.plot(bench.row, Chart(
         'One of three children takes 10 ms for each request',
         'requests in flight', 'milliseconds for a request', chart, log_x=True))

@@ -62,7 +62,7 @@ class QuorumCommands:
         return [child[name] for child in self.stats()]
 
     def nodes(self) -> List[Optional[str]]:
-        """The names of the children's nodes; None for a vacant place"""
+        """The names of the children's nodes; None for a vacant slot"""
         return [child.get('node-name') for child in self.stats()]
 
     def change(self, **args: Any) -> None:
