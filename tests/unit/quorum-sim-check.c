@@ -293,8 +293,7 @@ static void check_tie(Req *r, int cell, uint8_t value)
 static bool check_read_cell(Req *r, int cell, uint8_t value)
 {
     bool fifo = g_str_equal(sim.s->read_pattern, "fifo");
-    int *first_end = &sim.seen.first_end[cell][value];
-    int *last_start = &sim.seen.last_start[cell][value];
+    int *first_end, *last_start;
 
     /* There is no vote that would keep these out. */
     if (fifo && (sim.s->liars[sim_cell_unit(cell)] || sim.faults.losing ||
@@ -318,6 +317,8 @@ static bool check_read_cell(Req *r, int cell, uint8_t value)
             check_tie(r, cell, value);
         }
     }
+    first_end = &sim.seen.first_end[cell][value];
+    last_start = &sim.seen.last_start[cell][value];
     *first_end = MIN(*first_end, r->end);
     *last_start = MAX(*last_start, r->start);
     return true;
