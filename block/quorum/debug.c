@@ -79,7 +79,7 @@ const char *const quorum_branch_text[QUORUM_BRANCH__MAX] = {
     [QUORUM_BRANCH_FUA_REMEMBERED] =
         "FUA write remembered while others are in flight",
     [QUORUM_BRANCH_FUA_LIST_FULL] = "remembered FUA write counted as unflushed",
-    [QUORUM_BRANCH_FUA_MADE_STALE] = "FUA write acknowledged that a child failed",
+    [QUORUM_BRANCH_FUA_MADE_STALE] = "FUA write acknowledged that some failed",
     [QUORUM_BRANCH_FUA_REFUSED] =
         "FUA write failed because older data lacks copies",
     [QUORUM_BRANCH_FLUSH_REFUSED] = "flush failed",

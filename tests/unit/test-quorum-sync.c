@@ -515,7 +515,7 @@ static void test_text(void)
     quorum_sync_free(s);
 }
 
-/* Two writes that overlap are noticed when the second one begins (promise 4). */
+/* Of two writes that overlap, the second one is noticed (promise 4). */
 static void test_overlap(void)
 {
     if (g_test_subprocess()) {
