@@ -7,6 +7,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "block/quorum/quorum-int.h"
 #include "quorum-sim.h"
 
 const char *const sim_req_name[] = {
@@ -73,6 +74,18 @@ void G_GNUC_PRINTF(1, 2) sim_trace(const char *fmt, ...)
     g_string_append_c(sim.verdict.trace, '\n');
 }
 
+/* What the driver knows of its children now. */
+static void trace_knowledge(void)
+{
+    BlockDriverState *bs = sim.node.blk ? blk_bs(sim.node.blk) : NULL;
+    BDRVQuorumState *s = bs ? bs->opaque : NULL;
+    g_autofree char *text = s ? quorum_sync_text(s->sync) : NULL;
+
+    if (text) {
+        sim_trace("%s", text);
+    }
+}
+
 void G_GNUC_PRINTF(2, 3) sim_violation(Check check, const char *fmt, ...)
 {
     va_list ap;
@@ -86,6 +99,7 @@ void G_GNUC_PRINTF(2, 3) sim_violation(Check check, const char *fmt, ...)
     sim.verdict.text = g_strdup_vprintf(fmt, ap);
     va_end(ap);
     sim_trace("VIOLATION of %s: %s", sim_checks[check].name, sim.verdict.text);
+    trace_knowledge();
 }
 
 const char *sim_value_text(uint8_t value)
