@@ -4,11 +4,12 @@
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
+from contextlib import contextmanager
 import os
 import socket
 import struct
 import threading
-from typing import Callable, List, NamedTuple
+from typing import Callable, Iterator, List, NamedTuple
 
 from .servers import Address
 
@@ -136,6 +137,18 @@ class HeldNBD:
             held, self.held = self.held, []
             for request in held:
                 self._answer(request)
+
+    @contextmanager
+    def holding(self, hold: Callable[[Request], bool]) -> Iterator[None]:
+        """
+        Hold some requests, and release them at the end, also if the test has
+        failed: else what waits for them would never end.
+        """
+        self.hold = hold
+        try:
+            yield
+        finally:
+            self.release()
 
     def stop(self) -> None:
         # Wakes the thread up, wherever it waits
