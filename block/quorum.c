@@ -72,7 +72,10 @@ static int GRAPH_RDLOCK quorum_no_length(BDRVQuorumState *s,
     return -EINVAL;
 }
 
-/* Exclude and report the child in slot @i, whose length is not @winner. */
+/*
+ * Exclude and report the child in slot @i, whose length is not known, or can't
+ * be other than @winner.
+ */
 static void GRAPH_RDLOCK quorum_exclude_child(BlockDriverState *bs, int i,
                                               int64_t length, int64_t winner)
 {
@@ -96,38 +99,60 @@ static void GRAPH_RDLOCK quorum_exclude_child(BlockDriverState *bs, int i,
     quorum_report_bad(QUORUM_OP_TYPE_READ, 0, winner, child, why);
 }
 
+/* The child in slot @i ends at @length, before the node does. */
+static void GRAPH_RDLOCK quorum_judge_short_child(BlockDriverState *bs, int i,
+                                                  int64_t length,
+                                                  int64_t winner)
+{
+    BDRVQuorumState *s = bs->opaque;
+
+    warn_report("quorum: children.%d (node '%s') is shorter than the others: "
+                "%" PRId64 " bytes instead of %" PRId64 "; a scrub repairs it",
+                i, bdrv_get_node_name(s->slots[i].child->bs), length, winner);
+    quorum_sync_mark_stale(s->sync, i, length, winner - length, "shorter");
+}
+
 /*
- * Find the length that the children agree on, and exclude those that have
- * another one (promise 7).
+ * Find the length of the node, and judge those that have another one
+ * (promise 7).
  */
 static int GRAPH_RDLOCK quorum_vote_length(BlockDriverState *bs, Error **errp)
 {
     BDRVQuorumState *s = bs->opaque;
+    bool inactive = bs->open_flags & BDRV_O_INACTIVE;
     g_autofree int64_t *lengths = g_new(int64_t, s->num_slots);
-    g_autofree int *version = g_new(int, s->num_slots);
-    int winner;
+    int64_t winner;
 
     for (int i = 0; i < s->num_slots; i++) {
         BdrvChild *child = s->slots[i].child;
 
         lengths[i] = child ? bdrv_getlength(child->bs) : -ENOMEDIUM;
     }
-    winner = quorum_winning_length(s, lengths, version);
+    winner = quorum_winning_length(s, lengths);
     if (winner < 0) {
         return quorum_no_length(s, lengths, errp);
     }
 
-    quorum_sync_resize(s->sync, lengths[winner]);
+    quorum_sync_resize(s->sync, winner);
     for (int i = 0; i < s->num_slots; i++) {
+        bool may_differ = quorum_length_is_majority(s) && !inactive;
+
         if (!s->slots[i].child) {
             continue;
         }
-        if (version[i] != winner) {
-            quorum_exclude_child(bs, i, lengths[i], lengths[winner]);
-        } else if (quorum_sync_is_excluded(s->sync, i)) {
+        if (lengths[i] < 0 || (lengths[i] != winner && !may_differ)) {
+            quorum_exclude_child(bs, i, lengths[i], winner);
+            continue;
+        }
+        if (quorum_sync_is_excluded(s->sync, i)) {
             /* If it was excluded while others were written, it lacks that. */
             quorum_sync_include(s->sync, i,
                                 quorum_sync_stale_bytes(s->sync, i) > 0);
+        }
+        if (lengths[i] < winner) {
+            quorum_judge_short_child(bs, i, lengths[i], winner);
+        } else if (lengths[i] > winner) {
+            quorum_sync_set_touched_end(s->sync, lengths[i]);
         }
     }
     return 0;
@@ -418,8 +443,8 @@ static void GRAPH_RDLOCK quorum_refresh_limits(BlockDriverState *bs,
 /*
  * As the list that the options take, so that what is printed opens again:
  * index-exact, and with the threshold even if it was the default, which depends
- * on the number of slots.  A child that is rebuilding is printed as a vacant
- * slot: opened again, it would be taken for one that is in sync.
+ * on the number of slots.  A child that is rebuilding or excluded is printed as
+ * a vacant slot: opened again, it would be taken for one that is in sync.
  */
 static void GRAPH_RDLOCK
 quorum_gather_child_options(BlockDriverState *bs, QDict *target,
@@ -433,7 +458,8 @@ quorum_gather_child_options(BlockDriverState *bs, QDict *target,
         /* A node that has lost its driver has none, unless asked before. */
         QDict *options = child ? child->bs->full_open_options : NULL;
 
-        if (options && !quorum_sync_is_rebuilding(s->sync, i)) {
+        if (options && !quorum_sync_is_rebuilding(s->sync, i) &&
+            !quorum_sync_is_excluded(s->sync, i)) {
             qlist_append(children, qobject_ref(options));
         } else {
             qlist_append_null(children);

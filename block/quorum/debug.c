@@ -91,5 +91,12 @@ const char *const quorum_branch_text[QUORUM_BRANCH__MAX] = {
     [QUORUM_BRANCH_IN_SYNC] = "rebuilding ended",
     [QUORUM_BRANCH_RESIZE_UNDONE] = "resize undone",
     [QUORUM_BRANCH_RESIZE_EXCLUDED] = "resize excluded a child",
+    [QUORUM_BRANCH_SHRINK_TRIED] =
+        "children asked for their own length before a shrink",
+    [QUORUM_BRANCH_SHRINK_STOPPED] = "child spared by a shrink that fails",
+    [QUORUM_BRANCH_GROWTH_ZEROED] = "zeroes written before a growing write",
+    [QUORUM_BRANCH_CHILD_EXTENDED] = "shorter child extended",
+    [QUORUM_BRANCH_READ_CLIPPED] = "locked read of what was cut off meanwhile",
     [QUORUM_BRANCH_MAPS_COARSER] = "granules of the maps doubled",
+    [QUORUM_BRANCH_MAPS_FINER] = "granules of the maps halved",
 };

@@ -69,6 +69,14 @@ void quorum_refresh_flags(BlockDriverState *bs)
 
 /* --- the graph around us --- */
 
+/* Whether @child ends before @bs does, and could be extended. */
+static bool GRAPH_RDLOCK quorum_child_is_short(BlockDriverState *bs,
+                                               BdrvChild *child)
+{
+    return quorum_length_is_majority(bs->opaque) &&
+           child->bs->total_sectors < bs->total_sectors;
+}
+
 void quorum_child_perm(BlockDriverState *bs, BdrvChild *c, BdrvChildRole role,
                        BlockReopenQueue *reopen_queue, uint64_t perm,
                        uint64_t shared, uint64_t *nperm, uint64_t *nshared)
@@ -84,6 +92,16 @@ void quorum_child_perm(BlockDriverState *bs, BdrvChild *c, BdrvChildRole role,
     if ((s->opts.rewrite_corrupted || s->scrub_repairs) && !inactive && c &&
         bdrv_is_writable_after_reopen(c->bs, reopen_queue)) {
         *nperm |= BLK_PERM_WRITE;
+    }
+    /*
+     * What becomes visible when the node grows may have to be zeroed; and a
+     * child that is shorter than the node is extended before it is repaired.
+     */
+    if ((*nperm & BLK_PERM_RESIZE) && !inactive) {
+        *nperm |= BLK_PERM_WRITE;
+    }
+    if ((*nperm & BLK_PERM_WRITE) && c && quorum_child_is_short(bs, c)) {
+        *nperm |= BLK_PERM_RESIZE;
     }
 
     /*

@@ -160,6 +160,22 @@ static inline bool GRAPH_RDLOCK quorum_is_member(BDRVQuorumState *s, int i)
     return s->slots[i].child && !quorum_sync_is_excluded(s->sync, i);
 }
 
+/*
+ * Whether the length of the node is the threshold-th largest one of its
+ * children, because a threshold of them is more than half of the slots.  A
+ * write or resize that made the node longer and was acknowledged is on at least
+ * threshold children, which are at least that long; and one that made it
+ * shorter has left fewer than threshold children that are longer.  So that
+ * length is right, whatever else the children were in the middle of.
+ *
+ * With a smaller threshold, the children vote on the length, as they do on
+ * data, and one that has another length is excluded.
+ */
+static inline bool quorum_length_is_majority(const BDRVQuorumState *s)
+{
+    return s->opts.threshold > s->num_slots / 2 && !s->opts.blkverify;
+}
+
 /* The bytes of the node, as the block layer knows them. */
 static inline int64_t quorum_length(const BlockDriverState *bs)
 {

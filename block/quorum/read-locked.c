@@ -21,6 +21,7 @@
 #include "read-locked.h"
 #include "trace.h"
 #include "vote.h"
+#include "write.h"
 
 /*
  * Repairs look for zeroes in aligned blocks of this size: cut into smaller
@@ -165,6 +166,11 @@ static void quorum_judge_unit(QuorumLockedRead *lr, int u, int winner,
     QuorumRequest *req = lr->req;
 
     for (int i = 0; i < req->n; i++) {
+        if (req->scrub && req->answers[i].part == QUORUM_PART_EXCLUDED) {
+            /* A scrub tells that the disk has lost a child. */
+            set_bit(u, lr->missing);
+            set_bit(u, lr->weak);
+        }
         if (!quorum_answer_is_member(&req->answers[i]) ||
             lr->version[i] == winner) {
             continue;
@@ -184,6 +190,15 @@ static void quorum_judge_unit(QuorumLockedRead *lr, int u, int winner,
     }
 }
 
+/* Whether the child of @a has read all of @unit. */
+static bool quorum_has_unit(const QuorumLockedRead *lr, const QuorumAnswer *a,
+                            QuorumRange unit)
+{
+    /* A child that is shorter says how much it has. */
+    return a->ret == 0 ||
+           (a->ret > 0 && unit.end - lr->req->offset <= a->ret);
+}
+
 /* Vote on unit @u.  Returns 0, or -errno: no winner. */
 static int coroutine_fn GRAPH_RDLOCK quorum_vote_unit(QuorumLockedRead *lr,
                                                       int u)
@@ -200,8 +215,8 @@ static int coroutine_fn GRAPH_RDLOCK quorum_vote_unit(QuorumLockedRead *lr,
         bool votes = quorum_answer_counts(a) &&
                      !test_bit(quorum_bit(lr, i, u), lr->stale);
 
-        lr->data[i] = votes && a->ret >= 0 ? quorum_at(lr, a->buf, unit.start)
-                                           : NULL;
+        lr->data[i] = votes && quorum_has_unit(lr, a, unit) ?
+                      quorum_at(lr, a->buf, unit.start) : NULL;
         voters += votes;
         answers += lr->data[i] != NULL;
     }
@@ -291,6 +306,24 @@ static void quorum_locked_read_free(QuorumLockedRead *lr)
 }
 
 /*
+ * The range is held.  What has been cut off while the request waited for it is
+ * not there to be read.
+ */
+static void quorum_clip_request(QuorumLockedRead *lr)
+{
+    QuorumRequest *req = lr->req;
+    int64_t length = quorum_sync_length(req->s->sync);
+
+    if (likely(req->offset + req->bytes <= length)) {
+        return;
+    }
+    quorum_reached(QUORUM_BRANCH_READ_CLIPPED);
+    req->bytes = MAX(length - req->offset, 0);
+    lr->units = req->bytes ? DIV_ROUND_UP(req->offset + req->bytes - lr->base,
+                                          QUORUM_UNIT) : 0;
+}
+
+/*
  * Take the range, read from all children, and vote: on all units, or if
  * @all_units is not set, up to the first one that has no winner.  Returns 0, or
  * the error of the first unit without one.  The range stays held.
@@ -302,6 +335,10 @@ quorum_locked_read_vote(QuorumLockedRead *lr, bool all_units)
     int ret = 0;
 
     quorum_range_lock(req->bs, &lr->range, req->offset, req->bytes);
+    quorum_clip_request(lr);
+    if (req->bytes == 0) {
+        return 0;
+    }
     quorum_choose_voters(lr);
     quorum_ask_all(req, quorum_ask_read);
     quorum_choose_voters(lr);
@@ -548,6 +585,9 @@ int coroutine_fn quorum_locked_read(BlockDriverState *bs, int64_t offset,
     QuorumLockedRead lr;
     int ret = -ENOMEM;
 
+    if (req->s->opts.rewrite_corrupted) {
+        quorum_extend_children(bs, offset + bytes, NULL);
+    }
     if (quorum_locked_read_alloc(&lr, req)) {
         ret = quorum_locked_read_vote(&lr, false);
         if (ret == 0) {
@@ -560,6 +600,8 @@ int coroutine_fn quorum_locked_read(BlockDriverState *bs, int64_t offset,
         if (ret < 0) {
             quorum_report_failure(req, "read", ret);
         } else {
+            /* The guest may read what it is cutting off: zeroes will do. */
+            memset(lr.result + req->bytes, 0, bytes - req->bytes);
             qemu_iovec_from_buf(qiov, 0, lr.result, bytes);
         }
     }
@@ -576,6 +618,7 @@ void coroutine_fn quorum_repair_range(BlockDriverState *bs, int64_t offset,
                                                    reported, why);
     QuorumLockedRead lr;
 
+    quorum_extend_children(bs, offset + bytes, NULL);
     if (quorum_locked_read_alloc(&lr, req)) {
         quorum_locked_read_vote(&lr, true);
         quorum_report_wrong(&lr);
@@ -659,6 +702,9 @@ int coroutine_fn quorum_co_scrub(BlockDriverState *bs, int64_t offset,
     scrub->left = (QuorumFigures) { 0 };
     scrub->write_failed = false;
     req->scrub = scrub;
+    if (scrub->repair) {
+        quorum_extend_children(bs, offset + bytes, scrub);
+    }
     if (quorum_locked_read_alloc(&lr, req)) {
         ret = quorum_scrub_range(&lr);
     } else {

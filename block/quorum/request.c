@@ -328,13 +328,35 @@ static int64_t GRAPH_RDLOCK quorum_read_failed(QuorumAnswer *a, int ret)
     return ret;
 }
 
+/*
+ * quorum_ask_read() of a child that ends before the request does: a locked read
+ * can do with what the child has.
+ */
+static int64_t coroutine_fn GRAPH_RDLOCK
+quorum_read_up_to_end(QuorumRequest *req, QuorumAnswer *a)
+{
+    int64_t bytes = quorum_child_length(a->child) - req->offset;
+    int ret;
+
+    if (req->offset + req->bytes > quorum_sync_length(req->s->sync)) {
+        /* The node is being cut off: no fault of the child. */
+        return -EIO;
+    }
+    if (req->qiov || bytes <= 0) {
+        return quorum_read_failed(a, -EIO);
+    }
+    ret = bdrv_co_preadv(a->child, req->offset, bytes, &a->qiov,
+                         req->flags & ~BDRV_REQ_REGISTERED_BUF);
+    return ret < 0 ? quorum_read_failed(a, ret) : bytes;
+}
+
 int64_t coroutine_fn quorum_ask_read(QuorumRequest *req, QuorumAnswer *a)
 {
     BdrvRequestFlags flags = req->flags;
     int ret;
 
-    if (!quorum_child_reaches(a->child, req->offset + req->bytes)) {
-        return quorum_read_failed(a, -EIO);
+    if (unlikely(!quorum_child_reaches(a->child, req->offset + req->bytes))) {
+        return quorum_read_up_to_end(req, a);
     }
     if (a->buf) {
         /* The caller's memory is registered, our buffers are not. */
@@ -342,7 +364,7 @@ int64_t coroutine_fn quorum_ask_read(QuorumRequest *req, QuorumAnswer *a)
     }
     ret = bdrv_co_preadv(a->child, req->offset, req->bytes,
                          quorum_answer_qiov(a), flags);
-    return ret < 0 ? quorum_read_failed(a, ret) : ret;
+    return ret < 0 ? quorum_read_failed(a, ret) : 0;
 }
 
 void coroutine_fn quorum_range_lock_timed(BlockDriverState *bs,
@@ -489,43 +511,25 @@ bool quorum_may_repair(BlockDriverState *bs, int i)
 
 /* --- what the children say about themselves --- */
 
-int quorum_winning_length(const BDRVQuorumState *s, const int64_t *lengths,
-                          int *version)
+int64_t quorum_winning_length(const BDRVQuorumState *s, const int64_t *lengths)
 {
-    quorum_group_values(lengths, s->num_slots, version);
-    return quorum_winner(version, s->num_slots, s->opts.threshold, NULL);
-}
+    g_autofree int *version = NULL;
+    int winner;
 
-static int64_t coroutine_fn GRAPH_RDLOCK
-quorum_ask_length(QuorumRequest *req, QuorumAnswer *a)
-{
-    return bdrv_co_getlength(a->child->bs);
+    if (quorum_length_is_majority(s)) {
+        return quorum_nth_largest(lengths, s->num_slots, s->opts.threshold);
+    }
+    version = g_new(int, s->num_slots);
+    quorum_group_values(lengths, s->num_slots, version);
+    winner = quorum_winner(version, s->num_slots, s->opts.threshold, NULL);
+    return winner < 0 ? -1 : lengths[winner];
 }
 
 int64_t coroutine_fn quorum_co_getlength(BlockDriverState *bs)
 {
-    QuorumRequest *req = quorum_request_new(bs, 0, 0, NULL, 0);
-    g_autofree int64_t *lengths = g_new(int64_t, req->n);
-    g_autofree int *version = g_new(int, req->n);
-    int64_t ret;
-    int winner;
+    BDRVQuorumState *s = bs->opaque;
 
-    quorum_ask_all(req, quorum_ask_length);
-    for (int i = 0; i < req->n; i++) {
-        const QuorumAnswer *a = &req->answers[i];
-
-        lengths[i] = quorum_answer_counts(a) ? a->ret : -ENOMEDIUM;
-    }
-    winner = quorum_winning_length(req->s, lengths, version);
-    if (winner >= 0) {
-        ret = lengths[winner];
-    } else if (quorum_count_good(req) < req->s->opts.threshold) {
-        ret = quorum_request_errno(req);
-    } else {
-        ret = -EIO;
-    }
-    quorum_request_free(req);
-    return ret;
+    return quorum_sync_length(s->sync);
 }
 
 static int64_t coroutine_fn GRAPH_RDLOCK

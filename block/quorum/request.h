@@ -89,6 +89,8 @@ struct QuorumRequest {
     BdrvRequestFlags flags;
     struct {
         int64_t length;
+        int64_t old_length;     /* of the node */
+        int64_t touched_end;    /* see QuorumSync */
         bool exact;
         PreallocMode prealloc;
     } resize;
@@ -187,8 +189,11 @@ void coroutine_fn GRAPH_RDLOCK
 quorum_ask_one(QuorumAnswer *a, QuorumAskFn *ask);
 
 /*
- * A QuorumAskFn: read the whole request into the answer's buffer.  A child that
- * can't is reported at once, for others may take long, and only the first time.
+ * A QuorumAskFn: read the whole request into the answer's buffer.  Returns 0,
+ * or -errno; of a request without a vector of the caller's, a child that is
+ * shorter reads what it has, and returns how many bytes that are.  A child that
+ * can't read is reported at once, for others may take long, and only the first
+ * time.
  */
 int64_t coroutine_fn GRAPH_RDLOCK quorum_ask_read(QuorumRequest *req,
                                                   QuorumAnswer *a);
@@ -293,31 +298,34 @@ static inline void quorum_set_repair_failed(QuorumSlot *slot, bool failed)
     }
 }
 
+/* The bytes of @child, as the block layer knows them. */
+static inline int64_t GRAPH_RDLOCK quorum_child_length(BdrvChild *child)
+{
+    return child->bs->total_sectors << BDRV_SECTOR_BITS;
+}
+
 /*
- * Whether @child has all bytes before @end.  One that has become shorter than
- * the others (it missed a growing write, or got an overlay that is shorter)
- * would say zeroes that the core makes up, and must not be written behind its
- * end.
+ * Whether @child has all bytes before @end.  One that is shorter than the node
+ * (it missed a growing write, or got an overlay that is shorter) would say
+ * zeroes that the core makes up.
  */
 static inline bool GRAPH_RDLOCK quorum_child_reaches(BdrvChild *child,
                                                      int64_t end)
 {
-    return end <= child->bs->total_sectors << BDRV_SECTOR_BITS;
+    return end <= quorum_child_length(child);
 }
 
 /* --- what the children say about themselves --- */
 
 /*
- * Vote on @lengths[slot], of which negative ones are errors.  Returns the slot
- * of a child that has the length of the winner, or QUORUM_NO_VERSION; fills in
- * version[slot], see vote.h.
+ * The length of a node whose children have @lengths[slot], of which negative
+ * ones are errors; see quorum_length_is_majority().  -1 if they do not say.
  */
-int quorum_winning_length(const BDRVQuorumState *s, const int64_t *lengths,
-                          int *version);
+int64_t quorum_winning_length(const BDRVQuorumState *s, const int64_t *lengths);
 
 /* Callbacks of BlockDriver. */
 
-/* The length that the children agree on, or -errno if they do not. */
+/* The length that opening, writes and resizes have made. */
 int64_t coroutine_fn GRAPH_RDLOCK quorum_co_getlength(BlockDriverState *bs);
 
 /* What the children occupy together; those that can't tell don't count. */

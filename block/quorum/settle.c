@@ -71,6 +71,26 @@ static int quorum_sync_count_copies_locked(const QuorumSync *sync,
 }
 
 /*
+ * Whether at least @threshold members that are not in @missed store all of the
+ * node, because they have no map that says otherwise.  With one dead child, the
+ * answer spares a walk through its map, which may have millions of ranges.
+ */
+static bool quorum_sync_enough_are_whole_locked(const QuorumSync *sync,
+                                                const bool *missed,
+                                                bool flushed, int threshold)
+{
+    int whole = 0;
+
+    for (int i = 0; i < sync->num_children; i++) {
+        const QuorumSyncChild *c = &sync->children[i];
+
+        whole += quorum_sync_is_member(sync, i) && !missed[i] && !c->stale &&
+                 !(flushed && c->recovered_since_flush);
+    }
+    return whole >= threshold;
+}
+
+/*
  * Whether at least @threshold members that are not in @missed store the range,
  * without the granules that are whole in @w, which may be NULL.
  */
@@ -82,6 +102,10 @@ static bool quorum_sync_has_copies_locked(const QuorumSync *sync,
     int64_t end = offset + bytes;
     int64_t skip = end, resume = end;
 
+    if (quorum_sync_enough_are_whole_locked(sync, missed, flushed,
+                                            threshold)) {
+        return true;
+    }
     if (w) {
         skip = w->offset;
         resume = w->offset + w->bytes;
@@ -123,6 +147,10 @@ static bool quorum_sync_map_has_copies_locked(const QuorumSync *sync,
 {
     int64_t start, bytes;
 
+    if (quorum_sync_enough_are_whole_locked(sync, missed, flushed,
+                                            threshold)) {
+        return true;
+    }
     for (start = 0;
          quorum_sync_next_unflushed_locked(sync, map, &start, &bytes);
          start += bytes) {
@@ -146,17 +174,69 @@ static void quorum_sync_range_lost_locked(QuorumSync *sync, const bool *missed,
     }
 }
 
-/* The same for all that is in @map. */
-static void quorum_sync_map_lost_locked(QuorumSync *sync,
+/* The child in slot @i may have lost all that is in @map. */
+static void quorum_sync_map_lost_locked(QuorumSync *sync, int i,
                                         const unsigned long *map,
-                                        const bool *missed, const char *why)
+                                        const char *why)
 {
     int64_t start, bytes;
 
     for (start = 0;
          quorum_sync_next_unflushed_locked(sync, map, &start, &bytes);
          start += bytes) {
-        quorum_sync_range_lost_locked(sync, missed, start, bytes, why);
+        quorum_sync_mark_stale_locked(sync, i, start, bytes, why);
+    }
+}
+
+/*
+ * The members in @missed have failed to flush, and may have lost what they had
+ * taken and not flushed; enough others store that.  From now on they have
+ * nothing to lose, until they take something again.
+ */
+static void quorum_sync_unflushed_lost_locked(QuorumSync *sync,
+                                              const bool *missed,
+                                              const char *why)
+{
+    int64_t bits = quorum_sync_unflushed_bits(sync->bytes,
+                                              sync->unflushed_shift);
+
+    for (int i = 0; i < sync->num_children; i++) {
+        QuorumSyncChild *c = &sync->children[i];
+
+        if (!quorum_sync_is_member(sync, i) || !missed[i]) {
+            continue;
+        }
+        if (c->may_lose) {
+            quorum_sync_map_lost_locked(sync, i, c->may_lose, why);
+            bitmap_zero(c->may_lose, bits);
+        } else {
+            quorum_sync_map_lost_locked(sync, i, sync->flushing, why);
+            quorum_sync_map_lost_locked(sync, i, sync->unflushed, why);
+            c->may_lose = c->stale ? bitmap_new(bits) : NULL;
+        }
+    }
+}
+
+/*
+ * The acknowledged write @w, of which the children know by now: those in
+ * w->missed have a stale map.  What they can lose is what they had taken
+ * before.  The others may lose anything again.
+ */
+static void quorum_sync_note_taken_locked(QuorumSync *sync,
+                                          const QuorumWrite *w)
+{
+    int64_t bits = quorum_sync_unflushed_bits(sync->bytes,
+                                              sync->unflushed_shift);
+
+    for (int i = 0; i < sync->num_children; i++) {
+        QuorumSyncChild *c = &sync->children[i];
+
+        if (!w->missed[i]) {
+            g_clear_pointer(&c->may_lose, g_free);
+        } else if (c->stale && !c->may_lose) {
+            c->may_lose = bitmap_new(bits);
+            bitmap_or(c->may_lose, sync->unflushed, sync->flushing, bits);
+        }
     }
 }
 
@@ -176,15 +256,14 @@ static void quorum_sync_check_map_copies_locked(const QuorumSync *sync,
 
 /* --- FUA writes --- */
 
+/* The range, as far as the node has it, is unflushed. */
 static void quorum_sync_set_unflushed_locked(QuorumSync *sync, int64_t offset,
                                              int64_t bytes)
 {
-    int64_t first = offset >> sync->unflushed_shift;
-    int64_t last = (offset + bytes - 1) >> sync->unflushed_shift;
-
-    /* Mostly it is one bit, and set already. */
-    if (bytes && (first != last || !test_bit(first, sync->unflushed))) {
-        bitmap_set(sync->unflushed, first, last - first + 1);
+    bytes = MIN(bytes, sync->bytes - offset);
+    if (bytes > 0) {
+        quorum_sync_set_bits(sync->unflushed, sync->unflushed_shift, offset,
+                             bytes);
     }
 }
 
@@ -205,11 +284,18 @@ static void quorum_sync_forget_fua_locked(QuorumSync *sync)
 static void quorum_sync_fua_to_unflushed_locked(QuorumSync *sync)
 {
     QuorumFuaDone *done = QSIMPLEQ_FIRST(&sync->fua_done);
-    int64_t end = MIN(done->offset + done->bytes, sync->bytes);
+    int64_t bytes = MIN(done->bytes, sync->bytes - done->offset);
 
-    if (done->offset < end) {
-        quorum_sync_set_unflushed_locked(sync, done->offset,
-                                         end - done->offset);
+    if (bytes > 0) {
+        quorum_sync_set_unflushed_locked(sync, done->offset, bytes);
+        /* Children that have taken nothing since had taken this. */
+        for (int i = 0; i < sync->num_children; i++) {
+            if (sync->children[i].may_lose) {
+                quorum_sync_set_bits(sync->children[i].may_lose,
+                                     sync->unflushed_shift, done->offset,
+                                     bytes);
+            }
+        }
     }
     quorum_sync_forget_fua_locked(sync);
 }
@@ -286,12 +372,11 @@ static bool quorum_sync_settle_failed_fua_locked(QuorumSync *sync,
         return false;
     }
     quorum_reached(QUORUM_BRANCH_FUA_MADE_STALE);
-    quorum_sync_map_lost_locked(sync, sync->unflushed, w->missed,
-                                "failed FUA write");
     QSIMPLEQ_FOREACH(done, &sync->fua_done, next) {
         quorum_sync_range_lost_locked(sync, w->missed, done->offset,
                                       done->bytes, "failed FUA write");
     }
+    quorum_sync_unflushed_lost_locked(sync, w->missed, "failed FUA write");
     return true;
 }
 
@@ -308,9 +393,7 @@ void quorum_sync_write_begin(QuorumSync *sync, QuorumWrite *w, int64_t offset,
     };
 
     QUORUM_SYNC_GUARD(sync);
-    if (offset + bytes > sync->bytes) {
-        quorum_sync_resize_locked(sync, offset + bytes);
-    }
+    w->grows = offset + bytes > sync->bytes;
     if (fua) {
         w->begun_tick = sync->fua_ticks++;
         QTAILQ_INSERT_TAIL(&sync->fua_writes, w, fua_next);
@@ -408,6 +491,34 @@ static void quorum_sync_acknowledge_locked(QuorumSync *sync,
     }
 }
 
+/*
+ * @w reaches behind what was the end of the node when it began.  If it is
+ * acknowledged, the node is as long as that, and the children have yet to flush
+ * what is new.  Otherwise, some of them may have it.
+ */
+static void quorum_sync_settle_growth_locked(QuorumSync *sync,
+                                             const QuorumWrite *w,
+                                             bool acknowledged)
+{
+    int64_t old_bytes = sync->bytes;
+    int64_t end = w->offset + w->bytes;
+
+    if (!acknowledged) {
+        sync->touched_end = MAX(sync->touched_end, end);
+        return;
+    }
+    if (end > old_bytes) {
+        quorum_sync_resize_locked(sync, end);
+    }
+    if (!w->fua) {
+        quorum_sync_set_unflushed_locked(sync, MIN(w->offset, old_bytes),
+                                         end - MIN(w->offset, old_bytes));
+    } else if (w->offset > old_bytes) {
+        quorum_sync_set_unflushed_locked(sync, old_bytes,
+                                         w->offset - old_bytes);
+    }
+}
+
 bool quorum_sync_write_settle(QuorumSync *sync, QuorumWrite *w, int threshold)
 {
     bool any_missed;
@@ -429,7 +540,8 @@ bool quorum_sync_write_settle(QuorumSync *sync, QuorumWrite *w, int threshold)
      * counted the children that are left, and all of them store this write.
      */
     smp_rmb();
-    if (!w->fua && !any_missed && !qatomic_read(&sync->num_degraded) &&
+    if (!w->fua && !w->grows && !any_missed &&
+        !qatomic_read(&sync->num_degraded) &&
         stat64_get(&sync->flush_generation) == w->flush_generation &&
         !quorum_debug_skips_fast_path()) {
         if (unlikely(quorum_debug.on)) {
@@ -448,6 +560,9 @@ bool quorum_sync_write_settle(QuorumSync *sync, QuorumWrite *w, int threshold)
     if (acknowledged && w->fua && any_missed) {
         acknowledged = quorum_sync_settle_failed_fua_locked(sync, w, threshold);
     }
+    if (w->grows) {
+        quorum_sync_settle_growth_locked(sync, w, acknowledged);
+    }
     if (w->fua) {
         quorum_sync_end_fua_locked(sync, w, acknowledged);
     }
@@ -456,10 +571,11 @@ bool quorum_sync_write_settle(QuorumSync *sync, QuorumWrite *w, int threshold)
     }
     if (!acknowledged) {
         quorum_reached(QUORUM_BRANCH_WRITE_REFUSED);
-        return false;
+    } else {
+        quorum_sync_acknowledge_locked(sync, w, threshold);
     }
-    quorum_sync_acknowledge_locked(sync, w, threshold);
-    return true;
+    quorum_sync_note_taken_locked(sync, w);
+    return acknowledged;
 }
 
 bool quorum_sync_repair_settle(QuorumSync *sync, QuorumWrite *w, int i,
@@ -474,6 +590,7 @@ bool quorum_sync_repair_settle(QuorumSync *sync, QuorumWrite *w, int i,
         return false;
     }
     quorum_sync_clear_stale_locked(sync, i, offset, bytes);
+    g_clear_pointer(&sync->children[i].may_lose, g_free);
     return true;
 }
 
@@ -582,10 +699,7 @@ bool quorum_sync_flush_settle(QuorumSync *sync, const bool *missed,
         bitmap_or(sync->unflushed, sync->unflushed, sync->flushing, bits);
     } else if (any_missed) {
         quorum_reached(QUORUM_BRANCH_FLUSH_MADE_STALE);
-        quorum_sync_map_lost_locked(sync, sync->flushing, missed,
-                                    "failed flush");
-        quorum_sync_map_lost_locked(sync, sync->unflushed, missed,
-                                    "failed flush");
+        quorum_sync_unflushed_lost_locked(sync, missed, "failed flush");
         quorum_sync_check_map_copies_locked(sync, sync->flushing, threshold);
     }
     bitmap_zero(sync->flushing, bits);
@@ -593,6 +707,26 @@ bool quorum_sync_flush_settle(QuorumSync *sync, const bool *missed,
 }
 
 /* --- resizes --- */
+
+void quorum_sync_resize(QuorumSync *sync, int64_t bytes)
+{
+    QUORUM_SYNC_GUARD(sync);
+    quorum_sync_resize_locked(sync, bytes);
+}
+
+void quorum_sync_set_unflushed(QuorumSync *sync, int64_t offset, int64_t bytes)
+{
+    QUORUM_SYNC_GUARD(sync);
+    quorum_sync_set_unflushed_locked(sync, offset, bytes);
+}
+
+int quorum_sync_count_copies(QuorumSync *sync, int64_t offset, int64_t bytes)
+{
+    g_autofree bool *missed = g_new0(bool, sync->num_children);
+
+    QUORUM_SYNC_GUARD(sync);
+    return quorum_sync_count_copies_locked(sync, missed, offset, bytes, false);
+}
 
 bool quorum_sync_resize_settle(QuorumSync *sync, const bool *missed,
                                int64_t kept, int threshold)

@@ -47,6 +47,7 @@ static void quorum_sync_free_child(QuorumSyncChild *c)
     g_clear_pointer(&c->stale, hbitmap_free);
     g_clear_pointer(&c->recovered_since_flush, hbitmap_free);
     g_clear_pointer(&c->recovered_before_flush, hbitmap_free);
+    g_clear_pointer(&c->may_lose, g_free);
 }
 
 void quorum_sync_free(QuorumSync *sync)
@@ -155,6 +156,7 @@ void quorum_sync_change_end(QuorumSync *sync, QuorumSyncChange *change,
             loser->stale = NULL;
             loser->recovered_since_flush = NULL;
             loser->recovered_before_flush = NULL;
+            loser->may_lose = NULL;
         }
     }
     if (!commit) {
@@ -182,13 +184,16 @@ static int quorum_sync_shift(int64_t bytes, int shift, int64_t most)
     return shift;
 }
 
-/* @map, for a node of @bytes, with granules of 1 << @shift bytes. */
+/*
+ * @map, for a node of @bytes, with granules of 1 << @shift bytes: coarser or
+ * finer ones than before, or as they were.
+ */
 static HBitmap *quorum_sync_resize_map_locked(QuorumSync *sync, HBitmap *map,
                                               int shift, int64_t bytes)
 {
     int64_t end = MIN(bytes, sync->bytes);
     int64_t start = 0, count;
-    HBitmap *coarse;
+    HBitmap *resized;
 
     if (!map || shift == sync->stale_shift) {
         if (map) {
@@ -196,14 +201,14 @@ static HBitmap *quorum_sync_resize_map_locked(QuorumSync *sync, HBitmap *map,
         }
         return map;
     }
-    coarse = hbitmap_alloc(bytes, shift);
+    resized = hbitmap_alloc(bytes, shift);
     while (hbitmap_next_dirty_area(map, start, end, INT64_MAX, &start,
                                    &count)) {
-        hbitmap_set(coarse, start, count);
+        hbitmap_set(resized, start, count);
         start += count;
     }
     hbitmap_free(map);
-    return coarse;
+    return resized;
 }
 
 int64_t quorum_sync_unflushed_bits(int64_t bytes, int shift)
@@ -211,24 +216,40 @@ int64_t quorum_sync_unflushed_bits(int64_t bytes, int shift)
     return MAX(DIV_ROUND_UP(bytes, INT64_C(1) << shift), 1);
 }
 
+void quorum_sync_set_bits(unsigned long *map, int shift, int64_t offset,
+                          int64_t bytes)
+{
+    int64_t first = offset >> shift;
+    int64_t last = (offset + bytes - 1) >> shift;
+
+    /* Mostly it is one bit, and set already. */
+    if (bytes && (first != last || !test_bit(first, map))) {
+        bitmap_set(map, first, last - first + 1);
+    }
+}
+
+/* The same for a map of what is unflushed, which may be NULL. */
 static void quorum_sync_resize_unflushed_locked(QuorumSync *sync,
                                                 unsigned long **map, int shift,
                                                 int64_t bytes)
 {
+    int old_shift = sync->unflushed_shift;
     int64_t bits = quorum_sync_unflushed_bits(bytes, shift);
-    int64_t old_bits = quorum_sync_unflushed_bits(sync->bytes,
-                                                  sync->unflushed_shift);
-    int by = shift - sync->unflushed_shift;
+    int64_t old_bits = quorum_sync_unflushed_bits(sync->bytes, old_shift);
     unsigned long *old = *map;
+    int64_t first, past;
 
-    if (bits == old_bits && by == 0) {
+    if (!old || (bits == old_bits && shift == old_shift)) {
         return;
     }
     *map = bitmap_new(bits);
-    for (int64_t bit = find_first_bit(old, old_bits);
-         bit < old_bits && bit >> by < bits;
-         bit = find_next_bit(old, old_bits, bit + 1)) {
-        set_bit(bit >> by, *map);
+    for (first = find_first_bit(old, old_bits);
+         first < old_bits && first << old_shift < bytes;
+         first = find_next_bit(old, old_bits, past)) {
+        past = find_next_zero_bit(old, old_bits, first);
+        quorum_sync_set_bits(*map, shift, first << old_shift,
+                             MIN(past << old_shift, bytes) -
+                             (first << old_shift));
     }
     g_free(old);
 }
@@ -239,22 +260,28 @@ static void quorum_sync_drop_map_locked(QuorumSync *sync, int i,
     QuorumSyncChild *c = &sync->children[i];
 
     g_clear_pointer(&c->stale, hbitmap_free);
+    g_clear_pointer(&c->may_lose, g_free);
     quorum_sync_count_degraded_locked(sync);
     quorum_sync_trace_state_locked(sync, i, why);
 }
 
 void quorum_sync_resize_locked(QuorumSync *sync, int64_t bytes)
 {
-    int stale_shift = quorum_sync_shift(bytes, sync->stale_shift,
+    int stale_shift = quorum_sync_shift(bytes, QUORUM_STALE_SHIFT,
                                         quorum_limits.stale_bits);
-    int unflushed_shift = quorum_sync_shift(bytes, sync->unflushed_shift,
+    int unflushed_shift = quorum_sync_shift(bytes,
+                                            quorum_limits.unflushed_shift,
                                             quorum_limits.unflushed_bits);
     int64_t old_bytes = sync->bytes;
 
     assert(sync->locked && bytes >= 0);
-    if (stale_shift != sync->stale_shift ||
-        unflushed_shift != sync->unflushed_shift) {
+    if (stale_shift > sync->stale_shift ||
+        unflushed_shift > sync->unflushed_shift) {
         quorum_reached(QUORUM_BRANCH_MAPS_COARSER);
+    }
+    if (stale_shift < sync->stale_shift ||
+        unflushed_shift < sync->unflushed_shift) {
+        quorum_reached(QUORUM_BRANCH_MAPS_FINER);
     }
     for (int i = 0; i < sync->num_children; i++) {
         QuorumSyncChild *c = &sync->children[i];
@@ -266,6 +293,8 @@ void quorum_sync_resize_locked(QuorumSync *sync, int64_t bytes)
             *maps[j] = quorum_sync_resize_map_locked(sync, *maps[j],
                                                      stale_shift, bytes);
         }
+        quorum_sync_resize_unflushed_locked(sync, &c->may_lose,
+                                            unflushed_shift, bytes);
     }
     quorum_sync_resize_unflushed_locked(sync, &sync->unflushed,
                                         unflushed_shift, bytes);
@@ -289,10 +318,22 @@ void quorum_sync_resize_locked(QuorumSync *sync, int64_t bytes)
     }
 }
 
-void quorum_sync_resize(QuorumSync *sync, int64_t bytes)
+int64_t quorum_sync_length(QuorumSync *sync)
 {
     QUORUM_SYNC_GUARD(sync);
-    quorum_sync_resize_locked(sync, bytes);
+    return sync->bytes;
+}
+
+void quorum_sync_set_touched_end(QuorumSync *sync, int64_t end)
+{
+    QUORUM_SYNC_GUARD(sync);
+    sync->touched_end = MAX(sync->touched_end, end);
+}
+
+int64_t quorum_sync_touched_end(QuorumSync *sync)
+{
+    QUORUM_SYNC_GUARD(sync);
+    return sync->touched_end;
 }
 
 /* --- what makes a child stale, and what ends that --- */
@@ -496,6 +537,12 @@ void quorum_sync_flushed_locked(QuorumSync *sync, int i)
 
     assert(sync->locked);
     g_clear_pointer(&c->recovered_before_flush, hbitmap_free);
+    if (c->may_lose) {
+        /* The child has taken nothing since before the flush began. */
+        bitmap_zero(c->may_lose,
+                    quorum_sync_unflushed_bits(sync->bytes,
+                                               sync->unflushed_shift));
+    }
     if (c->rebuilding && !c->stale && !c->recovered_since_flush) {
         quorum_reached(QUORUM_BRANCH_IN_SYNC);
         qatomic_set(&c->rebuilding, false);

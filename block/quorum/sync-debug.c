@@ -140,6 +140,7 @@ static void quorum_check_child_locked(const QuorumSync *sync,
 
     /* A stale map that is empty is none. */
     quorum_check(sync, !c->stale || !hbitmap_empty(c->stale));
+    quorum_check(sync, c->stale || !c->may_lose);
     if (!c->present) {
         quorum_check(sync, !c->excluded && !c->rebuilding);
         quorum_check(sync, !c->stale && !c->recovered_since_flush &&

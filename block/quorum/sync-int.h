@@ -56,6 +56,17 @@ typedef struct QuorumSyncChild {
      * fail on the child: what was in flight then may be lost on it.
      */
     uint64_t failed_flush_generation;
+
+    /*
+     * What a failed flush may lose of what the child has taken, as a bitmap
+     * like QuorumSync.unflushed.  NULL if that is anything that is unflushed.
+     * It is known while the child takes nothing: from the first write that it
+     * misses, or a flush that it fails, to the first one that it does, so that
+     * an outage does not cost a granule of the unflushed map for each write
+     * and flush.  Only a child with a stale map has one, so that the fast path
+     * of writes need not look.
+     */
+    unsigned long *may_lose;
 } QuorumSyncChild;
 
 /* A FUA write that was acknowledged while others were in flight. */
@@ -90,11 +101,19 @@ struct QuorumSync {
     bool locked;
 
     /*
-     * The maps cover [0, bytes), the node or more if it has tried to grow; a
-     * granule of a stale map is 1 << stale_shift bytes.
+     * The length of the node, as far as acknowledged writes and resizes have
+     * made it, and what the maps cover; a granule of a stale map is
+     * 1 << stale_shift bytes.
      */
     int64_t bytes;
     int stale_shift;
+
+    /*
+     * If it is more than bytes: children may hold anything from there up to
+     * here, because a request that would have made the node longer has failed,
+     * or because they were longer when the node was opened.
+     */
+    int64_t touched_end;
 
     /*
      * What was written and not flushed yet, a bit for 1 << unflushed_shift
@@ -227,5 +246,9 @@ void quorum_sync_flushed_locked(QuorumSync *sync, int i);
 
 /* How many bits a map of what is unflushed has, for a node of @bytes. */
 int64_t quorum_sync_unflushed_bits(int64_t bytes, int shift);
+
+/* Set the bits of @map, of 1 << @shift bytes each, that touch the range. */
+void quorum_sync_set_bits(unsigned long *map, int shift, int64_t offset,
+                          int64_t bytes);
 
 #endif /* BLOCK_QUORUM_SYNC_INT_H */

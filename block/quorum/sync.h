@@ -12,10 +12,11 @@
  * children are stale afterwards (promise 3).
  *
  * A child is *stale* in a range in which it missed an acknowledged write, or
- * may have lost one in a flush that failed.  A child is *rebuilding* if it
+ * may have lost one in a flush that failed; a child that is shorter than the
+ * node is stale from its end on.  A child is *rebuilding* if it
  * joined with other contents and has not caught up since; see
- * quorum_sync_set_rebuilding().  A child is *excluded* if its length is not the
- * one of the node: it neither votes nor counts.  A *member* is a child that is
+ * quorum_sync_set_rebuilding().  A child is *excluded* if its length can't be
+ * the one of the node: it neither votes nor counts.  A *member* is a child that is
  * there and not excluded.
  *
  * A QuorumSync does no I/O and knows nothing of the block layer.  Children are
@@ -65,6 +66,7 @@ typedef struct QuorumWrite {
     bool *missed;
 
     bool fua;
+    bool grows;                 /* reaches behind the end, when it began */
     uint64_t flush_generation;  /* of the QuorumSync at the beginning */
     uint64_t begun_tick;        /* if @fua: QuorumSync.fua_ticks then */
     QTAILQ_ENTRY(QuorumWrite) fua_next;
@@ -130,7 +132,7 @@ void quorum_sync_set_rebuilding(QuorumSync *sync, int i);
 bool quorum_sync_is_rebuilding(QuorumSync *sync, int i);
 
 /*
- * The child in slot @i has another length than the node.  It is stale
+ * The length of the child in slot @i can't be that of the node.  It is stale
  * throughout, unless the image is @inactive: then the others are not written
  * to either, and its length may be right again before they are.
  */
@@ -264,11 +266,33 @@ bool quorum_sync_flush_settle(QuorumSync *sync, const bool *missed,
  */
 void quorum_sync_resize(QuorumSync *sync, int64_t bytes);
 
+/* Children may have something in the range that they have not flushed. */
+void quorum_sync_set_unflushed(QuorumSync *sync, int64_t offset, int64_t bytes);
+
 /*
- * All children have answered a resize; @missed[slot] is as for a flush, and
- * what is below @kept stays.  Returns whether the resize may be acknowledged:
- * at least @threshold members did it, and they store what stays without the
- * others.  Then those that missed the resize are excluded.
+ * The length of the node, as acknowledged writes and resizes have made it.  It
+ * is exact where the caller holds the range from there on.
+ */
+int64_t quorum_sync_length(QuorumSync *sync);
+
+/*
+ * Children may hold anything from the end of the node up to @end; the largest
+ * @end that was ever told.
+ */
+void quorum_sync_set_touched_end(QuorumSync *sync, int64_t end);
+int64_t quorum_sync_touched_end(QuorumSync *sync);
+
+/*
+ * The smallest number, anywhere in the range, of members that are not stale
+ * there.
+ */
+int quorum_sync_count_copies(QuorumSync *sync, int64_t offset, int64_t bytes);
+
+/*
+ * Members in @missed[slot] can't have the length of the node after a resize;
+ * what is below @kept stays.  Returns whether the others are enough: they are
+ * at least @threshold, and store what stays.  Then those in @missed are
+ * excluded.
  */
 bool quorum_sync_resize_settle(QuorumSync *sync, const bool *missed,
                                int64_t kept, int threshold);

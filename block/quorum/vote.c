@@ -123,6 +123,24 @@ int quorum_winner(const int *version, int n, int threshold, int *members)
     return winner;
 }
 
+int64_t quorum_nth_largest(const int64_t *values, int n, int nth)
+{
+    int64_t largest = -1;
+
+    assert(nth >= 1);
+    for (int i = 0; i < n; i++) {
+        int reach = 0;
+
+        for (int j = 0; j < n; j++) {
+            reach += values[j] >= values[i];
+        }
+        if (reach >= nth) {
+            largest = MAX(largest, values[i]);
+        }
+    }
+    return MAX(largest, -1);
+}
+
 int quorum_vote_errno(const int64_t *rets, int n)
 {
     int most = 0;

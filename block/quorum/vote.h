@@ -48,6 +48,13 @@ void quorum_group_values(const int64_t *values, int n, int *version);
 int quorum_winner(const int *version, int n, int threshold, int *members);
 
 /*
+ * Return the largest number that at least @nth of the @n @values reach: the
+ * @nth largest one.  Negative values are errors; -1 if there are fewer than
+ * @nth others.
+ */
+int64_t quorum_nth_largest(const int64_t *values, int n, int nth);
+
+/*
  * Return the error to give to the guest when too few children have answered:
  * the most common negative number among @rets, of equally common ones the
  * first, or -EIO if there is none (the answers differ, but nothing has failed).

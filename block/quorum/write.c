@@ -19,19 +19,20 @@
 /* --- what writes, zeroes and resizes share --- */
 
 void coroutine_fn quorum_write_lock(QuorumRequest *req, RangeLockRequest *range,
+                                    int64_t offset, int64_t bytes,
                                     int64_t locked_bytes)
 {
     bool fua = req->flags & BDRV_REQ_FUA;
 
-    quorum_range_lock(req->bs, range, req->offset, locked_bytes);
+    quorum_range_lock(req->bs, range, offset, locked_bytes);
     if (fua) {
         qemu_co_rwlock_rdlock(&req->s->flush_lock);
     }
     if (quorum_sync_is_degraded(req->s->sync)) {
         quorum_request_leave_out_excluded(req);
     }
-    quorum_sync_write_begin(req->s->sync, &req->write, req->offset, req->bytes,
-                            fua, req->missed);
+    quorum_sync_write_begin(req->s->sync, &req->write, offset, bytes, fua,
+                            req->missed);
 }
 
 void coroutine_fn quorum_write_unlock(QuorumRequest *req,
@@ -129,6 +130,91 @@ quorum_ask_write_zeroes(QuorumRequest *req, QuorumAnswer *a)
                                                        req->bytes, req->flags));
 }
 
+/* --- writes that make the node longer --- */
+
+/* Write zeroes from the end of the node, req->write.offset, to the request. */
+static int64_t coroutine_fn GRAPH_RDLOCK
+quorum_ask_fill_gap(QuorumRequest *req, QuorumAnswer *a)
+{
+    int64_t start = req->write.offset;
+
+    if (!quorum_child_can_take(req, a->child)) {
+        return -EIO;
+    }
+    return quorum_tell_fua_error(a,
+                                 bdrv_co_pwrite_zeroes(a->child, start,
+                                                       req->offset - start,
+                                                       BDRV_REQ_MAY_UNMAP |
+                                                       (req->flags &
+                                                        BDRV_REQ_FUA)));
+}
+
+/* Whether what is between the end of the node and a write may differ. */
+static bool GRAPH_RDLOCK quorum_gap_is_garbage(BDRVQuorumState *s)
+{
+    if (quorum_sync_touched_end(s->sync) > quorum_sync_length(s->sync)) {
+        return true;
+    }
+    for (int i = 0; i < s->num_slots; i++) {
+        if (quorum_is_member(s, i) &&
+            !quorum_promises_zeroes(s->slots[i].child->bs)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/*
+ * Begin a write or a zero write.  If it leaves a gap behind the end of the
+ * node, what becomes visible there is zero on all children that take part
+ * (promise 4).  Mostly the children see to that by themselves; otherwise the
+ * request begins with the gap, and holds all from there on, so that the end of
+ * the node stays where it is meanwhile.
+ */
+static void coroutine_fn GRAPH_RDLOCK
+quorum_write_begin(QuorumRequest *req, RangeLockRequest *range)
+{
+    int64_t end = req->offset + req->bytes;
+    int64_t start = quorum_length(req->bs);
+
+    if (likely(req->offset <= start) || !quorum_gap_is_garbage(req->s)) {
+        quorum_write_lock(req, range, req->offset, req->bytes, req->bytes);
+        return;
+    }
+    quorum_write_lock(req, range, start, end - start, INT64_MAX - start);
+    /* Others may have filled the gap, or a part of it, before. */
+    start = MIN(quorum_sync_length(req->s->sync), req->offset);
+    req->write.offset = start;
+    req->write.bytes = end - start;
+    if (start < req->offset) {
+        quorum_reached(QUORUM_BRANCH_GROWTH_ZEROED);
+        quorum_ask_all(req, quorum_ask_fill_gap);
+        quorum_collect_missed(req);
+        for (int i = 0; i < req->n; i++) {
+            req->answers[i].done = req->answers[i].ret < 0;
+        }
+    }
+}
+
+/*
+ * A child that has missed a write behind its own end also lacks what is in
+ * between.
+ */
+static void GRAPH_RDLOCK quorum_mark_behind_ends(QuorumRequest *req)
+{
+    int64_t end = req->offset + req->bytes;
+
+    for (int i = 0; i < req->n; i++) {
+        BdrvChild *child = req->answers[i].child;
+
+        if (child && req->missed[i] && quorum_child_length(child) < end) {
+            quorum_sync_mark_stale(req->s->sync, i, quorum_child_length(child),
+                                   end - quorum_child_length(child),
+                                   "missed growing write");
+        }
+    }
+}
+
 /*
  * Finish a write: children that failed are reported, and, if the write may be
  * acknowledged, stale.  Gives the range back and frees the request.
@@ -141,6 +227,9 @@ quorum_write_end(QuorumRequest *req, RangeLockRequest *range)
                                                  req->s->opts.threshold);
     int ret = 0;
 
+    if (unlikely(errors && acknowledged && req->write.grows)) {
+        quorum_mark_behind_ends(req);
+    }
     if (errors) {
         quorum_trace_missed(req, acknowledged ? "write" : "failed write");
     }
@@ -168,7 +257,7 @@ int coroutine_fn quorum_co_pwritev(BlockDriverState *bs, int64_t offset,
         return 0;
     }
     req = quorum_request_new(bs, offset, bytes, qiov, flags);
-    quorum_write_lock(req, &range, bytes);
+    quorum_write_begin(req, &range);
     quorum_ask_all(req, quorum_ask_write);
     return quorum_write_end(req, &range);
 }
@@ -222,7 +311,7 @@ int coroutine_fn quorum_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
         return 0;
     }
     req = quorum_request_new(bs, offset, bytes, NULL, flags);
-    quorum_write_lock(req, &range, bytes);
+    quorum_write_begin(req, &range);
     quorum_ask_all(req, quorum_ask_write_zeroes);
 
     /*

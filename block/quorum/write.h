@@ -16,14 +16,14 @@
 /* --- for write.c, flush.c and resize.c --- */
 
 /*
- * Begin to change the children: wait for @locked_bytes from req->offset on,
- * leave out the children that have been excluded meanwhile, and tell the
- * QuorumSync of req->write.  Ended by quorum_write_unlock(), after req->write
- * has been settled or abandoned.
+ * Begin to change the children in [@offset, @offset + @bytes): wait for
+ * @locked_bytes from @offset on, leave out the children that have been excluded
+ * meanwhile, and tell the QuorumSync of req->write.  Ended by
+ * quorum_write_unlock(), after req->write has been settled or abandoned.
  */
 void coroutine_fn GRAPH_RDLOCK
 quorum_write_lock(QuorumRequest *req, RangeLockRequest *range,
-                  int64_t locked_bytes);
+                  int64_t offset, int64_t bytes, int64_t locked_bytes);
 void coroutine_fn quorum_write_unlock(QuorumRequest *req,
                                       RangeLockRequest *range);
 
@@ -36,6 +36,20 @@ bool GRAPH_RDLOCK quorum_collect_missed(QuorumRequest *req);
 
 /* Trace which children were asked and have missed the request @what. */
 void quorum_trace_missed(const QuorumRequest *req, const char *what);
+
+/*
+ * Whether what the node @bs grows by reads as zeroes without being written, if
+ * it is asked for that.
+ */
+bool GRAPH_RDLOCK quorum_promises_zeroes(BlockDriverState *bs);
+
+/*
+ * Extend the children that may be repaired and are shorter than @end, a place
+ * in the node or its end, to the length of the node.  Takes a range, so none
+ * may be held.  @scrub is on whose behalf that is, or NULL.
+ */
+void coroutine_fn GRAPH_RDLOCK
+quorum_extend_children(BlockDriverState *bs, int64_t end, QuorumScrub *scrub);
 
 /* --- callbacks of BlockDriver --- */
 

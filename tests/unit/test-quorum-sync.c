@@ -407,8 +407,11 @@ static void test_grow(void)
     g_assert_cmpint(staleness(s, 0, 10 * GiB, MiB), ==,
                     QUORUM_STALE_THROUGHOUT);
 
+    /* A smaller node has finer maps again. */
     quorum_sync_resize(s, small);
     g_assert_cmpint(quorum_sync_stale_bytes(s, 1), ==, granule);
+    quorum_sync_mark_stale(s, 2, place, 1, "test");
+    g_assert_cmpint(quorum_sync_stale_bytes(s, 2), ==, QUORUM_UNIT);
     quorum_sync_free(s);
 }
 
