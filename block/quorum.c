@@ -20,6 +20,7 @@
 #include "qemu/error-report.h"
 #include "qemu/module.h"
 #include "qemu/option.h"
+#include "qemu/timer.h"
 #include "system/block-backend.h"
 #include "quorum/debug.h"
 #include "quorum/graph.h"
@@ -302,6 +303,7 @@ static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
                      qemu_real_host_page_size());
     range_lock_init(&s->range_lock);
     qemu_co_rwlock_init(&s->flush_lock);
+    stat64_init(&s->last_flush_ns, get_clock());
     qemu_spin_init(&s->in_flight_lock);
     QLIST_INIT(&s->in_flight);
     s->sync = quorum_sync_new(bs->node_name, slots);

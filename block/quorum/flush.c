@@ -11,7 +11,15 @@
 
 #include "qemu/osdep.h"
 #include "block/block-io.h"
+#include "qemu/timer.h"
 #include "write.h"
+
+/*
+ * How long something may be unflushed if the guest does not flush: a child that
+ * fails a FUA write becomes stale in all of it.  Guests that flush do so more
+ * often.
+ */
+#define QUORUM_FLUSH_AFTER_NS (5 * NANOSECONDS_PER_SECOND)
 
 static int64_t coroutine_fn GRAPH_RDLOCK
 quorum_ask_flush(QuorumRequest *req, QuorumAnswer *a)
@@ -33,6 +41,7 @@ int coroutine_fn quorum_co_flush(BlockDriverState *bs)
     bool acknowledged;
     int ret = 0;
 
+    stat64_set(&s->last_flush_ns, get_clock());
     qemu_co_rwlock_wrlock(&s->flush_lock);
     req = quorum_request_new(bs, 0, quorum_length(bs), NULL, 0);
     quorum_sync_flush_begin(s->sync);
@@ -51,4 +60,38 @@ int coroutine_fn quorum_co_flush(BlockDriverState *bs)
     }
     quorum_request_free(req);
     return ret;
+}
+
+/* --- what a guest that writes FUA only leaves unflushed --- */
+
+static void coroutine_fn GRAPH_UNLOCKED quorum_flush_entry(void *opaque)
+{
+    BlockDriverState *bs = opaque;
+    BDRVQuorumState *s = bs->opaque;
+
+    WITH_GRAPH_RDLOCK_GUARD() {
+        /* A child that fails is dealt with as in any flush. */
+        bdrv_co_flush(bs);
+    }
+    qatomic_set(&s->flushes_by_itself, false);
+    bdrv_dec_in_flight(bs);
+}
+
+void coroutine_fn quorum_flush_after_a_while(BlockDriverState *bs)
+{
+    BDRVQuorumState *s = bs->opaque;
+    int64_t now;
+
+    if (!quorum_sync_any_unflushed(s->sync)) {
+        return;
+    }
+    now = get_clock();
+    if (now - (int64_t)stat64_get(&s->last_flush_ns) < QUORUM_FLUSH_AFTER_NS ||
+        qatomic_xchg(&s->flushes_by_itself, true)) {
+        return;
+    }
+    /* Also if the core leaves the flush out, the next try is a while later. */
+    stat64_set(&s->last_flush_ns, now);
+    bdrv_inc_in_flight(bs);
+    qemu_coroutine_enter(qemu_coroutine_create(quorum_flush_entry, bs));
 }

@@ -290,6 +290,18 @@ static bool GRAPH_RDLOCK quorum_slot_counts(BDRVQuorumState *s, int i)
 }
 
 /*
+ * Whether what is above may make @bs longer at any time, so that a newcomer
+ * can't be expected to have its length.
+ */
+static bool GRAPH_RDLOCK quorum_may_grow(BlockDriverState *bs)
+{
+    uint64_t perm, shared;
+
+    bdrv_get_cumulative_perm(bs, &perm, &shared);
+    return (perm & BLK_PERM_RESIZE) && quorum_length_is_majority(bs->opaque);
+}
+
+/*
  * Check that the node can do with the children in @nodes, slot i being what
  * slot @from[i] was, or if that is negative, vacant or a newcomer.
  */
@@ -308,7 +320,8 @@ quorum_check_children(BlockDriverState *bs, const QuorumOptions *opts,
             voters += quorum_slot_counts(s, from[i]);
         } else if (nodes[i]) {
             voters += in_sync;
-            if (nodes[i]->total_sectors != bs->total_sectors) {
+            if (nodes[i]->total_sectors != bs->total_sectors &&
+                (in_sync || !quorum_may_grow(bs))) {
                 error_setg(errp, "Cannot add node '%s' to quorum '%s': its "
                            "length is %" PRId64 " bytes instead of %" PRId64,
                            bdrv_get_node_name(nodes[i]), bdrv_get_node_name(bs),

@@ -119,6 +119,12 @@ typedef struct BDRVQuorumState {
     /* Pattern threshold: which child the next read defers first. */
     unsigned next_deferred;
 
+    /* When a flush has last begun, by get_clock(). */
+    Stat64 last_flush_ns;
+
+    /* There is a coroutine that flushes: see quorum_flush_after_a_while(). */
+    bool flushes_by_itself;
+
     /* Thread-safe by themselves. */
 
     /* Which child stores what. */

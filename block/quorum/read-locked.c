@@ -626,6 +626,7 @@ void coroutine_fn quorum_repair_range(BlockDriverState *bs, int64_t offset,
             quorum_repair_all(&lr);
         }
         quorum_locked_read_unlock(&lr);
+        quorum_flush_after_a_while(bs);
     }
     quorum_locked_read_free(&lr);
     quorum_request_free(req);

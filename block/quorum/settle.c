@@ -264,6 +264,7 @@ static void quorum_sync_set_unflushed_locked(QuorumSync *sync, int64_t offset,
     if (bytes > 0) {
         quorum_sync_set_bits(sync->unflushed, sync->unflushed_shift, offset,
                              bytes);
+        qatomic_set(&sync->any_unflushed, true);
     }
 }
 
@@ -620,6 +621,7 @@ static void quorum_sync_swap_unflushed_locked(QuorumSync *sync)
     }
     sync->flushing = sync->unflushed;
     sync->unflushed = empty;
+    qatomic_set(&sync->any_unflushed, false);
     stat64_add(&sync->flush_generation, 1);
     for (int i = 0; i < sync->num_children; i++) {
         quorum_sync_age_recovered_locked(sync, i);
@@ -697,6 +699,7 @@ bool quorum_sync_flush_settle(QuorumSync *sync, const bool *missed,
     if (!ok) {
         quorum_reached(QUORUM_BRANCH_FLUSH_REFUSED);
         bitmap_or(sync->unflushed, sync->unflushed, sync->flushing, bits);
+        qatomic_set(&sync->any_unflushed, true);
     } else if (any_missed) {
         quorum_reached(QUORUM_BRANCH_FLUSH_MADE_STALE);
         quorum_sync_unflushed_lost_locked(sync, missed, "failed flush");
@@ -718,6 +721,11 @@ void quorum_sync_set_unflushed(QuorumSync *sync, int64_t offset, int64_t bytes)
 {
     QUORUM_SYNC_GUARD(sync);
     quorum_sync_set_unflushed_locked(sync, offset, bytes);
+}
+
+bool quorum_sync_any_unflushed(QuorumSync *sync)
+{
+    return qatomic_read(&sync->any_unflushed);
 }
 
 int quorum_sync_count_copies(QuorumSync *sync, int64_t offset, int64_t bytes)

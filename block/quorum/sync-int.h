@@ -124,6 +124,9 @@ struct QuorumSync {
     unsigned long *flushing;
     int unflushed_shift;
 
+    /* Whether something is in unflushed.  Atomic. */
+    bool any_unflushed;
+
     /*
      * A FUA write is flushed when it is acknowledged, but for one thing:
      * another FUA write that was in flight at the same time, and fails, may

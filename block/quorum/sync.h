@@ -269,6 +269,9 @@ void quorum_sync_resize(QuorumSync *sync, int64_t bytes);
 /* Children may have something in the range that they have not flushed. */
 void quorum_sync_set_unflushed(QuorumSync *sync, int64_t offset, int64_t bytes);
 
+/* Whether there is something that a flush has not covered yet.  A hint. */
+bool quorum_sync_any_unflushed(QuorumSync *sync);
+
 /*
  * The length of the node, as acknowledged writes and resizes have made it.  It
  * is exact where the caller holds the range from there on.

@@ -240,6 +240,9 @@ quorum_write_end(QuorumRequest *req, RangeLockRequest *range)
     if (!acknowledged) {
         ret = quorum_request_fail(req, "write");
     }
+    if (req->flags & BDRV_REQ_FUA) {
+        quorum_flush_after_a_while(req->bs);
+    }
     quorum_request_free(req);
     return ret;
 }
@@ -385,5 +388,6 @@ int coroutine_fn quorum_co_pdiscard(BlockDriverState *bs, int64_t offset,
                                                         BDRV_REQ_NO_FALLBACK);
         offset += size;
     }
+    quorum_flush_after_a_while(bs);
     return ret == -ENOTSUP ? 0 : ret;
 }

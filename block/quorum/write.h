@@ -38,6 +38,12 @@ bool GRAPH_RDLOCK quorum_collect_missed(QuorumRequest *req);
 void quorum_trace_missed(const QuorumRequest *req, const char *what);
 
 /*
+ * Something has been written that the guest may never flush: flush it if that
+ * has not happened for a while.  Does not wait.
+ */
+void coroutine_fn GRAPH_RDLOCK quorum_flush_after_a_while(BlockDriverState *bs);
+
+/*
  * Whether what the node @bs grows by reads as zeroes without being written, if
  * it is asked for that.
  */
