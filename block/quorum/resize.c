@@ -455,9 +455,9 @@ int coroutine_fn quorum_co_truncate(BlockDriverState *bs, int64_t offset,
     quorum_request_free(req);
     if (ret == 0) {
         /*
-         * A guest that never flushes, because all its writes are FUA, must not
-         * leave what has come into sight unflushed for ever.  A child that
-         * fails this is dealt with as in any flush.
+         * What has come into sight must not stay unflushed because the guest
+         * never flushes, all its writes being FUA.  A child that fails this is
+         * dealt with as in any flush.
          */
         bdrv_co_flush(bs);
     }

@@ -167,6 +167,15 @@ def iovec_compare(bench: Bench) -> None:
                  ratios(times, 'pristine', 'ours'))
 
 
+@row('dead-child')
+def dead_child(bench: Bench) -> None:
+    """The longest critical section, with 8 Mi ranges stale on one child."""
+    program = bench.make('ours', 'settle')
+    times = [bench.run(program).seconds * 1000 for _ in range(bench.runs)]
+    bench.note({'ms': max(times)})
+    bench.figure('ms under the lock, at most', times, at_most=1)
+
+
 # --- read-pattern=threshold ---
 
 def threshold_row(bench: Bench, size: int, count: int) -> None:
