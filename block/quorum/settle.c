@@ -72,8 +72,8 @@ static int quorum_sync_count_copies_locked(const QuorumSync *sync,
 
 /*
  * Whether at least @threshold members that are not in @missed store all of the
- * node, because they have no map that says otherwise.  With one dead child, there
- * is no need then to walk through its map, which may have millions of ranges.
+ * node, because they have no map that says otherwise.  With one dead child,
+ * there is no need then to walk through its map of maybe millions of ranges.
  */
 static bool quorum_sync_enough_are_whole_locked(const QuorumSync *sync,
                                                 const bool *missed,

@@ -16,8 +16,8 @@
  * node is stale from its end on.  A child is *rebuilding* if it
  * joined with other contents and has not caught up since; see
  * quorum_sync_set_rebuilding().  A child is *excluded* if its length can't be
- * the one of the node: it neither votes nor counts.  A *member* is a child that is
- * there and not excluded.
+ * the one of the node: it neither votes nor counts.  A *member* is a child that
+ * is there and not excluded.
  *
  * A QuorumSync does no I/O and knows nothing of the block layer.  Children are
  * named by their slots, 0 to num_children - 1.  Offsets and lengths are bytes.
