@@ -15,7 +15,7 @@
 #include "block/block-io.h"
 #include "qapi/error.h"
 #include "graph.h"
-#include "trace.h"
+#include "request.h"
 
 /* --- slots --- */
 
@@ -412,6 +412,8 @@ int quorum_change_children(BlockDriverState *bs, const QuorumOptions *opts,
         if (nodes[i] && from[i] < 0 && !in_sync) {
             /* What was on the node before it became a child has no vote. */
             quorum_sync_set_rebuilding(s->sync, i);
+            quorum_sync_set_touched_end(s->sync,
+                                        quorum_child_length(children[i]));
         }
     }
     quorum_refresh_flags(bs);

@@ -337,6 +337,9 @@ quorum_ask_extend(QuorumRequest *req, QuorumAnswer *a)
     quorum_reached(QUORUM_BRANCH_CHILD_EXTENDED);
     trace_quorum_extend(req->bs->node_name, quorum_answer_slot(a), length,
                         req->resize.length);
+    /* Mostly that is so already; not if the child got a shorter overlay. */
+    quorum_sync_mark_stale(req->s->sync, quorum_answer_slot(a), length,
+                           req->resize.length - length, "shorter");
     return bdrv_co_truncate(a->child, req->resize.length, false,
                             PREALLOC_MODE_OFF,
                             quorum_promises_zeroes(child_bs) ?
@@ -344,8 +347,8 @@ quorum_ask_extend(QuorumRequest *req, QuorumAnswer *a)
 }
 
 /*
- * What comes into sight on the children is stale there already.  Nothing is
- * written behind a child's end meanwhile: else the child might be cut off.
+ * Nothing is written behind a child's end meanwhile: else the child might be
+ * cut off.
  */
 void coroutine_fn quorum_extend_children(BlockDriverState *bs, int64_t end,
                                          QuorumScrub *scrub)
