@@ -199,6 +199,9 @@ static bool GRAPH_RDLOCK quorum_settle_resize(QuorumRequest *req,
         return quorum_sync_resize_settle(s->sync, req->missed, kept,
                                          s->opts.threshold);
     }
+    if (req->resize.length > req->resize.old_length) {
+        done = quorum_sync_count_growing(s->sync, req->missed, *length);
+    }
     if (done < s->opts.threshold) {
         return false;
     }

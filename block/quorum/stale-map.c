@@ -211,6 +211,12 @@ static HBitmap *quorum_sync_resize_map_locked(QuorumSync *sync, HBitmap *map,
     return resized;
 }
 
+int64_t quorum_sync_granule(int64_t bytes)
+{
+    return INT64_C(1) << quorum_sync_shift(bytes, QUORUM_STALE_SHIFT,
+                                           quorum_limits.stale_bits);
+}
+
 int64_t quorum_sync_unflushed_bits(int64_t bytes, int shift)
 {
     return MAX(DIV_ROUND_UP(bytes, INT64_C(1) << shift), 1);

@@ -56,6 +56,7 @@ typedef enum QuorumStaleness {
  * belongs to the caller, the contents to the QuorumSync.
  */
 typedef struct QuorumWrite {
+    /* If it grows, settling adds what is between the end and the write. */
     int64_t offset;
     int64_t bytes;
 
@@ -287,6 +288,13 @@ int64_t quorum_sync_touched_end(QuorumSync *sync);
  * there.
  */
 int quorum_sync_count_copies(QuorumSync *sync, int64_t offset, int64_t bytes);
+
+/*
+ * How many members that are not in @missed[slot] will store what the node grows
+ * by, up to @bytes, and what is in the same granule of the stale maps.
+ */
+int quorum_sync_count_growing(QuorumSync *sync, const bool *missed,
+                              int64_t bytes);
 
 /*
  * Members in @missed[slot] can't have the length of the node after a resize;
