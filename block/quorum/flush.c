@@ -48,7 +48,34 @@ int coroutine_fn quorum_co_flush(BlockDriverState *bs)
     quorum_report_errors(req, QUORUM_OP_TYPE_FLUSH);
     if (!acknowledged) {
         ret = quorum_request_fail(req, "flush");
+    } else if (qatomic_xchg(&s->flush_failed_unheard, false)) {
+        ret = -EIO;
+        quorum_report_failure(req, "flush", ret);
     }
     quorum_request_free(req);
     return ret;
+}
+
+static void coroutine_fn GRAPH_UNLOCKED quorum_flush_entry(void *opaque)
+{
+    BlockDriverState *bs = opaque;
+    BDRVQuorumState *s = bs->opaque;
+
+    WITH_GRAPH_RDLOCK_GUARD() {
+        if (bdrv_co_flush(bs) < 0) {
+            qatomic_set(&s->flush_failed_unheard, true);
+        }
+    }
+    qatomic_set(&s->flushes_by_itself, false);
+    bdrv_dec_in_flight(bs);
+}
+
+void coroutine_fn quorum_flush_by_itself(BlockDriverState *bs)
+{
+    BDRVQuorumState *s = bs->opaque;
+
+    if (!qatomic_xchg(&s->flushes_by_itself, true)) {
+        bdrv_inc_in_flight(bs);
+        qemu_coroutine_enter(qemu_coroutine_create(quorum_flush_entry, bs));
+    }
 }

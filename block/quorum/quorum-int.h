@@ -119,6 +119,10 @@ typedef struct BDRVQuorumState {
     /* Pattern threshold: which child the next read defers first. */
     unsigned next_deferred;
 
+    /* There is a flush that no one has asked for; one has failed. */
+    bool flushes_by_itself;
+    bool flush_failed_unheard;
+
     /* Thread-safe by themselves. */
 
     /* Which child stores what. */

@@ -459,10 +459,11 @@ int coroutine_fn quorum_co_truncate(BlockDriverState *bs, int64_t offset,
     if (ret == 0) {
         /*
          * A guest that never flushes, because all its writes are FUA, must not
-         * leave what has come into sight unflushed for ever.  A child that
-         * fails this is dealt with as in any flush.
+         * leave what has come into sight unflushed for ever.  The resize does
+         * not wait for that: what is lost meanwhile because something else
+         * failed would be unknown to the guest, which is told of success later.
          */
-        bdrv_co_flush(bs);
+        quorum_flush_by_itself(bs);
     }
     return ret;
 }
