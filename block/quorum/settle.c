@@ -733,6 +733,9 @@ void quorum_sync_set_unflushed(QuorumSync *sync, int64_t offset, int64_t bytes)
 {
     QUORUM_SYNC_GUARD(sync);
     quorum_sync_set_unflushed_locked(sync, offset, bytes);
+    for (int i = 0; i < sync->num_children; i++) {
+        g_clear_pointer(&sync->children[i].may_lose, g_free);
+    }
 }
 
 int quorum_sync_count_copies(QuorumSync *sync, int64_t offset, int64_t bytes)

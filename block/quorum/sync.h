@@ -267,7 +267,10 @@ bool quorum_sync_flush_settle(QuorumSync *sync, const bool *missed,
  */
 void quorum_sync_resize(QuorumSync *sync, int64_t bytes);
 
-/* Children may have something in the range that they have not flushed. */
+/*
+ * All children may have something in the range that they have not flushed, and
+ * may lose.
+ */
 void quorum_sync_set_unflushed(QuorumSync *sync, int64_t offset, int64_t bytes);
 
 /*
