@@ -181,6 +181,7 @@ static bool GRAPH_RDLOCK quorum_settle_resize(QuorumRequest *req,
                                               int64_t *length)
 {
     BDRVQuorumState *s = req->s;
+    g_autofree bool *refused = g_new0(bool, req->n);
     int64_t kept = req->offset;
     int done = 0;
 
@@ -209,11 +210,11 @@ static bool GRAPH_RDLOCK quorum_settle_resize(QuorumRequest *req,
     for (int i = 0; i < req->n; i++) {
         const QuorumAnswer *a = &req->answers[i];
 
-        req->missed[i] = quorum_answer_counts(a) &&
-                         (a->ret == -ENOTSUP || a->ret == -EINVAL) &&
-                         quorum_child_length(a->child) < *length;
+        refused[i] = quorum_answer_counts(a) &&
+                     (a->ret == -ENOTSUP || a->ret == -EINVAL) &&
+                     quorum_child_length(a->child) < *length;
     }
-    quorum_sync_resize_settle(s->sync, req->missed, kept, s->opts.threshold);
+    quorum_sync_resize_settle(s->sync, refused, kept, s->opts.threshold);
     return true;
 }
 
@@ -264,7 +265,7 @@ static void GRAPH_RDLOCK quorum_finish_resize(QuorumRequest *req,
     QuorumSync *sync = req->s->sync;
 
     quorum_sync_resize(sync, length);
-    quorum_sync_set_unflushed(sync, req->resize.old_length,
+    quorum_sync_set_unflushed(sync, &req->write, req->resize.old_length,
                               length - req->resize.old_length);
     for (int i = 0; i < req->n; i++) {
         QuorumAnswer *a = &req->answers[i];
@@ -284,8 +285,8 @@ static void GRAPH_RDLOCK quorum_finish_resize(QuorumRequest *req,
         } else if (strict && child_length != length) {
             quorum_sync_exclude(sync, i, false, "resized otherwise");
         } else {
-            /* A child that failed may be as long, and not have the zeroes. */
-            int64_t good = quorum_answer_counts(a) && a->ret < 0 ?
+            /* A child may be as long, and not have the zeroes, or not now. */
+            int64_t good = req->missed[i] ?
                            MIN(child_length, req->resize.old_length) :
                            child_length;
 

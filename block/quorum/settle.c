@@ -729,10 +729,12 @@ void quorum_sync_resize(QuorumSync *sync, int64_t bytes)
     quorum_sync_resize_locked(sync, bytes);
 }
 
-void quorum_sync_set_unflushed(QuorumSync *sync, int64_t offset, int64_t bytes)
+void quorum_sync_set_unflushed(QuorumSync *sync, QuorumWrite *w, int64_t offset,
+                               int64_t bytes)
 {
     QUORUM_SYNC_GUARD(sync);
     quorum_sync_set_unflushed_locked(sync, offset, bytes);
+    quorum_sync_catch_up_locked(sync, w);
     for (int i = 0; i < sync->num_children; i++) {
         g_clear_pointer(&sync->children[i].may_lose, g_free);
     }

@@ -268,10 +268,12 @@ bool quorum_sync_flush_settle(QuorumSync *sync, const bool *missed,
 void quorum_sync_resize(QuorumSync *sync, int64_t bytes);
 
 /*
- * All children may have something in the range that they have not flushed, and
- * may lose.
+ * The resize @w, which was abandoned, has given children something in the range
+ * that they have not flushed, and may lose.  Children that may have lost it
+ * already are in @w->missed then.
  */
-void quorum_sync_set_unflushed(QuorumSync *sync, int64_t offset, int64_t bytes);
+void quorum_sync_set_unflushed(QuorumSync *sync, QuorumWrite *w, int64_t offset,
+                               int64_t bytes);
 
 /*
  * The length of the node, as acknowledged writes and resizes have made it.  It
