@@ -63,12 +63,19 @@ quorum_ask_truncate(QuorumRequest *req, QuorumAnswer *a)
                                  BDRV_REQ_MAY_UNMAP);
 }
 
-/* Ask for the length that the child has already: would it do a resize? */
+/*
+ * Ask for the length that the child has already: would it do a resize?  A child
+ * that is not to be cut off has nothing to lose, and a write that is not behind
+ * the new end may be making it longer at this moment.
+ */
 static int64_t coroutine_fn GRAPH_RDLOCK
 quorum_ask_same_length(QuorumRequest *req, QuorumAnswer *a)
 {
-    return bdrv_co_truncate(a->child, quorum_child_length(a->child), true,
-                            PREALLOC_MODE_OFF, 0, &a->err);
+    int64_t length = quorum_child_length(a->child);
+
+    return length <= req->resize.length ? 0 :
+           bdrv_co_truncate(a->child, length, true, PREALLOC_MODE_OFF, 0,
+                            &a->err);
 }
 
 /* How many members have failed so far. */
