@@ -154,6 +154,13 @@ static void coroutine_fn GRAPH_RDLOCK quorum_ask_resize(QuorumRequest *req)
 
 /* --- deciding --- */
 
+/* Whether a child that has another length afterwards is excluded. */
+static bool quorum_resize_is_strict(const QuorumRequest *req)
+{
+    return !quorum_length_is_majority(req->s) &&
+           (req->resize.exact || req->resize.length > req->resize.old_length);
+}
+
 /*
  * The children have answered a shrink that need not be exact.  Some may have
  * become as short as that and others not, and all is well with both: the node
@@ -204,6 +211,13 @@ static bool GRAPH_RDLOCK quorum_settle_resize(QuorumRequest *req,
     }
     *length = ROUND_UP(req->resize.length, BDRV_SECTOR_SIZE);
     if (!quorum_length_is_majority(s)) {
+        /* One that has done it may be longer, and will be excluded, too. */
+        for (int i = 0; i < req->n; i++) {
+            BdrvChild *child = req->answers[i].child;
+
+            req->missed[i] |= quorum_resize_is_strict(req) && child &&
+                              quorum_child_length(child) != *length;
+        }
         return quorum_sync_resize_settle(s->sync, req->missed, kept,
                                          s->opts.threshold);
     }
@@ -263,13 +277,12 @@ static void coroutine_fn GRAPH_RDLOCK quorum_undo_resize(QuorumRequest *req)
     }
 }
 
-/*
- * The node has @length now.  @strict: a child with another length is excluded.
- */
+/* The node has @length now. */
 static void GRAPH_RDLOCK quorum_finish_resize(QuorumRequest *req,
-                                              int64_t length, bool strict)
+                                              int64_t length)
 {
     QuorumSync *sync = req->s->sync;
+    bool strict = quorum_resize_is_strict(req);
 
     quorum_sync_resize(sync, length);
     quorum_sync_set_unflushed(sync, &req->write, req->resize.old_length,
@@ -433,7 +446,6 @@ int coroutine_fn quorum_co_truncate(BlockDriverState *bs, int64_t offset,
     QuorumRequest *req = quorum_request_new(bs, 0, 0, NULL, flags);
     RangeLockRequest range;
     int64_t length;
-    bool strict;
     int ret = 0;
 
     assert(offset >= 0);
@@ -448,15 +460,13 @@ int coroutine_fn quorum_co_truncate(BlockDriverState *bs, int64_t offset,
 
     quorum_report_errors(req, QUORUM_OP_TYPE_WRITE);
     quorum_trace_missed(req, "resize");
-    strict = !quorum_length_is_majority(s) &&
-             (exact || offset > req->resize.old_length);
     if (!quorum_settle_resize(req, &length)) {
         ret = quorum_request_fail(req, "resize");
         quorum_tell_error(req, ret, errp);
         quorum_undo_resize(req);
         length = req->resize.old_length;
     }
-    quorum_finish_resize(req, length, strict);
+    quorum_finish_resize(req, length);
     trace_quorum_resize(bs->node_name, req->resize.old_length, offset, exact,
                         ret);
     quorum_write_unlock(req, &range);
