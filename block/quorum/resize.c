@@ -107,7 +107,8 @@ static void coroutine_fn GRAPH_RDLOCK quorum_ask_shrink(QuorumRequest *req)
     for (int i = 0; i < req->n; i++) {
         members += quorum_is_member(req->s, i);
     }
-    copies = quorum_sync_count_copies(req->s->sync, req->offset, req->bytes);
+    copies = quorum_sync_count_copies(req->s->sync, req->missed, req->offset,
+                                      req->bytes);
     if (threshold > (copies + 1) / 2) {
         quorum_reached(QUORUM_BRANCH_SHRINK_TRIED);
         quorum_ask_all(req, quorum_ask_same_length);
@@ -165,11 +166,14 @@ static bool quorum_resize_is_strict(const QuorumRequest *req)
  * The children have answered a shrink that need not be exact.  Some may have
  * become as short as that and others not, and all is well with both: the node
  * is as short as at least threshold of them are, or else as long as at least
- * threshold of them are.
+ * threshold of them are.  But what the others have cut off must not be missed:
+ * if those that are that long do not store it, the node is as short as asked
+ * for, and it does not matter that they are longer.
  */
 static int64_t GRAPH_RDLOCK quorum_shrunk_length(const QuorumRequest *req)
 {
     g_autofree int64_t *lengths = g_new(int64_t, req->n);
+    g_autofree bool *shorter = g_new0(bool, req->n);
     int64_t asked = ROUND_UP(req->resize.length, BDRV_SECTOR_SIZE);
     int threshold = req->s->opts.threshold;
     int followed = 0;
@@ -184,7 +188,13 @@ static int64_t GRAPH_RDLOCK quorum_shrunk_length(const QuorumRequest *req)
         return asked;
     }
     length = quorum_nth_largest(lengths, req->n, threshold);
-    return MIN(MAX(length, asked), req->resize.old_length);
+    length = MIN(MAX(length, asked), req->resize.old_length);
+    for (int i = 0; i < req->n; i++) {
+        shorter[i] = lengths[i] < length;
+    }
+    return quorum_sync_count_copies(req->s->sync, shorter, asked,
+                                    length - asked) < threshold ?
+           asked : length;
 }
 
 /*

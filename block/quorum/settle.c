@@ -740,10 +740,9 @@ void quorum_sync_set_unflushed(QuorumSync *sync, QuorumWrite *w, int64_t offset,
     }
 }
 
-int quorum_sync_count_copies(QuorumSync *sync, int64_t offset, int64_t bytes)
+int quorum_sync_count_copies(QuorumSync *sync, const bool *missed,
+                             int64_t offset, int64_t bytes)
 {
-    g_autofree bool *missed = g_new0(bool, sync->num_children);
-
     QUORUM_SYNC_GUARD(sync);
     return quorum_sync_count_copies_locked(sync, missed, offset, bytes, false);
 }

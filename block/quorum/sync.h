@@ -289,10 +289,11 @@ void quorum_sync_set_touched_end(QuorumSync *sync, int64_t end);
 int64_t quorum_sync_touched_end(QuorumSync *sync);
 
 /*
- * The smallest number, anywhere in the range, of members that are not stale
- * there.
+ * The smallest number, anywhere in the range, of members that are not in
+ * @missed[slot] and not stale there.
  */
-int quorum_sync_count_copies(QuorumSync *sync, int64_t offset, int64_t bytes);
+int quorum_sync_count_copies(QuorumSync *sync, const bool *missed,
+                             int64_t offset, int64_t bytes);
 
 /*
  * How many members that are not in @missed[slot] will store what the node grows
