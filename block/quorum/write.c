@@ -300,6 +300,10 @@ int coroutine_fn quorum_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
     if ((flags & BDRV_REQ_NO_FALLBACK) && quorum_all_refuse_zeroes(req)) {
         quorum_reached(QUORUM_BRANCH_ZEROES_REFUSED);
         quorum_sync_write_abandon(req->s->sync, &req->write);
+        if (req->write.grows) {
+            /* The gap has been filled. */
+            quorum_sync_set_touched_end(req->s->sync, offset);
+        }
         quorum_write_unlock(req, &range);
         quorum_request_free(req);
         return -ENOTSUP;
