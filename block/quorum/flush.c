@@ -57,12 +57,15 @@ int coroutine_fn quorum_co_flush(BlockDriverState *bs)
     quorum_report_errors(req, QUORUM_OP_TYPE_FLUSH);
     if (!acknowledged) {
         ret = quorum_request_fail(req, "flush");
+    } else if (qatomic_xchg(&s->flush_failed_unheard, false)) {
+        ret = -EIO;
+        quorum_report_failure(req, "flush", ret);
     }
     quorum_request_free(req);
     return ret;
 }
 
-/* --- what a guest that writes FUA only leaves unflushed --- */
+/* --- flushes that the guest has not asked for --- */
 
 static void coroutine_fn GRAPH_UNLOCKED quorum_flush_entry(void *opaque)
 {
@@ -70,11 +73,22 @@ static void coroutine_fn GRAPH_UNLOCKED quorum_flush_entry(void *opaque)
     BDRVQuorumState *s = bs->opaque;
 
     WITH_GRAPH_RDLOCK_GUARD() {
-        /* A child that fails is dealt with as in any flush. */
-        bdrv_co_flush(bs);
+        if (bdrv_co_flush(bs) < 0) {
+            qatomic_set(&s->flush_failed_unheard, true);
+        }
     }
     qatomic_set(&s->flushes_by_itself, false);
     bdrv_dec_in_flight(bs);
+}
+
+void coroutine_fn quorum_flush_by_itself(BlockDriverState *bs)
+{
+    BDRVQuorumState *s = bs->opaque;
+
+    if (!qatomic_xchg(&s->flushes_by_itself, true)) {
+        bdrv_inc_in_flight(bs);
+        qemu_coroutine_enter(qemu_coroutine_create(quorum_flush_entry, bs));
+    }
 }
 
 void coroutine_fn quorum_flush_after_a_while(BlockDriverState *bs)
@@ -86,12 +100,10 @@ void coroutine_fn quorum_flush_after_a_while(BlockDriverState *bs)
         return;
     }
     now = get_clock();
-    if (now - (int64_t)stat64_get(&s->last_flush_ns) < QUORUM_FLUSH_AFTER_NS ||
-        qatomic_xchg(&s->flushes_by_itself, true)) {
+    if (now - (int64_t)stat64_get(&s->last_flush_ns) < QUORUM_FLUSH_AFTER_NS) {
         return;
     }
     /* Also if the core leaves the flush out, the next try is a while later. */
     stat64_set(&s->last_flush_ns, now);
-    bdrv_inc_in_flight(bs);
-    qemu_coroutine_enter(qemu_coroutine_create(quorum_flush_entry, bs));
+    quorum_flush_by_itself(bs);
 }

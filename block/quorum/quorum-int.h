@@ -122,8 +122,9 @@ typedef struct BDRVQuorumState {
     /* When a flush has last begun, by get_clock(). */
     Stat64 last_flush_ns;
 
-    /* There is a coroutine that flushes: see quorum_flush_after_a_while(). */
+    /* There is a flush that no one has asked for; one has failed. */
     bool flushes_by_itself;
+    bool flush_failed_unheard;
 
     /* Thread-safe by themselves. */
 

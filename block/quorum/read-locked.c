@@ -319,6 +319,13 @@ static void quorum_clip_request(QuorumLockedRead *lr)
     }
     quorum_reached(QUORUM_BRANCH_READ_CLIPPED);
     req->bytes = MAX(length - req->offset, 0);
+    for (int i = 0; i < req->n; i++) {
+        QuorumAnswer *a = &req->answers[i];
+
+        if (a->buf) {
+            qemu_iovec_init_buf(&a->qiov, a->buf, req->bytes);
+        }
+    }
     lr->units = req->bytes ? DIV_ROUND_UP(req->offset + req->bytes - lr->base,
                                           QUORUM_UNIT) : 0;
 }

@@ -84,7 +84,7 @@ void coroutine_fn quorum_request_free(QuorumRequest *req)
 {
     assert(!req->pending);
     if (req->n_bufs) {
-        buffer_pool_put(&req->s->pool, req->bytes, req->n_bufs, req->bufs);
+        buffer_pool_put(&req->s->pool, req->buf_bytes, req->n_bufs, req->bufs);
     }
     g_free(req);
 }
@@ -111,6 +111,7 @@ bool coroutine_fn quorum_request_alloc(QuorumRequest *req)
         return false;
     }
     req->n_bufs = n;
+    req->buf_bytes = req->bytes;
     for (int i = 0; i < req->n; i++) {
         QuorumAnswer *a = &req->answers[i];
 

@@ -102,6 +102,7 @@ struct QuorumRequest {
     QLIST_ENTRY(QuorumRequest) next;    /* in BDRVQuorumState.in_flight */
 
     void **bufs;                /* from the pool, room for n + 1 of them */
+    int64_t buf_bytes;          /* in each of them */
     int n_bufs;
     void **others;              /* of bufs, what one answer is compared with */
     QuorumScrub *scrub;         /* on whose behalf it is, or NULL */

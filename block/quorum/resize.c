@@ -63,12 +63,19 @@ quorum_ask_truncate(QuorumRequest *req, QuorumAnswer *a)
                                  BDRV_REQ_MAY_UNMAP);
 }
 
-/* Ask for the length that the child has already: would it do a resize? */
+/*
+ * Ask for the length that the child has already: would it do a resize?  A child
+ * that is not to be cut off has nothing to lose, and a write that is not behind
+ * the new end may be making it longer at this moment.
+ */
 static int64_t coroutine_fn GRAPH_RDLOCK
 quorum_ask_same_length(QuorumRequest *req, QuorumAnswer *a)
 {
-    return bdrv_co_truncate(a->child, quorum_child_length(a->child), true,
-                            PREALLOC_MODE_OFF, 0, &a->err);
+    int64_t length = quorum_child_length(a->child);
+
+    return length <= req->resize.length ? 0 :
+           bdrv_co_truncate(a->child, length, true, PREALLOC_MODE_OFF, 0,
+                            &a->err);
 }
 
 /* How many members have failed so far. */
@@ -100,7 +107,8 @@ static void coroutine_fn GRAPH_RDLOCK quorum_ask_shrink(QuorumRequest *req)
     for (int i = 0; i < req->n; i++) {
         members += quorum_is_member(req->s, i);
     }
-    copies = quorum_sync_count_copies(req->s->sync, req->offset, req->bytes);
+    copies = quorum_sync_count_copies(req->s->sync, req->missed, req->offset,
+                                      req->bytes);
     if (threshold > (copies + 1) / 2) {
         quorum_reached(QUORUM_BRANCH_SHRINK_TRIED);
         quorum_ask_all(req, quorum_ask_same_length);
@@ -147,15 +155,25 @@ static void coroutine_fn GRAPH_RDLOCK quorum_ask_resize(QuorumRequest *req)
 
 /* --- deciding --- */
 
+/* Whether a child that has another length afterwards is excluded. */
+static bool quorum_resize_is_strict(const QuorumRequest *req)
+{
+    return !quorum_length_is_majority(req->s) &&
+           (req->resize.exact || req->resize.length > req->resize.old_length);
+}
+
 /*
  * The children have answered a shrink that need not be exact.  Some may have
  * become as short as that and others not, and all is well with both: the node
  * is as short as at least threshold of them are, or else as long as at least
- * threshold of them are.
+ * threshold of them are.  But what the others have cut off must not be missed:
+ * if those that are that long do not store it, the node is as short as asked
+ * for, and it does not matter that they are longer.
  */
 static int64_t GRAPH_RDLOCK quorum_shrunk_length(const QuorumRequest *req)
 {
     g_autofree int64_t *lengths = g_new(int64_t, req->n);
+    g_autofree bool *shorter = g_new0(bool, req->n);
     int64_t asked = ROUND_UP(req->resize.length, BDRV_SECTOR_SIZE);
     int threshold = req->s->opts.threshold;
     int followed = 0;
@@ -170,7 +188,13 @@ static int64_t GRAPH_RDLOCK quorum_shrunk_length(const QuorumRequest *req)
         return asked;
     }
     length = quorum_nth_largest(lengths, req->n, threshold);
-    return MIN(MAX(length, asked), req->resize.old_length);
+    length = MIN(MAX(length, asked), req->resize.old_length);
+    for (int i = 0; i < req->n; i++) {
+        shorter[i] = lengths[i] < length;
+    }
+    return quorum_sync_count_copies(req->s->sync, shorter, asked,
+                                    length - asked) < threshold ?
+           asked : length;
 }
 
 /*
@@ -181,6 +205,7 @@ static bool GRAPH_RDLOCK quorum_settle_resize(QuorumRequest *req,
                                               int64_t *length)
 {
     BDRVQuorumState *s = req->s;
+    g_autofree bool *refused = g_new0(bool, req->n);
     int64_t kept = req->offset;
     int done = 0;
 
@@ -196,8 +221,18 @@ static bool GRAPH_RDLOCK quorum_settle_resize(QuorumRequest *req,
     }
     *length = ROUND_UP(req->resize.length, BDRV_SECTOR_SIZE);
     if (!quorum_length_is_majority(s)) {
+        /* One that has done it may be longer, and will be excluded, too. */
+        for (int i = 0; i < req->n; i++) {
+            BdrvChild *child = req->answers[i].child;
+
+            req->missed[i] |= quorum_resize_is_strict(req) && child &&
+                              quorum_child_length(child) != *length;
+        }
         return quorum_sync_resize_settle(s->sync, req->missed, kept,
                                          s->opts.threshold);
+    }
+    if (req->resize.length > req->resize.old_length) {
+        done = quorum_sync_count_growing(s->sync, req->missed, *length);
     }
     if (done < s->opts.threshold) {
         return false;
@@ -206,11 +241,11 @@ static bool GRAPH_RDLOCK quorum_settle_resize(QuorumRequest *req,
     for (int i = 0; i < req->n; i++) {
         const QuorumAnswer *a = &req->answers[i];
 
-        req->missed[i] = quorum_answer_counts(a) &&
-                         (a->ret == -ENOTSUP || a->ret == -EINVAL) &&
-                         quorum_child_length(a->child) < *length;
+        refused[i] = quorum_answer_counts(a) &&
+                     (a->ret == -ENOTSUP || a->ret == -EINVAL) &&
+                     quorum_child_length(a->child) < *length;
     }
-    quorum_sync_resize_settle(s->sync, req->missed, kept, s->opts.threshold);
+    quorum_sync_resize_settle(s->sync, refused, kept, s->opts.threshold);
     return true;
 }
 
@@ -252,16 +287,15 @@ static void coroutine_fn GRAPH_RDLOCK quorum_undo_resize(QuorumRequest *req)
     }
 }
 
-/*
- * The node has @length now.  @strict: a child with another length is excluded.
- */
+/* The node has @length now. */
 static void GRAPH_RDLOCK quorum_finish_resize(QuorumRequest *req,
-                                              int64_t length, bool strict)
+                                              int64_t length)
 {
     QuorumSync *sync = req->s->sync;
+    bool strict = quorum_resize_is_strict(req);
 
     quorum_sync_resize(sync, length);
-    quorum_sync_set_unflushed(sync, req->resize.old_length,
+    quorum_sync_set_unflushed(sync, &req->write, req->resize.old_length,
                               length - req->resize.old_length);
     for (int i = 0; i < req->n; i++) {
         QuorumAnswer *a = &req->answers[i];
@@ -281,8 +315,8 @@ static void GRAPH_RDLOCK quorum_finish_resize(QuorumRequest *req,
         } else if (strict && child_length != length) {
             quorum_sync_exclude(sync, i, false, "resized otherwise");
         } else {
-            /* A child that failed may be as long, and not have the zeroes. */
-            int64_t good = quorum_answer_counts(a) && a->ret < 0 ?
+            /* A child may be as long, and not have the zeroes, or not now. */
+            int64_t good = req->missed[i] ?
                            MIN(child_length, req->resize.old_length) :
                            child_length;
 
@@ -425,7 +459,6 @@ int coroutine_fn quorum_co_truncate(BlockDriverState *bs, int64_t offset,
     QuorumRequest *req = quorum_request_new(bs, 0, 0, NULL, flags);
     RangeLockRequest range;
     int64_t length;
-    bool strict;
     int ret = 0;
 
     assert(offset >= 0);
@@ -440,15 +473,13 @@ int coroutine_fn quorum_co_truncate(BlockDriverState *bs, int64_t offset,
 
     quorum_report_errors(req, QUORUM_OP_TYPE_WRITE);
     quorum_trace_missed(req, "resize");
-    strict = !quorum_length_is_majority(s) &&
-             (exact || offset > req->resize.old_length);
     if (!quorum_settle_resize(req, &length)) {
         ret = quorum_request_fail(req, "resize");
         quorum_tell_error(req, ret, errp);
         quorum_undo_resize(req);
         length = req->resize.old_length;
     }
-    quorum_finish_resize(req, length, strict);
+    quorum_finish_resize(req, length);
     trace_quorum_resize(bs->node_name, req->resize.old_length, offset, exact,
                         ret);
     quorum_write_unlock(req, &range);
@@ -459,10 +490,11 @@ int coroutine_fn quorum_co_truncate(BlockDriverState *bs, int64_t offset,
     if (ret == 0) {
         /*
          * What has come into sight must not stay unflushed because the guest
-         * never flushes, all its writes being FUA.  A child that fails this is
-         * dealt with as in any flush.
+         * never flushes, all its writes being FUA.  The resize does not wait
+         * for that: what is lost meanwhile because something else failed would
+         * be unknown to the guest, which is told of success later.
          */
-        bdrv_co_flush(bs);
+        quorum_flush_by_itself(bs);
     }
     return ret;
 }

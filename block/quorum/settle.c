@@ -444,6 +444,20 @@ void quorum_sync_write_abandon(QuorumSync *sync, QuorumWrite *w)
 }
 
 /*
+ * The node is about to have @bytes: whether the child in slot @i is stale in
+ * the granule that its end is in now.  So it is then in what comes there; and a
+ * child that misses the growth becomes stale in all of that granule.
+ */
+static bool quorum_sync_lacks_end_locked(const QuorumSync *sync, int i,
+                                         int64_t bytes)
+{
+    int64_t start = QEMU_ALIGN_DOWN(sync->bytes,
+                                    quorum_sync_granule(bytes));
+
+    return quorum_sync_is_stale_locked(sync, i, start, sync->bytes - start);
+}
+
+/*
  * Whether the child in slot @i stores all of @w, once the granules that are
  * whole in @w have ceased to be stale.
  */
@@ -453,7 +467,8 @@ static bool quorum_sync_stores_write_locked(const QuorumSync *sync,
     int64_t start = w->offset;
     int64_t end = w->offset + w->bytes;
 
-    if (!quorum_sync_is_member(sync, i) || w->missed[i]) {
+    if (!quorum_sync_is_member(sync, i) || w->missed[i] ||
+        (end > sync->bytes && quorum_sync_lacks_end_locked(sync, i, end))) {
         return false;
     }
     if (!sync->children[i].stale) {
@@ -499,31 +514,25 @@ static void quorum_sync_acknowledge_locked(QuorumSync *sync,
  */
 static void quorum_sync_settle_growth_locked(QuorumSync *sync,
                                              const QuorumWrite *w,
-                                             bool acknowledged)
+                                             int64_t gap, bool acknowledged)
 {
-    int64_t old_bytes = sync->bytes;
     int64_t end = w->offset + w->bytes;
 
     if (!acknowledged) {
         sync->touched_end = MAX(sync->touched_end, end);
         return;
     }
-    if (end > old_bytes) {
+    if (end > sync->bytes) {
         quorum_sync_resize_locked(sync, end);
     }
-    if (!w->fua) {
-        quorum_sync_set_unflushed_locked(sync, MIN(w->offset, old_bytes),
-                                         end - MIN(w->offset, old_bytes));
-    } else if (w->offset > old_bytes) {
-        quorum_sync_set_unflushed_locked(sync, old_bytes,
-                                         w->offset - old_bytes);
-    }
+    quorum_sync_set_unflushed_locked(sync, w->offset, w->fua ? gap : w->bytes);
 }
 
 bool quorum_sync_write_settle(QuorumSync *sync, QuorumWrite *w, int threshold)
 {
     bool any_missed;
     int done = quorum_sync_count_done(sync, w->missed, &any_missed);
+    int64_t gap = 0;
     int copies = 0;
     bool acknowledged;
 
@@ -554,6 +563,12 @@ bool quorum_sync_write_settle(QuorumSync *sync, QuorumWrite *w, int threshold)
     QUORUM_SYNC_GUARD(sync);
     quorum_sync_catch_up_locked(sync, w);
     quorum_sync_count_done(sync, w->missed, &any_missed);
+    if (w->grows && w->offset > sync->bytes) {
+        /* Who has done it also has the zeroes in between, and no one else. */
+        gap = w->offset - sync->bytes;
+        w->offset -= gap;
+        w->bytes += gap;
+    }
     for (int i = 0; i < sync->num_children; i++) {
         copies += quorum_sync_stores_write_locked(sync, w, i);
     }
@@ -562,7 +577,7 @@ bool quorum_sync_write_settle(QuorumSync *sync, QuorumWrite *w, int threshold)
         acknowledged = quorum_sync_settle_failed_fua_locked(sync, w, threshold);
     }
     if (w->grows) {
-        quorum_sync_settle_growth_locked(sync, w, acknowledged);
+        quorum_sync_settle_growth_locked(sync, w, gap, acknowledged);
     }
     if (w->fua) {
         quorum_sync_end_fua_locked(sync, w, acknowledged);
@@ -717,10 +732,15 @@ void quorum_sync_resize(QuorumSync *sync, int64_t bytes)
     quorum_sync_resize_locked(sync, bytes);
 }
 
-void quorum_sync_set_unflushed(QuorumSync *sync, int64_t offset, int64_t bytes)
+void quorum_sync_set_unflushed(QuorumSync *sync, QuorumWrite *w, int64_t offset,
+                               int64_t bytes)
 {
     QUORUM_SYNC_GUARD(sync);
     quorum_sync_set_unflushed_locked(sync, offset, bytes);
+    quorum_sync_catch_up_locked(sync, w);
+    for (int i = 0; i < sync->num_children; i++) {
+        g_clear_pointer(&sync->children[i].may_lose, g_free);
+    }
 }
 
 bool quorum_sync_any_unflushed(QuorumSync *sync)
@@ -728,12 +748,24 @@ bool quorum_sync_any_unflushed(QuorumSync *sync)
     return qatomic_read(&sync->any_unflushed);
 }
 
-int quorum_sync_count_copies(QuorumSync *sync, int64_t offset, int64_t bytes)
+int quorum_sync_count_copies(QuorumSync *sync, const bool *missed,
+                             int64_t offset, int64_t bytes)
 {
-    g_autofree bool *missed = g_new0(bool, sync->num_children);
-
     QUORUM_SYNC_GUARD(sync);
     return quorum_sync_count_copies_locked(sync, missed, offset, bytes, false);
+}
+
+int quorum_sync_count_growing(QuorumSync *sync, const bool *missed,
+                              int64_t bytes)
+{
+    int count = 0;
+
+    QUORUM_SYNC_GUARD(sync);
+    for (int i = 0; i < sync->num_children; i++) {
+        count += quorum_sync_is_member(sync, i) && !missed[i] &&
+                 !quorum_sync_lacks_end_locked(sync, i, bytes);
+    }
+    return count;
 }
 
 bool quorum_sync_resize_settle(QuorumSync *sync, const bool *missed,

@@ -211,6 +211,12 @@ static HBitmap *quorum_sync_resize_map_locked(QuorumSync *sync, HBitmap *map,
     return resized;
 }
 
+int64_t quorum_sync_granule(int64_t bytes)
+{
+    return INT64_C(1) << quorum_sync_shift(bytes, QUORUM_STALE_SHIFT,
+                                           quorum_limits.stale_bits);
+}
+
 int64_t quorum_sync_unflushed_bits(int64_t bytes, int shift)
 {
     return MAX(DIV_ROUND_UP(bytes, INT64_C(1) << shift), 1);
@@ -538,10 +544,10 @@ void quorum_sync_flushed_locked(QuorumSync *sync, int i)
     assert(sync->locked);
     g_clear_pointer(&c->recovered_before_flush, hbitmap_free);
     if (c->may_lose) {
-        /* The child has taken nothing since before the flush began. */
-        bitmap_zero(c->may_lose,
-                    quorum_sync_unflushed_bits(sync->bytes,
-                                               sync->unflushed_shift));
+        /* What the child has taken since the flush began is in unflushed. */
+        bitmap_and(c->may_lose, c->may_lose, sync->unflushed,
+                   quorum_sync_unflushed_bits(sync->bytes,
+                                              sync->unflushed_shift));
     }
     if (c->rebuilding && !c->stale && !c->recovered_since_flush) {
         quorum_reached(QUORUM_BRANCH_IN_SYNC);

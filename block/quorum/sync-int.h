@@ -247,6 +247,9 @@ void quorum_sync_age_recovered_locked(QuorumSync *sync, int i);
  */
 void quorum_sync_flushed_locked(QuorumSync *sync, int i);
 
+/* How large the granules of the stale maps are, for a node of @bytes. */
+int64_t quorum_sync_granule(int64_t bytes);
+
 /* How many bits a map of what is unflushed has, for a node of @bytes. */
 int64_t quorum_sync_unflushed_bits(int64_t bytes, int shift);
 

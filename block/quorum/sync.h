@@ -56,6 +56,7 @@ typedef enum QuorumStaleness {
  * belongs to the caller, the contents to the QuorumSync.
  */
 typedef struct QuorumWrite {
+    /* If it grows, settling adds what is between the end and the write. */
     int64_t offset;
     int64_t bytes;
 
@@ -266,8 +267,13 @@ bool quorum_sync_flush_settle(QuorumSync *sync, const bool *missed,
  */
 void quorum_sync_resize(QuorumSync *sync, int64_t bytes);
 
-/* Children may have something in the range that they have not flushed. */
-void quorum_sync_set_unflushed(QuorumSync *sync, int64_t offset, int64_t bytes);
+/*
+ * The resize @w, which was abandoned, has given children something in the range
+ * that they have not flushed, and may lose.  Children that may have lost it
+ * already are in @w->missed then.
+ */
+void quorum_sync_set_unflushed(QuorumSync *sync, QuorumWrite *w, int64_t offset,
+                               int64_t bytes);
 
 /* Whether there is something that a flush has not covered yet.  A hint. */
 bool quorum_sync_any_unflushed(QuorumSync *sync);
@@ -286,10 +292,18 @@ void quorum_sync_set_touched_end(QuorumSync *sync, int64_t end);
 int64_t quorum_sync_touched_end(QuorumSync *sync);
 
 /*
- * The smallest number, anywhere in the range, of members that are not stale
- * there.
+ * The smallest number, anywhere in the range, of members that are not in
+ * @missed[slot] and not stale there.
  */
-int quorum_sync_count_copies(QuorumSync *sync, int64_t offset, int64_t bytes);
+int quorum_sync_count_copies(QuorumSync *sync, const bool *missed,
+                             int64_t offset, int64_t bytes);
+
+/*
+ * How many members that are not in @missed[slot] will store what the node grows
+ * by, up to @bytes, and what is in the same granule of the stale maps.
+ */
+int quorum_sync_count_growing(QuorumSync *sync, const bool *missed,
+                              int64_t bytes);
 
 /*
  * Members in @missed[slot] can't have the length of the node after a resize;

@@ -197,25 +197,6 @@ quorum_write_begin(QuorumRequest *req, RangeLockRequest *range)
 }
 
 /*
- * A child that has missed a write behind its own end also lacks what is in
- * between.
- */
-static void GRAPH_RDLOCK quorum_mark_behind_ends(QuorumRequest *req)
-{
-    int64_t end = req->offset + req->bytes;
-
-    for (int i = 0; i < req->n; i++) {
-        BdrvChild *child = req->answers[i].child;
-
-        if (child && req->missed[i] && quorum_child_length(child) < end) {
-            quorum_sync_mark_stale(req->s->sync, i, quorum_child_length(child),
-                                   end - quorum_child_length(child),
-                                   "missed growing write");
-        }
-    }
-}
-
-/*
  * Finish a write: children that failed are reported, and, if the write may be
  * acknowledged, stale.  Gives the range back and frees the request.
  */
@@ -227,9 +208,6 @@ quorum_write_end(QuorumRequest *req, RangeLockRequest *range)
                                                  req->s->opts.threshold);
     int ret = 0;
 
-    if (unlikely(errors && acknowledged && req->write.grows)) {
-        quorum_mark_behind_ends(req);
-    }
     if (errors) {
         quorum_trace_missed(req, acknowledged ? "write" : "failed write");
     }
@@ -325,6 +303,10 @@ int coroutine_fn quorum_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
     if ((flags & BDRV_REQ_NO_FALLBACK) && quorum_all_refuse_zeroes(req)) {
         quorum_reached(QUORUM_BRANCH_ZEROES_REFUSED);
         quorum_sync_write_abandon(req->s->sync, &req->write);
+        if (req->write.grows) {
+            /* The gap has been filled. */
+            quorum_sync_set_touched_end(req->s->sync, offset);
+        }
         quorum_write_unlock(req, &range);
         quorum_request_free(req);
         return -ENOTSUP;

@@ -57,6 +57,13 @@ bool GRAPH_RDLOCK quorum_promises_zeroes(BlockDriverState *bs);
 void coroutine_fn GRAPH_RDLOCK
 quorum_extend_children(BlockDriverState *bs, int64_t end, QuorumScrub *scrub);
 
+/*
+ * Flush without being asked to, and without waiting for it.  Children that fail
+ * may have lost what the guest has not flushed yet.  If too few are left that
+ * have not, it must hear of that: the next flush that it asks for fails, too.
+ */
+void coroutine_fn GRAPH_RDLOCK quorum_flush_by_itself(BlockDriverState *bs);
+
 /* --- callbacks of BlockDriver --- */
 
 int coroutine_fn GRAPH_RDLOCK

@@ -145,13 +145,14 @@ static void check_write(Req *r)
     uint64_t cells = sim_touched(r);
     int holders = 0;
 
-    sim.seen.cut_in_vain &= ~cells;
+    sim.seen.cut_in_vain &= ~sim_replaced(r);
     for (int n = 0; n < sim.s->num_children; n++) {
         sim_set_stale(&sim.child[n], cells & ~r->ok[n]);
     }
+    sim_check_growth(r);
     for (int n = 0; n < sim.s->num_children; n++) {
         holders += (cells & ~r->ok[n]) == 0 &&
-                   !sim_is_stale(&sim.child[n], cells);
+                   !sim_is_stale(&sim.child[n], sim_replaced(r));
     }
     if (cells && holders < sim.s->threshold) {
         sim_violation(CHECK_HELD, "W%d is acknowledged and has %d holders",
@@ -317,6 +318,9 @@ static bool check_read_cell(Req *r, int cell, uint8_t value)
             check_tie(r, cell, value);
         }
     }
+    if (value >= NUM_VALUES) {
+        return true;            /* TAG_GAP, which many may have written */
+    }
     first_end = &sim.seen.first_end[cell][value];
     last_start = &sim.seen.last_start[cell][value];
     *first_end = MIN(*first_end, r->end);
@@ -345,6 +349,7 @@ void sim_check_zeroes(Req *r, int num)
                       sim_permitted(i, TAG_REQ + id, r->start, ++sim.now,
                                     false);
         }
+        zeroes |= sim_permitted(i, TAG_GAP, r->start, sim.now, false);
         if (!zeroes) {
             sim_violation(CHECK_STATUS, "request %d says that cell %d is "
                           "zeroes", r->id, i);
@@ -443,6 +448,7 @@ void sim_guest_ended(Req *r)
     if (r->type == REQ_RESIZE) {
         sim_check_resize(r);
     } else if (sim_is_write(r) && r->ret >= 0) {
+        sim_note_growth(r);
         check_write(r);
     }
     if (r->type == REQ_FLUSH || r->flags & BDRV_REQ_FUA) {

@@ -20,7 +20,8 @@
  * child mistakes one place for another: a read returns what is stored there, or
  * a write is stored there, over other data, and not where it belongs.
  *
- * A resize that need not be exact may leave a child longer than asked for.
+ * A resize that need not be exact may leave a child longer than asked for.  A
+ * resize may fail and have been done nevertheless.
  *
  * Drops.  A flush that fails, or a FUA write, loses any part of what the child
  * has taken since its last good flush, and of what is in flight.  It may do so
@@ -56,11 +57,12 @@
  * What children are not made to do here, because the driver promises nothing
  * for it:
  *
- *  - A child that is well has the length that was asked for.  The driver goes
- *    by the length that threshold children agree on, and excludes the others,
- *    whether they did wrong or not.
- *  - What comes into sight when a child grows is zero if the flag that asks for
- *    it is given, and all children know that flag.
+ *  - A child that is well has the length that was asked for, if it has said
+ *    that it was resized.
+ *  - What comes into sight behind the end of the disk is zero if the flag that
+ *    asks for it is given, or a write leaves a gap.  (Not all children know the
+ *    flag.  Otherwise it is garbage, and so is all that comes into sight before
+ *    the end of the disk: there a child that was shorter is stale.)
  *  - Each operation of a child comes to an end.
  */
 
@@ -74,6 +76,18 @@ void sim_child_store(Child *c, int cell, uint8_t value)
     }
     c->image[cell] = value;
     c->changed[cell] = sim.now;
+}
+
+void sim_child_grow(Child *c, int end)
+{
+    end = ROUND_UP(end, MAX(1, BDRV_SECTOR_SIZE / sim.s->cell_bytes));
+    for (; c->length < end; c->length++) {
+        int i = c->length;
+
+        sim_child_store(c, i, i < sim_node_cells() ? TAG_GARBAGE : TAG_GAP);
+        c->durable[i] = c->image[i];
+        c->safe_at[i] = c->changed[i];
+    }
 }
 
 void sim_child_fault(Child *c)
@@ -160,6 +174,7 @@ void sim_child_changed(Child *c)
         memset(c->image, TAG_LIE, sizeof(c->image));
         break;
     }
+    memset(&c->image[c->length], TAG_GARBAGE, MAX_CELLS - c->length);
     memcpy(c->durable, c->image, sizeof(c->durable));
     memcpy(c->older, c->image, sizeof(c->older));
     for (int i = 0; i < MAX_CELLS; i++) {

@@ -53,8 +53,8 @@ static int coroutine_fn op_run(Op *op)
         if (op->type == OP_FLUSH) {
             sim_trace("  child %d: op %d flush", op->child->index, op->id);
         } else if (op->type == OP_RESIZE) {
-            sim_trace("  child %d: op %d resize to %d cells",
-                      op->child->index, op->id, op->length);
+            sim_trace("  child %d: op %d %s to %d cells", op->child->index,
+                      op->id, op->req ? "resize" : "EXTEND", op->length);
         } else {
             sim_trace("  child %d: op %d %s%s cells %d-%d%s%s",
                       op->child->index, op->id, op->repair ? "REPAIR " : "",
@@ -69,26 +69,44 @@ static int coroutine_fn op_run(Op *op)
     return op->ret;
 }
 
+/* The cells that @r fills with zeroes that are its own */
+static uint64_t zeroed_by(const Req *r)
+{
+    return r->type == REQ_ZERO || r->type == REQ_DISCARD ||
+           r->type == REQ_RESIZE ? r->mask : 0;
+}
+
+/* Which request in flight puts zeroes into the cells of @mask? */
+static Req *find_zeroes(uint64_t mask)
+{
+    Req *grows = NULL;
+
+    for (int i = 0; i < sim.guest.next_req; i++) {
+        Req *r = &sim.s->reqs[i];
+
+        if (r->end == NEVER && !(mask & ~zeroed_by(r))) {
+            /* The oldest one: overlapping writes keep their order. */
+            return r;
+        }
+        if (r->end == NEVER && !(mask & ~r->gap) && !grows) {
+            grows = r;
+        }
+    }
+    return grows;
+}
+
 /* Which write in flight puts @value into the cells of @mask of @c? */
 static Req *find_write(const Child *c, uint64_t mask, uint8_t value)
 {
     for (int i = 0; i < sim.guest.next_req; i++) {
         Req *r = &sim.s->reqs[i];
 
-        if (r->end != NEVER || (r->mask & mask) != mask) {
-            continue;
-        }
-        if (value == TAG_ZERO) {
-            /* The oldest one: overlapping writes keep their order. */
-            if (r->type == REQ_ZERO || r->type == REQ_DISCARD) {
-                return r;
-            }
-        } else if (r->type == REQ_WRITE && value == TAG_REQ + i &&
-                   !(r->issued[c->index] & mask)) {
+        if (r->end == NEVER && r->type == REQ_WRITE && value == TAG_REQ + i &&
+            !(mask & ~r->mask) && !(r->issued[c->index] & mask)) {
             return r;
         }
     }
-    return NULL;
+    return value == TAG_ZERO ? find_zeroes(mask) : NULL;
 }
 
 /* Find the guest's write that @op belongs to, or see that it is a repair. */
@@ -108,11 +126,14 @@ static void op_attribute(Op *op)
     for (uint64_t m = op->mask; m; m &= m - 1) {
         int i = ctz64(m);
 
-        if (op->req && op->req->mask & BIT_ULL(i) &&
-            op->val[i] == (op->req->type == REQ_WRITE ?
-                           TAG_REQ + op->req->id : TAG_ZERO)) {
+        if (op->req && op->val[i] == TAG_ZERO &&
+            (zeroed_by(op->req) | op->req->gap) & BIT_ULL(i)) {
             op->cover |= BIT_ULL(i);
-            op->val[i] = TAG_REQ + op->req->id;
+            op->val[i] = op->req->gap & BIT_ULL(i) ? TAG_GAP :
+                         TAG_REQ + op->req->id;
+        } else if (op->req && op->req->mask & BIT_ULL(i) &&
+                   op->val[i] == TAG_REQ + op->req->id) {
+            op->cover |= BIT_ULL(i);
         }
     }
     if (op->req) {
@@ -195,17 +216,31 @@ sim_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
     return op_run(&op);
 }
 
-/* The resize in flight.  There is one at a time. */
-static Req *find_resize(void)
+/*
+ * The resize in flight, of which there is one at a time; or NULL: the driver
+ * makes a child as long as the disk, to repair it.
+ */
+static Req *find_resize(const Op *op)
 {
     for (int i = 0; i < sim.guest.next_req; i++) {
         Req *r = &sim.s->reqs[i];
 
-        if (r->type == REQ_RESIZE && r->end == NEVER) {
+        if (r->type == REQ_RESIZE && r->end == NEVER &&
+            (op->exact || op->length == r->length)) {
             return r;
         }
     }
-    g_assert_not_reached();
+    if (op->exact || op->length != sim_node_cells() ||
+        op->length <= op->child->bs->total_sectors * BDRV_SECTOR_SIZE /
+                      sim.s->cell_bytes) {
+        sim_violation(CHECK_REPAIR, "op %d: a child is made %d cells long for "
+                      "no reason", op->id, op->length);
+    } else if (!sim.s->rewrite_corrupted &&
+               !sim_is_scrubbed(REQ_SCRUB, UINT64_MAX)) {
+        sim_violation(CHECK_REPAIR, "op %d: a child is extended without the "
+                      "option and without a scrub", op->id);
+    }
+    return NULL;
 }
 
 static int coroutine_fn GRAPH_RDLOCK
@@ -216,14 +251,14 @@ sim_co_truncate(BlockDriverState *bs, int64_t offset, bool exact,
     int ret;
 
     op_init(&op, bs, OP_RESIZE, 0, 0, flags);
-    op.req = op.dice_req = find_resize();
     op.length = offset / sim.s->cell_bytes;
     op.exact = exact;
+    op.req = find_resize(&op);
+    op.dice_req = op.req ?: op.dice_req;
     if (op.length > op.child->length) {
         op.cell = op.child->length;
         op.num = op.length - op.cell;
         op.mask = sim_cells_mask(op.cell, op.num);
-        memset(&op.val[op.cell], TAG_REQ + op.req->id, op.num);
     }
     ret = op_run(&op);
     if (ret < 0) {
@@ -334,7 +369,8 @@ BlockDriverState *sim_child_open(Child *c)
                               BDRV_O_RDWR | BDRV_O_UNMAP, &error_abort);
     bs->supported_write_flags = fua;
     bs->supported_zero_flags = fua;
-    bs->supported_truncate_flags = BDRV_REQ_ZERO_WRITE;
+    bs->supported_truncate_flags = s->zero_growth & (1 << c->index) ?
+                                   BDRV_REQ_ZERO_WRITE : 0;
     if (s->zeroes & (1 << c->index)) {
         bs->supported_zero_flags |= BDRV_REQ_MAY_UNMAP | BDRV_REQ_NO_FALLBACK;
     }

@@ -28,6 +28,7 @@ const Rates sim_rates = {
     .blocks = 500,
     .all_zero_fast = 500,
     .all_zero = 500,
+    .all_zero_growth = 500,
 
     .small_pool = 300,
     .coarse_maps = 300,
@@ -44,6 +45,7 @@ const Rates sim_rates = {
     .scrub_stale = 400,
     .leaves = 300,
     .exact = 500,
+    .grows = 400,
 
     .lies_or_drops = 500,
     .drops = 800,
@@ -177,6 +179,7 @@ const Kind sim_kinds[] = {
             [REQ_SCRUB] = 15,
             [REQ_RESIZE] = 40,
         },
+        .grows = true,
     }, {
         .name = "resizes",
         .count = 3000,
@@ -190,6 +193,7 @@ const Kind sim_kinds[] = {
             [REQ_CHANGE] = 10,
             [REQ_RESIZE] = 40,
         },
+        .grows = true,
     }, {
         .name = "resizes-flush",
         .count = 3000,
@@ -200,6 +204,21 @@ const Kind sim_kinds[] = {
             [REQ_SCRUB] = 15,
             [REQ_RESIZE] = 40,
         },
+        .grows = true,
+    }, {
+        .name = "growth",
+        .count = 5000,
+        .max_bad = -1,
+        .damage = DAMAGE_ERRORS | DAMAGE_DEATH | DAMAGE_DROPS,
+        .any_size = true,
+        .more = {
+            [REQ_WRITE] = 30,
+            [REQ_FLUSH] = 10,
+            [REQ_SCRUB] = 10,
+            [REQ_CHANGE] = 5,
+            [REQ_RESIZE] = 5,
+        },
+        .grows = true,
     },
     { .name = NULL }
 };

@@ -20,6 +20,7 @@ static void op_apply(Op *op, uint64_t mask)
         int i = ctz64(mask);
 
         sim_check_stored(op, i);
+        sim_child_grow(c, i + 1);
         c->bad_cells &= ~BIT_ULL(i);
         if (!(op->lost_by_flush & BIT_ULL(i))) {
             sim_child_store(c, i, op->val[i]);
@@ -62,9 +63,11 @@ static bool op_fails(Op *op, Plan *plan)
         return op->mask & c->bad_cells || sim_chance(plan->read_error);
     case OP_WRITE:
     case OP_ZERO:
-        return sim_chance(plan->write_error);
+        return sim_chance(plan->write_error) ||
+               (op->cell + op->num > c->length && sim_chance(plan->no_space));
     case OP_RESIZE:
-        return sim_chance(plan->resize_error);
+        return sim_chance(plan->resize_error) ||
+               (op->length > c->length && sim_chance(plan->no_space));
     default:
         return sim_chance(plan->flush_error);
     }
@@ -78,6 +81,9 @@ static int choose_wrong_place(const Op *op)
 {
     int place = sim_choose(op->child->length - op->num + 1);
 
+    if (op->cell + op->num > op->child->length) {
+        return op->cell;
+    }
     for (int i = 0; i < op->num; i++) {
         if (!sim_is_liar(op->child, op->cell + i) ||
             !sim_is_liar(op->child, place + i)) {
@@ -173,6 +179,7 @@ static void finish_write(Op *op, Plan *plan)
         lost |= misdirect_write(op);
     }
     op_apply(op, op->mask & ~lost);
+    sim_child_grow(c, op->cell + op->num);
     for (int i = op->cell; i < op->cell + op->num; i++) {
         if (op->flags & BDRV_REQ_FUA && op->mask & BIT_ULL(i) &&
             !(sim_is_liar(c, i) && sim_chance(plan->skip_flush))) {
@@ -181,7 +188,11 @@ static void finish_write(Op *op, Plan *plan)
         }
     }
     for (int u = 0; u < sim_num_units(); u++) {
-        if ((sim_unit_mask(u) & op->mask) == sim_unit_mask(u)) {
+        /* A resize may have been done, and not come back yet. */
+        uint64_t unit = sim_unit_mask(u) &
+                        sim_cells_mask(0, sim_node_cells());
+
+        if (unit && !(unit & ~op->mask)) {
             c->stale_since[u] = 0;
         }
     }
@@ -208,6 +219,28 @@ static void finish_flush(Op *op, Plan *plan)
     }
 }
 
+/*
+ * Make the child of @op longer.  Zeroes are only where the flag asks for them,
+ * and the disk has not been: what is before its end is lost on this child.
+ */
+static void grow(Op *op)
+{
+    Child *c = op->child;
+    int end = sim_node_cells();
+
+    for (uint64_t m = op->mask; m; m &= m - 1) {
+        int i = ctz64(m);
+
+        op->val[i] = op->flags & BDRV_REQ_ZERO_WRITE && i >= end ?
+                     TAG_REQ + op->req->id : TAG_GARBAGE;
+        if (c->durable[i] == TAG_GAP) {
+            c->durable[i] = TAG_GARBAGE;    /* of something cut off before */
+        }
+    }
+    c->length = op->length;
+    op_apply(op, op->mask);
+}
+
 /* A child that fails may have done it nevertheless. */
 static void finish_resize(Op *op, Plan *plan)
 {
@@ -215,7 +248,7 @@ static void finish_resize(Op *op, Plan *plan)
     Req *r = op->req;
     int kept = MIN(op->length, c->length);
 
-    if (op->ret < 0 && !sim_choose(2)) {
+    if (op->ret == -ENOTSUP || (op->ret < 0 && !sim_choose(2))) {
         return;
     }
     if (op->ret == 0 && !op->exact && op->length < c->length &&
@@ -223,12 +256,16 @@ static void finish_resize(Op *op, Plan *plan)
         sim_child_fault(c);
         return;
     }
-    /* Without the flag, anything may come into sight. */
-    op_apply(op, op->flags & BDRV_REQ_ZERO_WRITE || sim_choose(2) ?
-                 op->mask : 0);
+    if (op->length > c->length) {
+        grow(op);
+    } else if (r && op->length < c->length) {
+        r->shortest[c->index] = MIN(r->shortest[c->index], op->length);
+    }
     c->length = op->length;
     c->bad_cells &= sim_cells_mask(0, kept);
-    r->shortest[c->index] = MIN(r->shortest[c->index], c->length);
+    if (r) {
+        r->done_anyway |= op->ret < 0;
+    }
 }
 
 static void trace_end(const Op *op)
@@ -243,6 +280,15 @@ static void trace_end(const Op *op)
               op->type == OP_READ && op->ret < 0 ? "" : values);
 }
 
+static int choose_error(const Op *op, const Plan *plan)
+{
+    if (op->type == OP_WRITE) {
+        return sim_choose(2) ? -ENOSPC : -EIO;
+    }
+    return op->type == OP_RESIZE && sim_chance(plan->resize_refused) ?
+           -ENOTSUP : -EIO;
+}
+
 /* End @op, in the way that the dice say. */
 static void op_finish(Op *op)
 {
@@ -254,7 +300,7 @@ static void op_finish(Op *op)
         op->ret = -ENOTSUP;
     } else if (op->failed || op_fails(op, plan)) {
         sim_child_fault(c);
-        op->ret = op->type == OP_WRITE && sim_choose(2) ? -ENOSPC : -EIO;
+        op->ret = choose_error(op, plan);
     }
     switch (op->type) {
     case OP_READ:
@@ -270,22 +316,29 @@ static void op_finish(Op *op)
         }
         finish_write(op, plan);
         if (op->ret < 0) {
-            c->ever_failed |= op->req && op->req->flags & BDRV_REQ_FUA ?
+            c->ever_failed |= op->req && (op->req->flags & BDRV_REQ_FUA ||
+                                          op->req->grown) ?
                               UINT64_MAX : op->mask;
+            if (op->req && op->req->type == REQ_RESIZE) {
+                op->req->ok[c->index] = 0;
+                c->failed_at = sim.now;
+            }
             if (op->flags & BDRV_REQ_FUA) {
                 c->failed_at = sim.now;
                 if (plan->drops && !op->failed) {
                     sim_child_drop(c);
                 }
             }
-        } else if (op->req) {
+        } else if (op->req && op->req->type != REQ_RESIZE) {
             op->req->ok[c->index] |= op->cover;
         }
         break;
     case OP_RESIZE:
         finish_resize(op, plan);
-        op->req->ok[c->index] = op->ret < 0 ? 0 : UINT64_MAX;
-        c->failed_at = op->ret < 0 ? sim.now : c->failed_at;
+        if (op->req) {
+            op->req->ok[c->index] = op->ret < 0 ? 0 : UINT64_MAX;
+            c->failed_at = op->ret < 0 ? sim.now : c->failed_at;
+        }
         break;
     case OP_FLUSH:
         if (op->ret == 0) {
@@ -293,6 +346,7 @@ static void op_finish(Op *op)
         } else {
             c->failed_at = sim.now;
             c->ever_failed = UINT64_MAX;
+            sim_note_flush_failed();
             if (plan->drops && !op->failed) {
                 sim_child_drop(c);
             }

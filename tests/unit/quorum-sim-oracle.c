@@ -107,23 +107,11 @@ static int new_children(void)
     return mask;
 }
 
-/* Mask of those that may say something else than the ones that are well */
-static int dissenters(void)
-{
-    int mask = sim_any_liars();
-
-    for (int i = 0; i < sim.s->num_children; i++) {
-        /* On a length, they vote as well. */
-        mask |= !!sim.s->plan[i].stays_longer << i;
-    }
-    return mask & sim_bad_children(sim.s);
-}
-
 bool sim_well_enough(void)
 {
     int bad = sim_bad_children(sim.s) | new_children();
     int well = sim.s->num_children - ctpop32(bad);
-    int against = ctpop32(sim_any_drops() ? bad : dissenters());
+    int against = ctpop32(sim_any_drops() ? bad : sim_any_liars());
 
     return well >= sim.s->threshold && well > against;
 }
@@ -143,6 +131,11 @@ uint64_t sim_touched(const Req *r)
            r->type == REQ_RESIZE ? r->grown : r->mask;
 }
 
+uint64_t sim_replaced(const Req *r)
+{
+    return sim_touched(r) | r->gap;
+}
+
 static bool acknowledged(const Req *r)
 {
     return r->end != NEVER && r->ret >= 0;
@@ -159,8 +152,9 @@ bool sim_is_zeroes(uint8_t value)
 {
     Req *r = value_req(value);
 
-    return r && (r->type == REQ_ZERO || r->type == REQ_DISCARD ||
-                 r->type == REQ_RESIZE);
+    return value == TAG_GAP ||
+           (r && (r->type == REQ_ZERO || r->type == REQ_DISCARD ||
+                  r->type == REQ_RESIZE));
 }
 
 bool sim_is_scrubbed(ReqType type, uint64_t mask)
@@ -184,13 +178,77 @@ bool sim_was_alone(const Req *r)
             return false;
         }
     }
-    return true;
+    return sim.faults.unheard < r->start && !sim_node_flushes_by_itself();
+}
+
+/*
+ * Whether @w was acknowledged before @start, has replaced what was in @cell
+ * before, and is there to stay
+ */
+static bool has_replaced(const Req *w, int cell, int start, bool power_cut)
+{
+    return sim_is_write(w) && acknowledged(w) &&
+           sim_replaced(w) & BIT_ULL(cell) && w->end < start &&
+           w->end >= sim.seen.grown_at[cell] &&
+           (power_cut ? w->flushed : !w->may_be_lost && !w->loss_unreported);
+}
+
+/*
+ * Zeroes that are there because the disk became longer.  They never come after
+ * a write of the cell, unless that was done and cut off before.
+ */
+static bool gap_permitted(int cell, int start, int end, bool power_cut)
+{
+    for (int i = 0; i < sim.guest.next_req; i++) {
+        Req *w = &sim.s->reqs[i];
+        bool stays = acknowledged(w) && (power_cut ? w->flushed :
+                                         !w->may_be_lost &&
+                                         !w->loss_unreported);
+        uint64_t zeroes = stays ? w->gap : w->grown;
+        bool permitted = sim_is_write(w) && w->type != REQ_RESIZE &&
+                         zeroes & BIT_ULL(cell) && w->start <= end;
+
+        for (int j = 0; j < sim.guest.next_req && permitted; j++) {
+            Req *other = &sim.s->reqs[j];
+
+            permitted = !has_replaced(other, cell, start, power_cut) ||
+                        !(sim_touched(other) & BIT_ULL(cell)) ||
+                        other->end < w->start;
+        }
+        if (permitted) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* What was there before the disk grew, if its zeroes have been lost */
+static bool garbage_permitted(int cell, int start, bool power_cut)
+{
+    bool permitted = false;
+
+    for (int i = 0; i < sim.guest.next_req; i++) {
+        Req *w = &sim.s->reqs[i];
+
+        if (has_replaced(w, cell, start, power_cut)) {
+            permitted = false;
+        } else if (acknowledged(w) && w->grown & BIT_ULL(cell)) {
+            permitted = true;
+        }
+    }
+    return permitted;
 }
 
 bool sim_permitted(int cell, uint8_t value, int start, int end, bool power_cut)
 {
     int value_end = 0;
 
+    if (value == TAG_GAP) {
+        return gap_permitted(cell, start, end, power_cut);
+    }
+    if (value == TAG_GARBAGE) {
+        return garbage_permitted(cell, start, power_cut);
+    }
     if (value != TAG_INIT) {
         Req *w = value_req(value);
 
@@ -203,12 +261,7 @@ bool sim_permitted(int cell, uint8_t value, int start, int end, bool power_cut)
     for (int i = 0; i < sim.guest.next_req; i++) {
         Req *w = &sim.s->reqs[i];
 
-        if (sim_is_write(w) && acknowledged(w) &&
-            sim_touched(w) & BIT_ULL(cell) &&
-            w->start > value_end && w->end < start &&
-            w->end >= sim.seen.grown_at[cell] &&
-            (power_cut ? w->flushed
-                       : !w->may_be_lost && !w->loss_unreported)) {
+        if (w->start > value_end && has_replaced(w, cell, start, power_cut)) {
             return false;
         }
     }
@@ -244,7 +297,10 @@ bool sim_may_be_stale(const Child *c, uint64_t mask)
 
 /* --- flushes, and what they lose --- */
 
-/* Whether a request is in flight that ends in a flush */
+/*
+ * Whether a request is in flight that ends in a flush, or the guest is to hear
+ * of one by its next flush
+ */
 static bool flush_in_flight(void)
 {
     for (int i = 0; i < sim.guest.next_req; i++) {
@@ -255,7 +311,14 @@ static bool flush_in_flight(void)
             return true;
         }
     }
-    return false;
+    return sim.faults.unheard;
+}
+
+void sim_note_flush_failed(void)
+{
+    if (sim_node_flushes_by_itself()) {
+        sim.faults.unheard = sim.now;
+    }
 }
 
 void sim_note_drop(const Child *c, bool lost)
@@ -324,6 +387,9 @@ static void writes_flushed(Req *r)
 
 void sim_note_flush(Req *r)
 {
+    if (r->type == REQ_FLUSH && r->start > sim.faults.unheard) {
+        sim.faults.unheard = 0;
+    }
     if (r->ret >= 0 && !flush_in_flight()) {
         /* All is well, the guest has been told. */
         for (int i = 0; i < sim.guest.next_req; i++) {

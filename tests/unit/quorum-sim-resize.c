@@ -1,22 +1,26 @@
 /*
- * Simulation of quorum nodes: resizes
+ * Simulation of quorum nodes: resizes, and writes behind the end
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Copyright (c) 2026 The quorum project authors
  *
- * The disk grows and shrinks, alone or beside other requests.  These stay below
- * the smaller one of both lengths: a guest does not use what it is about to cut
- * off, or has not got yet.
+ * The disk grows and shrinks, alone or beside other requests.
  *
- * A resize that succeeds leaves the length that was asked for, or a larger one
- * if it need not be exact, and at least threshold children have it.  What was
- * cut off is forgotten.  What comes into sight is zero; to the oracle, the
- * resize has written that.
+ * A resize that succeeds leaves the length that was asked for; if it need not
+ * be exact and makes the disk shorter, a larger one will do, up to the old one,
+ * and then at least threshold children are that long.  What was cut off is
+ * forgotten.  What comes into sight is zero; to the oracle, the resize has
+ * written that.
  *
  * A resize that fails leaves the old length, and what a read may return is what
  * it was.  But a child that had done its part is stale where it was cut off,
  * and so may be all of them: what was durable there need not be so any more.
+ *
+ * A write behind the end makes the disk longer when it is acknowledged.  What
+ * it leaves out, the gap, is zero then.  All such zeroes have one tag, for it
+ * depends on the order of writes whose gap a cell is in.  A write that fails
+ * leaves the length as it was, and anything behind the end of the children.
  */
 
 #include "qemu/osdep.h"
@@ -25,18 +29,23 @@
 
 /* --- the guest --- */
 
-int sim_usable_cells(void)
+static Req *resize_in_flight(void)
 {
-    int cells = sim.guest.length;
-
     for (int i = 0; i < sim.guest.next_req; i++) {
         Req *r = &sim.s->reqs[i];
 
         if (r->type == REQ_RESIZE && r->end == NEVER) {
-            cells = MIN(r->length, r->old_length);
+            return r;
         }
     }
-    return cells;
+    return NULL;
+}
+
+int sim_usable_cells(void)
+{
+    Req *r = resize_in_flight();
+
+    return r ? MIN(r->length, r->old_length) : sim.guest.length;
 }
 
 /* A scrub goes by whole units, or up to the end of the disk. */
@@ -46,33 +55,43 @@ static int unit_of(const Req *r)
            sim.node.cells_per_unit : 1;
 }
 
-/*
- * The unit in which @r needs what a resize keeps.
- *
- * A read that repairs does all of a stale granule, and the driver does not see
- * that the granule has become shorter while it waited: all children would be
- * reported, because they can't read what is not there.
- */
-static int kept_unit_of(const Req *r)
-{
-    return r->type == REQ_READ && sim.s->rewrite_corrupted ?
-           sim.node.cells_per_granule : unit_of(r);
-}
-
 bool sim_resize_may_start(const Req *r)
 {
     int kept = MIN(r->length, sim.guest.length);
 
     for (int i = 0; i < sim.guest.next_req; i++) {
         Req *other = &sim.s->reqs[i];
-        int usable = kept - kept % kept_unit_of(other);
+        int usable = kept - kept % unit_of(other);
 
         if (other->end == NEVER &&
-            (other->type == REQ_RESIZE ||
+            (other->type == REQ_RESIZE || other->grown ||
              other->mask & ~sim_cells_mask(0, usable))) {
             return false;
         }
     }
+    return true;
+}
+
+/* Whether @r goes behind the end of the disk, and what comes into sight then */
+static bool find_growth(Req *r)
+{
+    int sector = MAX(1, BDRV_SECTOR_SIZE / sim.s->cell_bytes);
+    int length = sim.guest.length;
+    int cell = MAX(length + r->ahead, 0);
+    int end;
+
+    cell -= cell % sector;
+    end = MIN(ROUND_UP(cell + r->place.num, sector), sim.s->most_cells);
+    if (!r->grows || resize_in_flight() || end <= length || end <= cell) {
+        return false;
+    }
+    r->cell = cell;
+    r->num = end - cell;
+    r->mask = sim_cells_mask(cell, r->num);
+    r->old_length = length;
+    r->grown = sim_cells_mask(length, end - length);
+    r->gap = r->grown & ~r->mask;
+    sim_set_granules(end);
     return true;
 }
 
@@ -81,8 +100,12 @@ bool sim_find_place(Req *r)
     int unit = unit_of(r);
     int usable = sim_usable_cells();
 
+    r->grown = r->gap = 0;
+    if (find_growth(r)) {
+        return true;
+    }
     if (usable < sim.guest.length) {
-        usable -= usable % kept_unit_of(r);
+        usable -= usable % unit;
     }
     if (!usable) {
         return false;
@@ -92,6 +115,17 @@ bool sim_find_place(Req *r)
     r->num = MIN(ROUND_UP(r->place.num, unit), usable - r->cell);
     r->mask = sim_cells_mask(r->cell, r->num);
     return true;
+}
+
+/* How many children have, or seem to have, at least @length */
+static int count_long(int length)
+{
+    int count = 0;
+
+    for (int n = 0; n < sim.s->num_children; n++) {
+        count += sim.child[n].bs && sim.child[n].length >= length;
+    }
+    return count;
 }
 
 int coroutine_fn sim_resize(Req *r)
@@ -105,8 +139,9 @@ int coroutine_fn sim_resize(Req *r)
     sim_set_granules(longest);
     r->old_length = old;
     r->mask = longest > kept ? sim_cells_mask(kept, longest - kept) : 0;
+    r->long_before = count_long(old);
     for (int n = 0; n < sim.s->num_children; n++) {
-        r->shortest[n] = sim.child[n].length;
+        r->shortest[n] = MAX_CELLS;
     }
     ret = blk_co_truncate(sim.node.blk, r->length * size, r->exact,
                           PREALLOC_MODE_OFF, 0, &err);
@@ -116,6 +151,22 @@ int coroutine_fn sim_resize(Req *r)
     }
     sim.guest.length = blk_co_getlength(sim.node.blk) / size;
     return ret;
+}
+
+void sim_note_growth(Req *r)
+{
+    int end = r->cell + r->num;
+
+    if (!r->grown) {
+        return;
+    }
+    r->old_length = sim.guest.length;
+    /* What others have brought into sight meanwhile is theirs. */
+    r->gap &= ~sim_cells_mask(0, r->old_length);
+    for (int i = r->old_length; i < end; i++) {
+        sim.seen.grown_at[i] = r->end;
+    }
+    sim.guest.length = MAX(sim.guest.length, end);
 }
 
 /* --- what must not be --- */
@@ -153,32 +204,64 @@ static void forget_cells(int cell)
     }
 }
 
-/* Count the children that have the new length, and the zeroes behind it. */
-static void check_resized(Req *r)
+/* More than half of the children have to agree. */
+static bool is_majority(void)
+{
+    return sim.s->threshold > sim.s->num_children / 2;
+}
+
+static bool shrinks(const Req *r)
+{
+    return r->length < r->old_length;
+}
+
+/* Whether @c is as long as @r should have made it */
+static bool has_length(const Req *r, const Child *c)
+{
+    return r->exact ? c->length == sim.guest.length
+                    : c->length >= sim.guest.length;
+}
+
+/* @r has succeeded: has the disk the length that it should have? */
+static void check_length(const Req *r)
 {
     int length = sim.guest.length;
-    int count = 0;
+    int needed = MIN(sim.s->threshold, r->long_before);
+    int done = 0, followed = 0;
 
-    if (r->exact ? length != r->length : length < r->length) {
-        sim_violation(CHECK_LENGTH, "resize %d to %d cells has made them %d",
-                      r->id, r->length, length);
-    }
     for (int n = 0; n < sim.s->num_children; n++) {
         Child *c = &sim.child[n];
 
-        count += c->bs && r->ok[n] && c->length == length;
+        done += c->bs && r->ok[n] && has_length(r, c);
+        followed += c->bs && !c->maybe_excluded && c->length == r->length;
     }
-    if (count < sim.s->threshold) {
-        sim_violation(CHECK_LENGTH, "resize %d to %d cells is acknowledged, "
-                      "and %d children have done it", r->id, length, count);
+    if (!r->exact && shrinks(r)) {
+        if (length < r->length || length > r->old_length ||
+            (length > r->length && followed >= sim.s->threshold) ||
+            count_long(length) < needed) {
+            sim_violation(CHECK_LENGTH, "resize %d to %d cells has made them "
+                          "%d, %d children have followed, %d are that long",
+                          r->id, r->length, length, followed,
+                          count_long(length));
+        }
+    } else if (length != r->length || done < sim.s->threshold) {
+        sim_violation(CHECK_LENGTH, "resize %d to %d cells has made them %d, "
+                      "and %d children have done it", r->id, r->length, length,
+                      done);
     }
+}
+
+/* Count the children that have the new length, and the zeroes behind it. */
+static void check_resized(Req *r)
+{
+    check_length(r);
     for (int u = 0; u < sim_num_units(); u++) {
         int holders = 0;
 
         for (int n = 0; n < sim.s->num_children; n++) {
             Child *c = &sim.child[n];
 
-            holders += r->ok[n] && c->length == length && !c->stale_since[u];
+            holders += r->ok[n] && has_length(r, c) && !c->stale_since[u];
         }
         if (r->grown & sim_unit_mask(u) && holders < sim.s->threshold) {
             sim_violation(CHECK_HELD, "resize %d has brought unit %d into "
@@ -187,28 +270,58 @@ static void check_resized(Req *r)
     }
 }
 
+/*
+ * An exact shrink has failed.  It must not have cut off so many children that
+ * too few are left; but a child that fails, and does it nevertheless, can't be
+ * helped.
+ */
+static void check_spared(const Req *r)
+{
+    int members = 0, spared = 0;
+
+    for (int n = 0; n < sim.s->num_children; n++) {
+        Child *c = &sim.child[n];
+
+        members += c->bs && !c->maybe_excluded;
+        spared += c->bs && !c->maybe_excluded &&
+                  r->shortest[n] >= r->old_length;
+    }
+    if (members == sim.s->num_children && is_majority() &&
+        members >= 2 * sim.s->threshold - 1 && !r->done_anyway &&
+        count_long(r->old_length) == members && spared < sim.s->threshold) {
+        sim_violation(CHECK_LENGTH, "resize %d has failed, and %d children "
+                      "have not been cut off", r->id, spared);
+    }
+}
+
 /* What becomes of the child @c when the resize @r has ended */
 static void note_resize(Req *r, Child *c)
 {
     int n = c->index;
     int length = sim.guest.length;
-    bool behind = c->length != length || (r->ret >= 0 && !r->ok[n]);
+    int end = c->length;
+    bool missed = r->ret >= 0 && !r->ok[n];
+    uint64_t lacks = 0;
 
-    if (behind && (r->ret >= 0 || length == r->old_length)) {
+    if (!is_majority() && (r->exact || r->length > r->old_length) &&
+        (missed || end != length)) {
         /* It is excluded, and so stale throughout. */
-        sim_set_stale(c, ~being_written());
+        lacks = UINT64_MAX;
+    } else if (missed) {
+        end = MIN(end, r->old_length);
+    } else if (r->ret < 0) {
+        end = MIN(end, r->shortest[n]);
     }
-    if (r->ret < 0 && r->shortest[n] < length) {
-        sim_set_stale(c, sim_cells_mask(r->shortest[n],
-                                        length - r->shortest[n]));
+    lacks |= end < length ? sim_cells_mask(end, length - end) : 0;
+    sim_set_stale(c, lacks & ~being_written());
+    if (lacks || c->failed_at >= r->start) {
         c->ever_failed = UINT64_MAX;
-        c->failed = true;
     }
+    c->failed |= lacks;
     /* The node may think so of others, too, and undoing it may have failed. */
-    if (behind || c->failed_at >= r->start) {
+    if (lacks == UINT64_MAX || c->failed_at >= r->start) {
         c->maybe_excluded = true;
-        c->ever_failed = UINT64_MAX;
-    } else if (r->ret >= 0) {
+    } else if (r->ret >= 0 && c->length == length) {
         c->maybe_excluded = false;
     }
 }
@@ -228,13 +341,7 @@ void sim_check_resize(Req *r)
     if (r->ret < 0 && r->length < old) {
         sim.seen.cut_in_vain |= sim_cells_mask(r->length, old - r->length);
     }
-    /*
-     * If those that have done it do not agree on a length, which a resize that
-     * is exact makes sure of, it fails after the fact: the core then takes the
-     * length that was asked for.
-     */
-    if (r->ret < 0 && length != old &&
-        (r->exact || length != r->length || length > old)) {
+    if (r->ret < 0 && length != old) {
         sim_violation(CHECK_LENGTH, "resize %d has failed, and made %d cells "
                       "of %d", r->id, length, old);
     }
@@ -248,5 +355,67 @@ void sim_check_resize(Req *r)
     }
     if (r->ret >= 0) {
         check_resized(r);
+    } else if (r->exact && shrinks(r)) {
+        check_spared(r);
+    }
+}
+
+/* --- writes behind the end --- */
+
+/* Whether @c, which has done the write @r, may hold what is in @cell. */
+static bool gap_is_well(const Req *r, const Child *c, int cell)
+{
+    return sim_is_liar(c, cell) || c->lost & BIT_ULL(cell) ||
+           sim_is_stale(c, BIT_ULL(cell)) ||
+           sim_permitted(cell, c->image[cell], r->end, r->end, false);
+}
+
+void sim_check_growth(Req *r)
+{
+    int length = sim.guest.length;
+
+    if (!r->grown) {
+        return;
+    }
+    for (int n = 0; n < sim.s->num_children; n++) {
+        Child *c = &sim.child[n];
+        int end = MAX(r->old_length, c->length);
+
+        if (!c->bs) {
+            continue;
+        }
+        if (r->mask & ~r->ok[n]) {
+            sim_set_stale(c, end < length ? sim_cells_mask(end, length - end)
+                                          : 0);
+            continue;
+        }
+        for (uint64_t m = r->gap; m; m &= m - 1) {
+            int i = ctz64(m);
+
+            if (!gap_is_well(r, c, i)) {
+                sim_violation(CHECK_HELD, "W%d has brought cell %d into sight, "
+                              "which has %s on child %d", r->id, i,
+                              sim_value_text(c->image[i]), n);
+            }
+        }
+    }
+}
+
+void sim_check_lengths(void)
+{
+    int length = sim.guest.length;
+
+    if (blk_getlength(sim.node.blk) / sim.s->cell_bytes != length ||
+        sim_node_cells() != length) {
+        sim_violation(CHECK_LENGTH, "the node has %" PRId64 " bytes, the "
+                      "driver %d cells, and it should be %d cells",
+                      blk_getlength(sim.node.blk), sim_node_cells(), length);
+    }
+    for (int n = 0; n < sim.s->num_children; n++) {
+        Child *c = &sim.child[n];
+
+        if (c->bs && c->length < length) {
+            sim_set_stale(c, sim_cells_mask(c->length, length - c->length));
+        }
     }
 }

@@ -25,7 +25,7 @@ static void req_init(Req *r, int id)
     r->ret = 0;
     memset(r->issued, 0, sizeof(r->issued));
     memset(r->ok, 0, sizeof(r->ok));
-    r->sent = r->grown = 0;
+    r->sent = r->grown = r->gap = 0;
     r->flushed = r->seen_durable = r->may_be_lost = r->loss_unreported = false;
     r->buf = NULL;
 }
@@ -253,6 +253,20 @@ static void poll_until_idle(void)
 
 QuorumLimits sim_limits;
 
+int sim_node_cells(void)
+{
+    BDRVQuorumState *s = blk_bs(sim.node.blk)->opaque;
+
+    return DIV_ROUND_UP(quorum_sync_length(s->sync), sim.s->cell_bytes);
+}
+
+bool sim_node_flushes_by_itself(void)
+{
+    BDRVQuorumState *s = blk_bs(sim.node.blk)->opaque;
+
+    return qatomic_read(&s->flushes_by_itself);
+}
+
 static void node_open(void)
 {
     Schedule *s = sim.s;
@@ -271,8 +285,9 @@ static void node_open(void)
     qdict_put_bool(options, "rewrite-corrupted", s->rewrite_corrupted);
     sim.node.blk = blk_new_open(NULL, NULL, options,
                                 BDRV_O_RDWR | BDRV_O_UNMAP |
-                                (s->weight[REQ_RESIZE] ? BDRV_O_RESIZE : 0),
-                                &error_abort);
+                                (sim_has_lengths(s->kind) ?
+                                 BDRV_O_RESIZE : 0), &error_abort);
+    blk_set_allow_write_beyond_eof(sim.node.blk, true);
 }
 
 static void node_close(void)
@@ -333,6 +348,7 @@ static bool step(void)
     }
     poll_until_idle();
     if (!sim.guest.in_flight) {
+        sim_check_lengths();
         sim_check_known();
     }
     return true;

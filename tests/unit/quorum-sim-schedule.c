@@ -100,6 +100,16 @@ static int choose_length(const Schedule *s, int bound, uint64_t *rng)
     return cells * (1 + rng_below(rng, bound / cells));
 }
 
+/* A write behind the end leaves a gap, or none, or begins before the end. */
+static void choose_growth(const Schedule *s, Req *r, uint64_t *rng)
+{
+    r->grows = s->kind->grows && rng_hit(rng, s->rates.grows);
+    if (r->grows) {
+        r->ahead = MAX(rng_below(rng, 2 * unit_cells(s) + 6) - 4, 0);
+        r->ahead -= rng_below(rng, 4) ? 0 : 3;
+    }
+}
+
 static void make_request(Schedule *s, uint64_t *rng)
 {
     const Rates *rates = &s->rates;
@@ -129,9 +139,11 @@ static void make_request(Schedule *s, uint64_t *rng)
         r->flags |= rng_hit(rng, rates->may_unmap) ? BDRV_REQ_MAY_UNMAP : 0;
         r->flags |= rng_hit(rng, rates->no_fallback) ? BDRV_REQ_NO_FALLBACK : 0;
         r->flags |= rng_hit(rng, rates->fua) ? BDRV_REQ_FUA : 0;
+        choose_growth(s, r, rng);
         break;
     case REQ_WRITE:
         r->flags |= rng_hit(rng, rates->fua) ? BDRV_REQ_FUA : 0;
+        choose_growth(s, r, rng);
         /* fall through */
     case REQ_READ:
         if (rng_hit(rng, rates->split)) {
@@ -215,8 +227,10 @@ static void make_errors(Schedule *s, Plan *plan, int damage, uint64_t *rng)
     plan->read_error = choose_rate(rng, true);
     plan->write_error = choose_rate(rng, true);
     plan->flush_error = choose_rate(rng, true);
-    if (s->kind->more[REQ_RESIZE]) {
+    if (sim_has_lengths(s->kind)) {
         plan->resize_error = choose_rate(rng, true);
+        plan->resize_refused = choose_rate(rng, false);
+        plan->no_space = choose_rate(rng, true);
         plan->stays_longer = choose_rate(rng, false);
     }
     if (s->kind->ties) {
@@ -358,10 +372,18 @@ static void make_node(Schedule *s, uint64_t *rng)
         s->cells = choose_length(s, MAX_CELLS, rng);
         s->align = rng_hit(rng, rates->blocks) ? 512 : 1;
     }
-    s->most_cells = s->kind->more[REQ_RESIZE] ? MAX_CELLS : s->cells;
+    s->most_cells = sim_has_lengths(s->kind) ? MAX_CELLS : s->cells;
     s->fua = rng_mask(rng) & 31;
     s->zeroes = rng_hit(rng, rates->all_zero_fast) ? 31 : rng_mask(rng) & 31;
     s->native_zeroes = rng_hit(rng, rates->all_zero) ? 31 : rng_mask(rng) & 31;
+    s->zero_growth = !sim_has_lengths(s->kind) ||
+                     rng_hit(rng, rates->all_zero_growth) ?
+                     31 : rng_mask(rng) & 31;
+}
+
+bool sim_has_lengths(const Kind *kind)
+{
+    return kind->grows || kind->more[REQ_RESIZE];
 }
 
 void sim_make_schedule(Schedule *s, const Kind *kind, uint64_t seed)

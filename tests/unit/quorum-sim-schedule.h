@@ -41,6 +41,8 @@ typedef struct Req {
     BdrvRequestFlags flags;
     bool alone;                 /* starts when nothing else is in flight */
     int split;                  /* cells in the first piece of the vector */
+    bool grows;                 /* begins so far behind the end of the disk */
+    int ahead;
     bool stale;                 /* scrub what is stale from there on */
     int child;                  /* the slot that changes */
     bool leaves;                /* the slot becomes vacant, if it is not */
@@ -59,9 +61,12 @@ typedef struct Req {
     uint64_t issued[MAX_CHILDREN];  /* cells sent to the child */
     uint64_t ok[MAX_CHILDREN];      /* cells that the child says it took */
     uint64_t sent;              /* cells sent to any child */
-    int old_length;             /* before the resize */
-    uint64_t grown;             /* cells that the resize brought into sight */
-    int shortest[MAX_CHILDREN]; /* length that the child had meanwhile */
+    int old_length;             /* of the disk, before it grew or shrank */
+    uint64_t grown;             /* cells that it may bring into sight */
+    uint64_t gap;               /* of these, what a write leaves out */
+    int shortest[MAX_CHILDREN]; /* to which the child was cut meanwhile */
+    int long_before;            /* children that had all of the disk */
+    bool done_anyway;           /* by a child that said it had failed */
     bool flushed;               /* by a flush after its end, or by itself */
     bool seen_durable;          /* that has been looked at */
     bool may_be_lost;           /* a flush has failed, and the guest knows */
@@ -89,6 +94,8 @@ typedef struct Req {
     X(misdirect_read)   /* a read returns another place's data */       \
     X(misdirect_write)  /* a write is stored at another place */        \
     X(resize_error)                                                     \
+    X(resize_refused)   /* an error of resizes that says: never */      \
+    X(no_space)         /* for what makes the child longer */           \
     X(stays_longer)     /* after a resize that need not be exact */
 typedef struct Plan {
     SIM_PLAN(SIM_FIELD)
@@ -106,6 +113,7 @@ typedef struct Plan {
     X(blocks)           /* of the children are larger than a byte */    \
     X(all_zero_fast)    /* all children advertise that they can */      \
     X(all_zero)         /* all children can */                          \
+    X(all_zero_growth)  /* all children can grow by zeroes */           \
     /* the driver */                                                    \
     X(small_pool)       /* for reads in pieces, and waiting for memory */ \
     X(coarse_maps)      /* granules larger than a unit */               \
@@ -122,6 +130,7 @@ typedef struct Plan {
     X(scrub_stale)      /* only what is stale */                        \
     X(leaves)           /* a child, and not replaced */                 \
     X(exact)                                                            \
+    X(grows)            /* a write, behind the end */                   \
     /* faults */                                                        \
     X(lies_or_drops)    /* lies, where both can't be */                 \
     X(drops)                                                            \
@@ -156,6 +165,7 @@ typedef struct Kind {
     bool ties;                  /* writes that half of the children have */
     int more[REQ__MAX];         /* added to the weights of requests */
     bool fua;                   /* most writes are FUA, side by side */
+    bool grows;                 /* some writes are behind the end */
 } Kind;
 
 typedef struct Schedule {
@@ -173,7 +183,8 @@ typedef struct Schedule {
     int most_cells;             /* at any time */
     int cell_bytes;
     int align;                  /* of the children's requests */
-    int fua, zeroes, native_zeroes; /* masks: children that can do it */
+    /* Masks of children that can do it */
+    int fua, zeroes, native_zeroes, zero_growth;
 
     /* The driver: what it has as constants, and does if it can */
     QuorumLimits limits;
@@ -216,5 +227,8 @@ void sim_make_schedule(Schedule *s, const Kind *kind, uint64_t seed);
 
 /* Add a request to @s from sim.script; false if that is used up. */
 bool sim_next_request(Schedule *s);
+
+/* Whether the disk of @kind has other lengths in time */
+bool sim_has_lengths(const Kind *kind);
 
 #endif /* QUORUM_SIM_SCHEDULE_H */

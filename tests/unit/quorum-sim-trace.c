@@ -110,6 +110,10 @@ const char *sim_value_text(uint8_t value)
 
     if (value == TAG_INIT) {
         return "initial";
+    } else if (value == TAG_GAP) {
+        return "gap";
+    } else if (value == TAG_GARBAGE) {
+        return "garbage";
     } else if (value >= TAG_REQ && value < NUM_VALUES) {
         snprintf(text, sizeof(buf[0]), "W%d", value - TAG_REQ);
         return text;

@@ -21,7 +21,9 @@
 #define TAG_ZERO        0       /* what zeroes look like to the guest */
 #define TAG_INIT        1       /* what the disk holds at first */
 #define TAG_REQ         2       /* of the first request */
+#define TAG_GAP         0xd0    /* zeroes that growth leaves in between */
 #define TAG_LIE         0xe0    /* lies that several children may agree on */
+#define TAG_GARBAGE     0xf0    /* what comes into sight on a child */
 #define TAG_TORN        0xff    /* a cell that is not filled with one byte */
 #define NUM_VALUES      (TAG_REQ + MAX_REQS + 2)
 
@@ -197,6 +199,7 @@ typedef struct Sim {
         int dropped;            /* mask: lost writes since the last flush */
         bool losing;            /* and not all flushes since have ended */
         int lost_until;         /* when they had ended */
+        int unheard;            /* when the node's own flush failed, or 0 */
     } faults;
 
     /* What the run has come to */
@@ -218,9 +221,16 @@ void sim_init(void);
 /* The limits that the driver has in QEMU */
 extern QuorumLimits sim_limits;
 
+/* How many cells the disk has, to the driver */
+int sim_node_cells(void);
+
+/* Whether the node is about to flush although no one has asked for that */
+bool sim_node_flushes_by_itself(void);
+
 /*
  * The disk has up to @cells from now on: granules grow until a stale map of it
- * is small enough, as the driver does it.  They never get finer again.
+ * is small enough, as the driver does it.  Here they never get finer again: what
+ * was marked stays as wide as it was.
  */
 void sim_set_granules(int cells);
 
@@ -247,8 +257,20 @@ bool sim_find_place(Req *r);
 /* Resize the disk.  Returns 0 or -errno. */
 int coroutine_fn sim_resize(Req *r);
 
+/* The write @r has been acknowledged, and may have made the disk longer. */
+void sim_note_growth(Req *r);
+
+/* A resize in flight may have been done already. */
+void sim_note_cut(void);
+
 /* Look at a resize that has ended. */
 void sim_check_resize(Req *r);
+
+/* Look at a write that has made the disk longer. */
+void sim_check_growth(Req *r);
+
+/* Nothing is in flight: look at all lengths. */
+void sim_check_lengths(void);
 
 /* --- quorum-sim-dice.c: where decisions come from --- */
 
@@ -283,6 +305,9 @@ void sim_child_reset(Child *c, int index);
 void sim_child_changed(Child *c);
 
 void sim_child_store(Child *c, int cell, uint8_t value);
+
+/* @c is written up to @end, or before it.  It has whole sectors. */
+void sim_child_grow(Child *c, int end);
 
 /* @c does what it should not. */
 void sim_child_fault(Child *c);
@@ -358,11 +383,15 @@ bool sim_any_drops(void);
  */
 bool sim_well_enough(void);
 
-/* Whether @r has changed, or may have changed, cells; and which ones */
+/*
+ * Whether @r has changed, or may have changed, cells; which ones; and those
+ * that, once it is acknowledged, are not what they were before
+ */
 bool sim_is_write(const Req *r);        /* resizes are, too */
 uint64_t sim_touched(const Req *r);
+uint64_t sim_replaced(const Req *r);
 
-/* Whether @value is what a request for zeroes left */
+/* Whether @value is what a request for zeroes left, or growth */
 bool sim_is_zeroes(uint8_t value);
 
 /* Whether a request in flight of @type, REQ_SCRUB or REQ_CHECK, is for @mask */
@@ -395,11 +424,15 @@ bool sim_may_be_stale(const Child *c, uint64_t mask);
 /* @mask, and the rest of all granules that it touches */
 uint64_t sim_granules_mask(uint64_t mask);
 
+/* A flush has failed on a child, which may be one that no one has asked for. */
+void sim_note_flush_failed(void);
+
 /* A flush of @c has failed, and has @lost cells, or not. */
 void sim_note_drop(const Child *c, bool lost);
 
 /*
- * A request that may have been a flush has ended: @r.
+ * A request that may have been a flush has ended: @r.  (After a resize there is
+ * one that the guest has not asked for, and hears of by its own next one.)
  *
  * A FUA write counts as flushed when no other flush or FUA write is in flight:
  * one that fails may have lost what this one had written, before it was
