@@ -12,6 +12,7 @@
 
 #include "qemu/osdep.h"
 #include "block/block-global-state.h"
+#include "block/block_int.h"
 #include "block/block-io.h"
 #include "qapi/error.h"
 #include "qapi/qapi-events-block-core.h"
@@ -46,6 +47,9 @@ static const char *const quorum_mutable_opts[] = {
     QUORUM_OPT_OPEN_DEGRADED,
     NULL
 };
+
+/* How long a child may take to open, if the disk can do without it. */
+#define QUORUM_OPEN_TIMEOUT_MS 10000
 
 /* --- the length --- */
 
@@ -211,6 +215,43 @@ static void quorum_report_vacant(int i, Error *err)
                                       error_get_pretty(err), name, 0, 0);
 }
 
+/* Do without the child in slot @i because of @err, which is freed. */
+static void quorum_leave_vacant(BlockDriverState *bs, int i, Error *err)
+{
+    BDRVQuorumState *s = bs->opaque;
+    g_autofree char *key = quorum_child_name(i);
+
+    quorum_report_vacant(i, err);
+    s->slots[i].error = g_strdup(error_get_pretty(err));
+    error_free(err);
+    quorum_delete_options(bs, key);
+}
+
+/*
+ * Whether a child that can't be opened because of @err is just not there.  If
+ * another node or process uses it, two disks would be made of one, and the name
+ * of a node that does not exist is a slip, so these two concern the whole disk.
+ * The core hands up no errno, but these are the only places that say so:
+ * bdrv_lookup_bs(), bdrv_a_allow_b() and, in file-posix.c,
+ * raw_check_lock_bytes().
+ */
+static bool quorum_is_away(Error *err)
+{
+    static const char *const texts[] = {
+        "Cannot find device=",
+        "Permission conflict on node",
+        "Failed to get \"",
+        "Failed to get shared \"",
+    };
+
+    for (int i = 0; i < ARRAY_SIZE(texts); i++) {
+        if (strstr(error_get_pretty(err), texts[i])) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /*
  * How many slots @options describe, or -errno with @errp set; *@occupied: how
  * many of them are given a child.
@@ -256,21 +297,83 @@ static int quorum_open_slot(BlockDriverState *bs, QDict *options, int i,
         quorum_delete_options(bs, key);
         return 0;
     }
+    if (s->opts.open_degraded) {
+        bs->open_timeout_ms = QUORUM_OPEN_TIMEOUT_MS;
+    }
     s->slots[i].child = bdrv_open_child(NULL, options, key, bs, &child_of_bds,
                                         BDRV_CHILD_DATA, false, &local_err);
     if (s->slots[i].child) {
         quorum_sync_set_present(s->sync, i, true);
         return 0;
     }
-    if (!s->opts.open_degraded || --*occupied < s->opts.threshold) {
+    if (!s->opts.open_degraded) {
         error_propagate(errp, local_err);
         return -EINVAL;
     }
-    quorum_report_vacant(i, local_err);
-    s->slots[i].error = g_strdup(error_get_pretty(local_err));
-    error_free(local_err);
-    quorum_delete_options(bs, key);
+    if (!quorum_is_away(local_err)) {
+        error_append_hint(&local_err, "open-degraded=on does without a child "
+                          "that is not there; this one is in use, or its node "
+                          "name is wrong.\n");
+        error_propagate_prepend(errp, local_err, "%s: ", key);
+        return -EINVAL;
+    }
+    if (--*occupied < s->opts.threshold) {
+        error_propagate(errp, local_err);
+        return -EINVAL;
+    }
+    quorum_leave_vacant(bs, i, local_err);
     return 0;
+}
+
+/* Whether @child could be written to, if a parent of the quorum asked for it */
+static bool GRAPH_RDLOCK quorum_can_write(BdrvChild *child, Error **errp)
+{
+    uint64_t perm = child->perm;
+    int ret = bdrv_child_try_set_perm(child, perm | BLK_PERM_WRITE,
+                                      child->shared_perm, errp);
+
+    /* Asking for less never fails. */
+    bdrv_child_try_set_perm(child, perm, child->shared_perm, NULL);
+    return ret >= 0;
+}
+
+/*
+ * Do without the children, of @occupied ones, that can be read and not written
+ * to: as long as they are there, nothing can write to the quorum.  If too few
+ * would be left, it is one that can be read.
+ */
+static void quorum_vacate_read_only(BlockDriverState *bs, int occupied)
+{
+    BDRVQuorumState *s = bs->opaque;
+    g_autofree Error **errors = g_new0(Error *, s->num_slots);
+
+    for (int i = 0; i < s->num_slots; i++) {
+        if (!s->slots[i].child) {
+            continue;
+        }
+        bdrv_graph_rdlock_main_loop();
+        quorum_can_write(s->slots[i].child, &errors[i]);
+        bdrv_graph_rdunlock_main_loop();
+        if (errors[i] && !quorum_is_away(errors[i])) {
+            /* It is told to the parent that asks for it in earnest. */
+            error_free(g_steal_pointer(&errors[i]));
+        }
+        occupied -= errors[i] != NULL;
+    }
+    for (int i = 0; i < s->num_slots; i++) {
+        if (!errors[i]) {
+            continue;
+        }
+        if (occupied < s->opts.threshold) {
+            error_free(errors[i]);
+            continue;
+        }
+        bdrv_graph_wrlock();
+        bdrv_unref_child(bs, g_steal_pointer(&s->slots[i].child));
+        bdrv_graph_wrunlock();
+        quorum_sync_set_present(s->sync, i, false);
+        quorum_leave_vacant(bs, i, errors[i]);
+    }
 }
 
 static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
@@ -314,6 +417,10 @@ static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
         if (ret < 0) {
             goto fail;
         }
+    }
+    if (s->opts.open_degraded && (flags & BDRV_O_RDWR) &&
+        !(flags & BDRV_O_INACTIVE)) {
+        quorum_vacate_read_only(bs, occupied);
     }
 
     bdrv_graph_rdlock_main_loop();

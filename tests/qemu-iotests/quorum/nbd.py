@@ -5,16 +5,22 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 
 from contextlib import contextmanager
+from enum import IntEnum
+from errno import EINVAL
 import os
 import socket
 import struct
 import threading
-from typing import Callable, Iterator, List, NamedTuple
+from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
 
 from .servers import Address
 
 READ, WRITE, DISCONNECT, FLUSH, TRIM, WRITE_ZEROES, BLOCK_STATUS = \
     0, 1, 2, 3, 4, 6, 7
+
+# What an export says of itself
+HAS_FLAGS, READ_ONLY, SEND_FLUSH, SEND_FUA, SEND_TRIM, SEND_WRITE_ZEROES, \
+    SEND_FAST_ZERO = 1, 2, 4, 8, 32, 64, 2048
 
 
 def receive(sock: socket.socket, length: int) -> bytes:
@@ -89,6 +95,22 @@ class Request(NamedTuple):
     length: int
     data: bytes
     cookie: int
+    flags: int
+
+
+class Headers(IntEnum):
+    """The forms of requests and replies; each offer includes those before"""
+    SIMPLE, STRUCTURED, EXTENDED = range(3)
+
+
+class Offer(NamedTuple):
+    """What HeldNBD offers to those that connect"""
+    flags: int = HAS_FLAGS | SEND_FLUSH | SEND_FUA
+    headers: Headers = Headers.STRUCTURED
+    block_status: bool = True
+    # Minimum, preferred and maximum, if they are told
+    block_sizes: Optional[Tuple[int, int, int]] = None
+    size: Optional[int] = None          # if it is not that of the image
 
 
 class HeldNBD:
@@ -98,11 +120,16 @@ class HeldNBD:
     A request is answered at once, unless hold(request) is true: then release()
     does what it asks for, and answers it.  Later requests don't wait for it.
     announce(offset) is called before the payload of a write is received.
+    A change of @offer is for the next connection; what it does not include is
+    refused.
     """
     # pylint: disable=too-many-instance-attributes
 
-    def __init__(self, path: str, image: bytes) -> None:
+    def __init__(self, path: str, image: bytes, offer: Offer = Offer()
+                 ) -> None:
         self.image = bytearray(image)
+        self.offer = offer
+        self.offered = 0                    # how often it was
         self.hold: Callable[[Request], bool] = lambda request: False
         self.announce: Callable[[int], None] = lambda offset: None
         self.seen: List[Request] = []       # all that have come
@@ -111,6 +138,8 @@ class HeldNBD:
         self._changed = threading.Condition()   # protects all of these
         self._listener = socket.socket(socket.AF_UNIX)
         self._client = self._listener       # there is none yet
+        self._offer = offer                 # what the client has been offered
+        self._headers = Headers.SIMPLE      # what it has chosen
         self._listener.bind(path)
         self._listener.listen()
         self._thread = threading.Thread(target=self._serve)
@@ -150,13 +179,22 @@ class HeldNBD:
         finally:
             self.release()
 
+    def disconnect(self) -> None:
+        """End the connection that there is."""
+        if self._client is not self._listener:
+            self._shutdown(self._client)
+
+    @staticmethod
+    def _shutdown(sock: socket.socket) -> None:
+        try:
+            sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
     def stop(self) -> None:
         # Wakes the thread up, wherever it waits
         for sock in self._listener, self._client:
-            try:
-                sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
+            self._shutdown(sock)
         self._thread.join()
         self._listener.close()
         os.remove(self._path)
@@ -175,35 +213,51 @@ class HeldNBD:
                     pass
 
     def _handshake(self) -> None:
-        """Fixed newstyle, with structured replies and base:allocation"""
+        """Fixed newstyle"""
+        offer = self._offer = self.offer
+        self._headers = Headers.SIMPLE
+        ack, info = 1, 3
+        size = self._size()
+        go = [(info, struct.pack('>HQH', 0, size, offer.flags)), (ack, b'')]
+        if offer.block_sizes:
+            go.insert(0, (info, struct.pack('>HIII', 3, *offer.block_sizes)))
+        replies = {7: go}
+        if offer.headers >= Headers.STRUCTURED:
+            replies[8] = [(ack, b'')]
+        if offer.headers >= Headers.EXTENDED:
+            replies[11] = [(ack, b'')]
+        if offer.block_status:
+            replies[10] = [(4, struct.pack('>I', 1) + b'base:allocation'),
+                           (ack, b'')]
+
         self._client.sendall(b'NBDMAGICIHAVEOPT' + struct.pack('>H', 3))
         receive(self._client, 4)
         option = 0
         while option != 7:
             option, length = struct.unpack('>8xII', receive(self._client, 16))
             receive(self._client, length)
-            replies = {
-                7: [(3, struct.pack('>HQH', 0, len(self.image), 0x0d)),
-                    (1, b'')],                                  # go
-                8: [(1, b'')],                                  # structured
-                10: [(4, struct.pack('>I', 1) + b'base:allocation'),
-                     (1, b'')],                                 # meta context
-            }
+            chosen = {8: Headers.STRUCTURED, 11: Headers.EXTENDED}
+            if option in chosen and option in replies:
+                self._headers = chosen[option]
             for kind, data in replies.get(option, [(0x80000001, b'')]):
                 self._client.sendall(struct.pack(
                     '>QIII', 0x3e889045565a9, option, kind, len(data)) + data)
+        with self._changed:
+            self.offered += 1
+            self._changed.notify_all()
 
     def _requests(self) -> None:
+        form = '>4xHHQQ' + ('Q' if self._headers == Headers.EXTENDED else 'I')
         while True:
-            kind, cookie, offset, length = \
-                struct.unpack('>6xHQQI', receive(self._client, 28))
+            flags, kind, cookie, offset, length = struct.unpack(
+                form, receive(self._client, struct.calcsize(form)))
             if kind == DISCONNECT:
                 return
             data = b''
             if kind == WRITE:
                 self.announce(offset)
                 data = receive(self._client, length)
-            request = Request(kind, offset, length, data, cookie)
+            request = Request(kind, offset, length, data, cookie, flags)
             with self._changed:
                 self.seen.append(request)
                 if self.hold(request):
@@ -212,17 +266,67 @@ class HeldNBD:
                     self._answer(request)
                 self._changed.notify_all()
 
+    def _size(self) -> int:
+        """The length that has been offered"""
+        size = self._offer.size
+        return len(self.image) if size is None else size
+
+    def _is_offered(self, request: Request) -> bool:
+        """Whether the client may ask for this"""
+        fua, fast_zero = 1, 16
+        needed = {FLUSH: SEND_FLUSH, TRIM: SEND_TRIM,
+                  WRITE_ZEROES: SEND_WRITE_ZEROES}.get(request.kind, 0)
+        if request.kind in (WRITE, TRIM, WRITE_ZEROES):
+            needed |= SEND_FUA * bool(request.flags & fua)
+            if self._offer.flags & READ_ONLY:
+                return False
+        if request.kind == WRITE_ZEROES and request.flags & fast_zero:
+            needed |= SEND_FAST_ZERO
+        least, _, most = self._offer.block_sizes or (1, 1, 1 << 25)
+        return not needed & ~self._offer.flags and \
+            request.offset + request.length <= self._size() and \
+            request.offset % least == request.length % least == 0 and \
+            (request.kind not in (READ, WRITE) or request.length <= most)
+
     def _answer(self, request: Request) -> None:
-        kind, data = 0, b''
         end = request.offset + request.length
+        if not self._is_offered(request):
+            self._reply(request, EINVAL)
+            return
+        data = b''
         if request.kind == READ:
-            kind = 1
-            data = struct.pack('>Q', request.offset) + \
-                self.image[request.offset:end]
+            data = bytes(self.image[request.offset:end])
         elif request.kind == WRITE:
             self.image[request.offset:end] = request.data
+        elif request.kind == WRITE_ZEROES:
+            self.image[request.offset:end] = bytes(request.length)
         elif request.kind == BLOCK_STATUS:
-            kind = 5
-            data = struct.pack('>III', 1, request.length, 0)
-        self._client.sendall(struct.pack(
-            '>IHHQI', 0x668e33ef, 1, kind, request.cookie, len(data)) + data)
+            context, count, allocated = 1, 1, 0
+            if self._headers == Headers.EXTENDED:
+                data = struct.pack('>IIQQ', context, count, request.length,
+                                   allocated)
+            else:
+                data = struct.pack('>III', context, request.length, allocated)
+        self._reply(request, 0, data)
+
+    def _reply(self, request: Request, error: int, data: bytes = b'') -> None:
+        if self._headers == Headers.SIMPLE:
+            self._client.sendall(struct.pack(
+                '>IIQ', 0x67446698, error, request.cookie) + data)
+            return
+        done, none, offset_data, status, status_ext, failed = \
+            1, 0, 1, 5, 6, 0x8001
+        kind = none
+        if error:
+            kind, data = failed, struct.pack('>IH', error, 0)
+        elif request.kind == READ:
+            kind, data = offset_data, struct.pack('>Q', request.offset) + data
+        elif request.kind == BLOCK_STATUS:
+            kind = status_ext if self._headers == Headers.EXTENDED else status
+        if self._headers == Headers.EXTENDED:
+            header = struct.pack('>IHHQQQ', 0x6e8a278c, done, kind,
+                                 request.cookie, request.offset, len(data))
+        else:
+            header = struct.pack('>IHHQI', 0x668e33ef, done, kind,
+                                 request.cookie, len(data))
+        self._client.sendall(header + data)
