@@ -10,7 +10,7 @@
 #include "qapi/error.h"
 #include "qemu/main-loop.h"
 #include "qobject/qdict.h"
-#include "block/quorum/read-locked.h"
+#include "block/quorum/scrub-chunk.h"
 #include "quorum-sim.h"
 
 /* --- the guest --- */
