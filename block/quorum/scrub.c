@@ -129,6 +129,18 @@ static void coroutine_fn quorum_scrub_tell_ranges(QuorumScrubJob *sj,
     }
 }
 
+/* Tell of the ranges that can't go on, since all before sj->offset is done. */
+static void coroutine_fn quorum_scrub_tell_ended(QuorumScrubJob *sj)
+{
+    for (int what = 0; what < QUORUM_SCRUB_FINDING__MAX; what++) {
+        const QuorumScrubRange *last = sj->last_range[what];
+
+        if (last && last->offset + last->bytes < sj->offset) {
+            quorum_scrub_tell(sj, what);
+        }
+    }
+}
+
 /* What is still to be done, as far as one can tell */
 static int64_t GRAPH_RDLOCK quorum_scrub_remaining(QuorumScrubJob *sj,
                                                    int64_t length)
@@ -220,6 +232,7 @@ quorum_scrub_advance(QuorumScrubJob *sj, int64_t bytes)
         sj->left_stale += quorum_sync_stale_sum(s->sync, sj->offset, bytes);
     }
     sj->offset += bytes;
+    quorum_scrub_tell_ended(sj);
     job_progress_update(&sj->common.job, bytes);
 }
 
