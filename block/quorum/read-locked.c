@@ -226,6 +226,7 @@ static int coroutine_fn GRAPH_RDLOCK quorum_vote_unit(QuorumLockedRead *lr,
                                voters);
         winner = quorum_prefer(lr, u);
         if (winner >= 0) {
+            quorum_reached(QUORUM_BRANCH_PREFERRED);
             trace_quorum_preferred(req->bs->node_name, winner, unit.start,
                                    size);
             memcpy(quorum_at(lr, lr->result, unit.start), lr->data[winner],

@@ -42,6 +42,7 @@ const Rates sim_rates = {
     .may_unmap = 300,
     .no_fallback = 200,
     .scrub_stale = 400,
+    .scrub_prefers = 700,
     .leaves = 300,
     .exact = 500,
 
@@ -200,6 +201,14 @@ const Kind sim_kinds[] = {
             [REQ_SCRUB] = 15,
             [REQ_RESIZE] = 40,
         },
+    }, {
+        .name = "scrub-prefers",
+        .count = 3000,
+        .max_bad = -1,
+        .damage = DAMAGE_ERRORS | DAMAGE_DEATH | DAMAGE_LIES |
+                  DAMAGE_MISDIRECTS,
+        .prefers = true,
+        .more = { [REQ_CHECK] = 4, [REQ_SCRUB] = 60 },
     },
     { .name = NULL }
 };

@@ -42,7 +42,8 @@ typedef struct Req {
     bool alone;                 /* starts when nothing else is in flight */
     int split;                  /* cells in the first piece of the vector */
     bool stale;                 /* scrub what is stale from there on */
-    int child;                  /* the slot that changes */
+    int child;                  /* the slot that changes, or is preferred */
+    bool prefers;               /* a scrub prefers that child */
     bool leaves;                /* the slot becomes vacant, if it is not */
     int length;                 /* of the disk after a resize, in cells */
     bool exact;                 /* the disk must not be longer then */
@@ -120,6 +121,7 @@ typedef struct Plan {
     X(may_unmap)                                                        \
     X(no_fallback)                                                      \
     X(scrub_stale)      /* only what is stale */                        \
+    X(scrub_prefers)    /* a child, where a kind wants that */          \
     X(leaves)           /* a child, and not replaced */                 \
     X(exact)                                                            \
     /* faults */                                                        \
@@ -156,6 +158,7 @@ typedef struct Kind {
     bool ties;                  /* writes that half of the children have */
     int more[REQ__MAX];         /* added to the weights of requests */
     bool fua;                   /* most writes are FUA, side by side */
+    bool prefers;               /* scrubs may prefer a child */
 } Kind;
 
 typedef struct Schedule {
