@@ -68,6 +68,7 @@ const char *const quorum_branch_text[QUORUM_BRANCH__MAX] = {
     [QUORUM_BRANCH_READ_SPLIT] = "read larger than the pool allows at once",
     [QUORUM_BRANCH_REPAIR] = "range repaired",
     [QUORUM_BRANCH_REPAIR_TOO_WEAK] = "no repair: the winner has no majority",
+    [QUORUM_BRANCH_PREFERRED] = "unit without a winner decided by one child",
     [QUORUM_BRANCH_REPAIR_LOST] = "repair taken back by a flush that failed",
     [QUORUM_BRANCH_WRITE_REFUSED] = "write stored by too few children",
     [QUORUM_BRANCH_WRITE_MADE_STALE] = "write made a child stale",

@@ -25,7 +25,8 @@
  * 6. Repair never goes back in time, and never guesses.  It holds the range
  *    against writes, votes again under that hold, writes from a private buffer,
  *    and only if the winner outnumbers all other children together, those
- *    that failed included.
+ *    that failed included.  Where there is no winner, an operator may say to
+ *    a scrub which child is to decide.
  * 7. One bad child is one bad child.  Whatever one child does costs that child,
  *    not the disk, while threshold others are well.
  * 8. Bounded memory.  What the driver itself holds is capped.

@@ -18,7 +18,7 @@
 #include "qemu/cutils.h"
 #include "qemu/units.h"
 #include "debug.h"
-#include "read-locked.h"
+#include "read-locked-int.h"
 #include "trace.h"
 #include "vote.h"
 #include "write.h"
@@ -30,38 +30,9 @@
 #define QUORUM_ZEROES (64 * KiB)
 QEMU_BUILD_BUG_ON(QUORUM_ZEROES % QUORUM_UNIT);
 
-/* The bytes from start to end, without the latter. */
-typedef struct QuorumRange {
-    int64_t start;
-    int64_t end;
-} QuorumRange;
-
-typedef struct QuorumLockedRead {
-    QuorumRequest *req;
-    RangeLockRequest range;
-    int64_t base;               /* where unit 0 begins, or would */
-    int units;
-
-    /* [slot * units + unit] */
-    unsigned long *stale;       /* the child has no vote there */
-    unsigned long *wrong;       /* the child has lost the vote there */
-    unsigned long *to_repair;   /* not the winner, and to be repaired */
-
-    /* [unit] */
-    unsigned long *missing;     /* a child has no answer */
-    unsigned long *weak;        /* wrong, and nothing to repair it from */
-
-    /* [slot], for the unit at hand */
-    const uint8_t **data;       /* NULL without an answer */
-    int *version;
-
-    uint8_t *result;            /* the winners; private */
-} QuorumLockedRead;
-
 /* --- units --- */
 
-/* The part of unit @u that is in the request. */
-static QuorumRange quorum_unit(const QuorumLockedRead *lr, int u)
+QuorumRange quorum_unit(const QuorumLockedRead *lr, int u)
 {
     const QuorumRequest *req = lr->req;
     int64_t start = lr->base + (int64_t)u * QUORUM_UNIT;
@@ -77,11 +48,6 @@ static QuorumRange quorum_unit(const QuorumLockedRead *lr, int u)
 static uint8_t *quorum_at(const QuorumLockedRead *lr, uint8_t *buf, int64_t pos)
 {
     return buf + (pos - lr->req->offset);
-}
-
-static long quorum_bit(const QuorumLockedRead *lr, int i, int u)
-{
-    return (long)i * lr->units + u;
 }
 
 /* --- voting --- */
@@ -168,7 +134,7 @@ static void quorum_judge_unit(QuorumLockedRead *lr, int u, int winner,
     for (int i = 0; i < req->n; i++) {
         if (req->scrub && req->answers[i].part == QUORUM_PART_EXCLUDED) {
             /* A scrub tells that the disk has lost a child. */
-            set_bit(u, lr->missing);
+            set_bit(quorum_bit(lr, i, u), lr->missing);
             set_bit(u, lr->weak);
         }
         if (!quorum_answer_is_member(&req->answers[i]) ||
@@ -178,7 +144,7 @@ static void quorum_judge_unit(QuorumLockedRead *lr, int u, int winner,
         if (lr->version[i] != QUORUM_NO_VERSION) {
             set_bit(quorum_bit(lr, i, u), lr->wrong);
         } else {
-            set_bit(u, lr->missing);
+            set_bit(quorum_bit(lr, i, u), lr->missing);
         }
         /* Promise 6: the winner must outnumber all others together. */
         if (members > voters - members) {
@@ -197,6 +163,48 @@ static bool quorum_has_unit(const QuorumLockedRead *lr, const QuorumAnswer *a,
     /* A child that is shorter says how much it has. */
     return a->ret == 0 ||
            (a->ret > 0 && unit.end - lr->req->offset <= a->ret);
+}
+
+/*
+ * Unit @u has no winner.  If one child is preferred and has a vote there, the
+ * others are to get what it holds: an operator knows more than a vote can tell.
+ * A child that is stale there, or can't be read, decides nothing (promise 3).
+ * Returns the slot of the child that decides, or QUORUM_NO_VERSION.
+ */
+static int GRAPH_RDLOCK quorum_prefer(QuorumLockedRead *lr, int u)
+{
+    QuorumRequest *req = lr->req;
+    int preferred = QUORUM_NO_VERSION;
+    int members = 0;
+
+    set_bit(u, lr->no_winner);
+    for (int i = 0; i < req->n; i++) {
+        if (!quorum_answer_is_member(&req->answers[i])) {
+            continue;
+        }
+        members++;
+        if (!lr->data[i]) {
+            set_bit(quorum_bit(lr, i, u), lr->missing);
+        } else if (lr->prefer && lr->prefer ==
+                   bdrv_skip_filters(req->answers[i].child->bs)) {
+            preferred = i;
+        }
+    }
+    if (preferred < 0 || members < req->s->opts.threshold) {
+        set_bit(u, lr->weak);
+        return QUORUM_NO_VERSION;
+    }
+    for (int i = 0; i < req->n; i++) {
+        if (!quorum_answer_is_member(&req->answers[i]) ||
+            lr->version[i] == lr->version[preferred]) {
+            continue;
+        }
+        set_bit(quorum_bit(lr, i, u), lr->to_repair);
+        if (lr->version[i] != QUORUM_NO_VERSION) {
+            set_bit(quorum_bit(lr, i, u), lr->wrong);
+        }
+    }
+    return preferred;
 }
 
 /* Vote on unit @u.  Returns 0, or -errno: no winner. */
@@ -229,9 +237,17 @@ static int coroutine_fn GRAPH_RDLOCK quorum_vote_unit(QuorumLockedRead *lr,
         winner = quorum_winner(lr->version, req->n, threshold, &members);
     }
     if (winner < 0) {
-        set_bit(u, lr->weak);
         trace_quorum_no_winner(req->bs->node_name, unit.start, size, answers,
                                voters);
+        winner = quorum_prefer(lr, u);
+        if (winner >= 0) {
+            quorum_reached(QUORUM_BRANCH_PREFERRED);
+            trace_quorum_preferred(req->bs->node_name, winner, unit.start,
+                                   size);
+            memcpy(quorum_at(lr, lr->result, unit.start), lr->data[winner],
+                   size);
+            return 0;
+        }
         if (answers < threshold) {
             return quorum_request_errno(req);
         }
@@ -267,9 +283,8 @@ static void quorum_blkverify(QuorumRequest *req)
     }
 }
 
-/* Get all the memory that a locked read needs.  False if there is none. */
-static bool coroutine_fn GRAPH_RDLOCK
-quorum_locked_read_alloc(QuorumLockedRead *lr, QuorumRequest *req)
+bool coroutine_fn quorum_locked_read_alloc(QuorumLockedRead *lr,
+                                           QuorumRequest *req)
 {
     int64_t base = QEMU_ALIGN_DOWN(req->offset, QUORUM_UNIT);
     int units = DIV_ROUND_UP(req->offset + req->bytes - base, QUORUM_UNIT);
@@ -282,7 +297,8 @@ quorum_locked_read_alloc(QuorumLockedRead *lr, QuorumRequest *req)
         .stale = bitmap_new((long)req->n * units),
         .wrong = bitmap_new((long)req->n * units),
         .to_repair = bitmap_new((long)req->n * units),
-        .missing = bitmap_new(units),
+        .missing = bitmap_new((long)req->n * units),
+        .no_winner = bitmap_new(units),
         .weak = bitmap_new(units),
         .data = g_new(const uint8_t *, req->n),
         .version = g_new(int, req->n),
@@ -294,12 +310,13 @@ quorum_locked_read_alloc(QuorumLockedRead *lr, QuorumRequest *req)
     return true;
 }
 
-static void quorum_locked_read_free(QuorumLockedRead *lr)
+void quorum_locked_read_free(QuorumLockedRead *lr)
 {
     g_free(lr->stale);
     g_free(lr->wrong);
     g_free(lr->to_repair);
     g_free(lr->missing);
+    g_free(lr->no_winner);
     g_free(lr->weak);
     g_free(lr->data);
     g_free(lr->version);
@@ -330,12 +347,7 @@ static void quorum_clip_request(QuorumLockedRead *lr)
                                           QUORUM_UNIT) : 0;
 }
 
-/*
- * Take the range, read from all children, and vote: on all units, or if
- * @all_units is not set, up to the first one that has no winner.  Returns 0, or
- * the error of the first unit without one.  The range stays held.
- */
-static int coroutine_fn GRAPH_RDLOCK
+int coroutine_fn
 quorum_locked_read_vote(QuorumLockedRead *lr, bool all_units)
 {
     QuorumRequest *req = lr->req;
@@ -360,13 +372,12 @@ quorum_locked_read_vote(QuorumLockedRead *lr, bool all_units)
     return ret;
 }
 
-static void coroutine_fn quorum_locked_read_unlock(QuorumLockedRead *lr)
+void coroutine_fn quorum_locked_read_unlock(QuorumLockedRead *lr)
 {
     range_lock_co_unlock(&lr->req->s->range_lock, &lr->range);
 }
 
-/* Report and count those that were outvoted, and have not been reported. */
-static void GRAPH_RDLOCK quorum_report_wrong(QuorumLockedRead *lr)
+void quorum_report_wrong(QuorumLockedRead *lr)
 {
     QuorumRequest *req = lr->req;
 
@@ -376,6 +387,10 @@ static void GRAPH_RDLOCK quorum_report_wrong(QuorumLockedRead *lr)
         long end = base + lr->units;
         long first = find_next_bit(lr->wrong, end, base);
 
+        /* Where one child has decided, the others were not outvoted. */
+        while (first < end && test_bit(first - base, lr->no_winner)) {
+            first = find_next_bit(lr->wrong, end, first + 1);
+        }
         if (quorum_answer_counts(a) && !a->reported && first < end) {
             trace_quorum_mismatch(req->bs->node_name, i, req->offset,
                                   req->bytes,
@@ -543,8 +558,7 @@ static int coroutine_fn GRAPH_RDLOCK quorum_repair_slot(QuorumLockedRead *lr,
     return 0;
 }
 
-/* Repair all children; returns the error of the first one that failed. */
-static int coroutine_fn GRAPH_RDLOCK quorum_repair_all(QuorumLockedRead *lr)
+int coroutine_fn quorum_repair_all(QuorumLockedRead *lr)
 {
     QuorumRequest *req = lr->req;
     long bits = (long)req->n * lr->units;
@@ -564,10 +578,9 @@ static int coroutine_fn GRAPH_RDLOCK quorum_repair_all(QuorumLockedRead *lr)
     return ret;
 }
 
-/* --- the three that need a locked read --- */
+/* --- the two that read for the guest --- */
 
-/* A request for a locked read. */
-static QuorumRequest *GRAPH_RDLOCK
+QuorumRequest *
 quorum_locked_request_new(BlockDriverState *bs, int64_t offset, int64_t bytes,
                           BdrvRequestFlags flags, const bool *reported,
                           const char *why)
@@ -637,89 +650,4 @@ void coroutine_fn quorum_repair_range(BlockDriverState *bs, int64_t offset,
     }
     quorum_locked_read_free(&lr);
     quorum_request_free(req);
-}
-
-/*
- * Add to req->scrub what has been found.  Returns false if there is something
- * that should have been repaired, and is not.
- */
-static bool quorum_add_figures(QuorumLockedRead *lr)
-{
-    QuorumRequest *req = lr->req;
-    QuorumScrub *scrub = req->scrub;
-
-    for (int u = 0; u < lr->units; u++) {
-        QuorumRange unit = quorum_unit(lr, u);
-        int64_t size = unit.end - unit.start;
-        bool missing = test_bit(u, lr->missing);
-        bool left = test_bit(u, lr->weak);
-        bool wrong = false;
-        QuorumFigures *figures;
-
-        for (int i = 0; i < req->n; i++) {
-            wrong |= test_bit(quorum_bit(lr, i, u), lr->wrong);
-            left |= scrub->repair &&
-                    test_bit(quorum_bit(lr, i, u), lr->to_repair);
-        }
-        if (!missing && !wrong && !left) {
-            continue;
-        }
-        figures = scrub->repair && !left ? &scrub->in_repaired : &scrub->left;
-        figures->mismatched += wrong ? size : 0;
-        figures->missing += missing ? size : 0;
-        figures->repaired += scrub->repair && !left ? size : 0;
-        figures->unrepairable += left ? size : 0;
-    }
-    return !scrub->repair || !scrub->left.unrepairable;
-}
-
-/* A chunk of a scrub, whose memory is there. */
-static int coroutine_fn GRAPH_RDLOCK quorum_scrub_range(QuorumLockedRead *lr)
-{
-    QuorumRequest *req = lr->req;
-    QuorumScrub *scrub = req->scrub;
-    int vote_ret, repair_ret = 0;
-
-    vote_ret = quorum_locked_read_vote(lr, true);
-    quorum_report_wrong(lr);
-    if (scrub->repair) {
-        repair_ret = quorum_repair_all(lr);
-    }
-    quorum_locked_read_unlock(lr);
-
-    if (vote_ret < 0 && !scrub->failure_reported) {
-        scrub->failure_reported = true;
-        quorum_report_failure(req, "scrub", vote_ret);
-    }
-    scrub->write_failed = repair_ret < 0;
-    if (!quorum_add_figures(lr) && !repair_ret && !vote_ret) {
-        return -EIO;
-    }
-    return repair_ret ?: vote_ret;
-}
-
-int coroutine_fn quorum_co_scrub(BlockDriverState *bs, int64_t offset,
-                                 int64_t bytes, QuorumScrub *scrub)
-{
-    QuorumRequest *req = quorum_locked_request_new(bs, offset, bytes, 0, NULL,
-                                                   "scrub");
-    QuorumLockedRead lr;
-    int ret;
-
-    scrub->in_repaired = (QuorumFigures) { 0 };
-    scrub->left = (QuorumFigures) { 0 };
-    scrub->write_failed = false;
-    req->scrub = scrub;
-    if (scrub->repair) {
-        quorum_extend_children(bs, offset + bytes, scrub);
-    }
-    if (quorum_locked_read_alloc(&lr, req)) {
-        ret = quorum_scrub_range(&lr);
-    } else {
-        scrub->left.unrepairable = bytes;
-        ret = -ENOMEM;
-    }
-    quorum_locked_read_free(&lr);
-    quorum_request_free(req);
-    return ret;
 }

@@ -22,9 +22,10 @@
 #include "qapi/error.h"
 #include "qapi/qapi-commands-block-core.h"
 #include "qapi/qapi-events-block-core.h"
+#include "qemu/bitmap.h"
 #include "qemu/stats64.h"
 #include "qemu/units.h"
-#include "read-locked.h"
+#include "scrub-chunk.h"
 #include "trace.h"
 
 /*
@@ -33,6 +34,12 @@
  */
 #define QUORUM_SCRUB_CHUNK (1 * MiB)
 QEMU_BUILD_BUG_ON(QUORUM_SCRUB_CHUNK % QUORUM_UNIT);
+
+/*
+ * How many events a scrub may send for the ranges that it finds: more than
+ * people read, and too few to flood a monitor.
+ */
+#define QUORUM_SCRUB_RANGES_MAX 1000
 
 typedef struct QuorumScrubJob {
     BlockJob common;
@@ -47,12 +54,21 @@ typedef struct QuorumScrubJob {
     int64_t offset;             /* all before it is done */
     int64_t left_stale;         /* stale bytes before offset */
 
+    /*
+     * The last range of each kind, which may go on in the next chunk, or NULL;
+     * and how many have been told.  At the end, used by the main thread.
+     */
+    QuorumScrubRange *last_range[QUORUM_SCRUB_FINDING__MAX];
+    int ranges_told;
+
     /* Atomic: the job's coroutine writes, query commands read. */
     Stat64 checked;
     Stat64 mismatched;
     Stat64 missing;
     Stat64 repaired;
+    Stat64 preferred;
     Stat64 unrepairable;
+    Stat64 ranges_omitted;
 } QuorumScrubJob;
 
 static void quorum_scrub_count(QuorumScrubJob *sj, const QuorumFigures *figures)
@@ -60,7 +76,69 @@ static void quorum_scrub_count(QuorumScrubJob *sj, const QuorumFigures *figures)
     stat64_add(&sj->mismatched, figures->mismatched);
     stat64_add(&sj->missing, figures->missing);
     stat64_add(&sj->repaired, figures->repaired);
+    stat64_add(&sj->preferred, figures->preferred);
     stat64_add(&sj->unrepairable, figures->unrepairable);
+}
+
+/* Tell of the last range of the kind @what, which is complete. */
+static void quorum_scrub_tell(QuorumScrubJob *sj, QuorumScrubFinding what)
+{
+    QuorumScrubRange *range = g_steal_pointer(&sj->last_range[what]);
+    strList *children = NULL, **tail = &children;
+
+    if (range && sj->ranges_told == QUORUM_SCRUB_RANGES_MAX) {
+        stat64_add(&sj->ranges_omitted, 1);
+    } else if (range) {
+        for (int i = find_first_bit(range->children, range->n); i < range->n;
+             i = find_next_bit(range->children, range->n, i + 1)) {
+            QAPI_LIST_APPEND(tail, quorum_child_name(i));
+        }
+        qapi_event_send_quorum_scrub_range(sj->common.job.id, range->offset,
+                                           range->bytes, what, range->winner,
+                                           children);
+        qapi_free_strList(children);
+        sj->ranges_told++;
+    }
+    quorum_scrub_range_free(range);
+}
+
+/*
+ * Tell of the ranges that have been found, but for the last one of each kind.
+ * If the chunk is to be @repeated, what has not been repaired will be found
+ * once more.
+ */
+static void coroutine_fn quorum_scrub_tell_ranges(QuorumScrubJob *sj,
+                                                  bool repeated)
+{
+    for (int what = 0; what < QUORUM_SCRUB_FINDING__MAX; what++) {
+        GPtrArray *ranges = sj->scrub.ranges[what];
+
+        for (guint i = 0; i < ranges->len; i++) {
+            QuorumScrubRange *range = g_ptr_array_index(ranges, i);
+            QuorumScrubRange *last = sj->last_range[what];
+
+            if ((repeated && range->left) ||
+                (last && quorum_scrub_range_extend(last, range))) {
+                continue;
+            }
+            quorum_scrub_tell(sj, what);
+            sj->last_range[what] = range;
+            ranges->pdata[i] = NULL;
+        }
+        g_ptr_array_set_size(ranges, 0);
+    }
+}
+
+/* Tell of the ranges that can't go on, since all before sj->offset is done. */
+static void coroutine_fn quorum_scrub_tell_ended(QuorumScrubJob *sj)
+{
+    for (int what = 0; what < QUORUM_SCRUB_FINDING__MAX; what++) {
+        const QuorumScrubRange *last = sj->last_range[what];
+
+        if (last && last->offset + last->bytes < sj->offset) {
+            quorum_scrub_tell(sj, what);
+        }
+    }
 }
 
 /* What is still to be done, as far as one can tell */
@@ -145,6 +223,7 @@ static void coroutine_fn GRAPH_UNLOCKED
 quorum_scrub_advance(QuorumScrubJob *sj, int64_t bytes)
 {
     quorum_scrub_count(sj, &sj->scrub.left);
+    quorum_scrub_tell_ranges(sj, false);
     stat64_add(&sj->checked, bytes);
     if (sj->sync == QUORUM_SCRUB_SYNC_STALE) {
         BDRVQuorumState *s = sj->bs->opaque;
@@ -153,6 +232,7 @@ quorum_scrub_advance(QuorumScrubJob *sj, int64_t bytes)
         sj->left_stale += quorum_sync_stale_sum(s->sync, sj->offset, bytes);
     }
     sj->offset += bytes;
+    quorum_scrub_tell_ended(sj);
     job_progress_update(&sj->common.job, bytes);
 }
 
@@ -236,6 +316,7 @@ static int coroutine_fn quorum_scrub_run(Job *job, Error **errp)
         if (ret < 0) {
             action = quorum_scrub_action(sj, ret, error == 0);
             if (action == BLOCK_ERROR_ACTION_STOP) {
+                quorum_scrub_tell_ranges(sj, true);
                 continue;
             }
             error = error ?: ret;
@@ -258,11 +339,70 @@ static int coroutine_fn quorum_scrub_run(Job *job, Error **errp)
 }
 
 /*
+ * The children of @bs that could be preferred, for an error message.  Owned by
+ * the caller.
+ */
+static char *GRAPH_RDLOCK quorum_scrub_candidates(BlockDriverState *bs)
+{
+    BDRVQuorumState *s = bs->opaque;
+    GString *names = g_string_new(NULL);
+
+    for (int i = 0; i < s->num_slots; i++) {
+        if (quorum_is_member(s, i)) {
+            g_autofree char *name = quorum_child_name(i);
+
+            g_string_append_printf(names, "%s%s", names->len ? ", " : "", name);
+        }
+    }
+    return g_string_free(names, false);
+}
+
+/*
+ * The node, without filters, of the child @name of @bs; the caller gets a
+ * reference.  NULL with @errp set if the child can't be preferred.
+ */
+static BlockDriverState *quorum_scrub_find_preferred(BlockDriverState *bs,
+                                                     const char *name,
+                                                     Error **errp)
+{
+    BDRVQuorumState *s = bs->opaque;
+    const char *node = bdrv_get_node_name(bs);
+    g_autofree char *candidates = NULL;
+    BlockDriverState *found;
+    int i;
+
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+    for (i = 0; i < s->num_slots; i++) {
+        g_autofree char *child = quorum_child_name(i);
+
+        if (!strcmp(child, name)) {
+            break;
+        }
+    }
+    if (i < s->num_slots && quorum_is_member(s, i)) {
+        found = bdrv_skip_filters(s->slots[i].child->bs);
+        bdrv_ref(found);
+        return found;
+    }
+    candidates = quorum_scrub_candidates(bs);
+    error_setg(errp, "Cannot prefer '%s' of node '%s': %s; what can be "
+               "preferred is: %s", name, node,
+               i == s->num_slots ? "there is no such child" :
+               !s->slots[i].child ? "the slot is vacant" :
+               "the child is excluded, its length is not the node's",
+               candidates);
+    return NULL;
+}
+
+/*
  * A scrub of @bs, which may be any node, is about to start; with @repair the
  * children get the permission to be written to as soon as permissions are
- * refreshed.  Returns false, with @errp set, if that can't be.
+ * refreshed.  If @prefer is not NULL, @preferred is set to the node of that
+ * child, as above.  Returns false, with @errp set, if that can't be.
  */
-static bool quorum_scrub_begin(BlockDriverState *bs, bool repair, Error **errp)
+static bool quorum_scrub_begin(BlockDriverState *bs, bool repair,
+                               const char *prefer, BlockDriverState **preferred,
+                               Error **errp)
 {
     const char *name = bdrv_get_node_name(bs);
     BDRVQuorumState *s;
@@ -291,6 +431,15 @@ static bool quorum_scrub_begin(BlockDriverState *bs, bool repair, Error **errp)
     if (repair && bdrv_is_read_only(bs)) {
         error_setg(errp, "Cannot repair node '%s': it is read-only; use "
                    "repair=false, or reopen it with read-only=off", name);
+        return false;
+    }
+    if (prefer && !repair) {
+        error_setg(errp, "Parameter 'prefer' needs repair=true: what '%s' "
+                   "holds would be written over the other children", prefer);
+        return false;
+    }
+    *preferred = prefer ? quorum_scrub_find_preferred(bs, prefer, errp) : NULL;
+    if (prefer && !*preferred) {
         return false;
     }
     bdrv_graph_rdlock_main_loop();
@@ -332,7 +481,9 @@ static void quorum_scrub_describe(QuorumScrubJob *sj,
         .mismatched_bytes = stat64_get(&sj->mismatched),
         .missing_bytes = stat64_get(&sj->missing),
         .repaired_bytes = stat64_get(&sj->repaired),
+        .preferred_bytes = stat64_get(&sj->preferred),
         .unrepairable_bytes = stat64_get(&sj->unrepairable),
+        .ranges_omitted = stat64_get(&sj->ranges_omitted),
     };
 }
 
@@ -348,8 +499,13 @@ static void quorum_scrub_clean(Job *job)
     QuorumScrubCompleted info = { 0 };
 
     quorum_scrub_end(sj->bs);
+    bdrv_unref(sj->scrub.prefer);
     trace_quorum_scrub_end(sj->bs->node_name, job->ret);
 
+    for (int what = 0; what < QUORUM_SCRUB_FINDING__MAX; what++) {
+        quorum_scrub_tell(sj, what);
+    }
+    quorum_scrub_ranges_free(&sj->scrub);
     quorum_scrub_describe(sj, qapi_QuorumScrubCompleted_base(&info));
     info.id = job->id;
     WITH_JOB_LOCK_GUARD() {
@@ -375,12 +531,13 @@ static const BlockJobDriver quorum_scrub_job_driver = {
 void qmp_quorum_scrub(const char *job_id, const char *node,
                       bool has_repair, bool repair,
                       bool has_sync, QuorumScrubSync sync,
+                      const char *prefer,
                       bool has_speed, int64_t speed,
                       bool has_on_error, BlockdevOnError on_error,
                       bool has_auto_finalize, bool auto_finalize,
                       bool has_auto_dismiss, bool auto_dismiss, Error **errp)
 {
-    BlockDriverState *bs;
+    BlockDriverState *bs, *preferred;
     QuorumScrubJob *sj;
     int flags = JOB_DEFAULT;
     bool named;
@@ -412,7 +569,7 @@ void qmp_quorum_scrub(const char *job_id, const char *node,
     }
 
     /* The children's permissions are refreshed by what comes next. */
-    if (!quorum_scrub_begin(bs, repair, errp)) {
+    if (!quorum_scrub_begin(bs, repair, prefer, &preferred, errp)) {
         return;
     }
     sj = block_job_create(job_id, &quorum_scrub_job_driver, NULL, bs,
@@ -420,6 +577,7 @@ void qmp_quorum_scrub(const char *job_id, const char *node,
                           has_speed ? speed : 0, flags, NULL, NULL, errp);
     if (!sj) {
         quorum_scrub_end(bs);
+        bdrv_unref(preferred);
         return;
     }
     /* Nothing that is done to the node meanwhile harms a scrub. */
@@ -429,12 +587,16 @@ void qmp_quorum_scrub(const char *job_id, const char *node,
     sj->sync = has_sync ? sync : QUORUM_SCRUB_SYNC_FULL;
     sj->on_error = has_on_error ? on_error : BLOCKDEV_ON_ERROR_REPORT;
     sj->scrub.repair = repair;
+    sj->scrub.prefer = preferred;
+    quorum_scrub_ranges_init(&sj->scrub);
     stat64_init(&sj->checked, 0);
     stat64_init(&sj->mismatched, 0);
     stat64_init(&sj->missing, 0);
     stat64_init(&sj->repaired, 0);
+    stat64_init(&sj->preferred, 0);
     stat64_init(&sj->unrepairable, 0);
+    stat64_init(&sj->ranges_omitted, 0);
     trace_quorum_scrub_start(bs->node_name, repair,
-                             QuorumScrubSync_str(sj->sync));
+                             QuorumScrubSync_str(sj->sync), prefer ?: "");
     job_start(&sj->common.job);
 }

@@ -84,6 +84,94 @@ static void check_overlap(const Op *op)
     }
 }
 
+/* What @c has said of all of @mask since @start, or NULL if that may vary */
+static const uint8_t *definite_answer(const Child *c, uint64_t mask, int start)
+{
+    const uint8_t *said = NULL;
+
+    for (int i = sim.seen.num_answers - 1; i >= 0; i--) {
+        const Answer *a = &sim.seen.answers[i];
+
+        if (a->time < start) {
+            break;
+        }
+        if (a->child != c->index || !(a->mask & mask)) {
+            continue;
+        }
+        if (a->ret < 0 || mask & ~a->mask) {
+            return NULL;
+        }
+        for (uint64_t m = said ? mask : 0; m; m &= m - 1) {
+            if (a->val[ctz64(m)] != said[ctz64(m)]) {
+                return NULL;
+            }
+        }
+        said = a->val;
+    }
+    return sim_may_be_stale(c, mask) ? NULL : said;
+}
+
+/* Whether a vote on @unit that began after @start certainly had a winner */
+static bool had_winner(int unit, int start)
+{
+    uint64_t mask = sim_unit_mask(unit) & sim_cells_mask(0, sim.guest.length);
+    const uint8_t *said[MAX_CHILDREN];
+
+    if (sim.seen.num_answers == MAX_ANSWERS) {
+        return false;
+    }
+    for (int n = 0; n < sim.s->num_children; n++) {
+        said[n] = definite_answer(&sim.child[n], mask, start);
+    }
+    for (int n = 0; n < sim.s->num_children; n++) {
+        int members = 0;
+
+        for (int other = 0; said[n] && other < sim.s->num_children; other++) {
+            bool same = said[other];
+
+            for (uint64_t m = same ? mask : 0; m; m &= m - 1) {
+                same &= said[n][ctz64(m)] == said[other][ctz64(m)];
+            }
+            members += same;
+        }
+        if (members >= sim.s->threshold &&
+            members > sim.s->num_children - members) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/*
+ * Whether @op, which is not what enough children say of @unit, is what a child
+ * says that a scrub prefers; there must have been no winner then.
+ */
+static bool is_preferred(const Op *op, int unit)
+{
+    for (int i = 0; i < sim.guest.next_req; i++) {
+        Req *r = &sim.s->reqs[i];
+        Child *c = &sim.child[r->child];
+        bool said = r->prefers && r->end == NEVER &&
+                    r->mask & sim_unit_mask(unit) &&
+                    (!c->stale_since[unit] || c->stale_since[unit] > r->start);
+
+        for (uint64_t m = sim_unit_mask(unit) & op->cover; m && said;
+             m &= m - 1) {
+            said = has_said(c, ctz64(m), op->val[ctz64(m)], r->start);
+        }
+        if (said) {
+            if (had_winner(unit, r->start)) {
+                sim_violation(CHECK_REPAIR, "op %d: scrub %d lets child %d "
+                              "decide in unit %d, which has a winner", op->id,
+                              r->id, c->index, unit);
+            }
+            sim.seen.decided |= sim_unit_mask(unit);
+            return true;
+        }
+    }
+    return false;
+}
+
 static void check_repair(Op *op)
 {
     Child *c = op->child;
@@ -106,7 +194,8 @@ static void check_repair(Op *op)
             continue;
         }
         repair_votes(op, u, &winners, &others);
-        if (winners < sim.s->threshold || winners <= others) {
+        if ((winners < sim.s->threshold || winners <= others) &&
+            !is_preferred(op, u)) {
             sim_violation(CHECK_REPAIR, "op %d: a repair of unit %d with what "
                           "only %d children say, and %d do not", op->id, u,
                           winners, others);
@@ -128,6 +217,7 @@ void sim_check_stored(const Op *op, int cell)
 
     if (op->repair && !sim_is_liar(c, cell) &&
         op->val[cell] != c->image[cell] &&
+        !(sim.seen.decided & BIT_ULL(cell)) &&
         !sim_permitted(cell, op->val[cell], sim.now, sim.now,
                        sim.faults.power_cut)) {
         sim_violation(CHECK_REPAIR,
@@ -166,7 +256,8 @@ static void check_write(Req *r)
  */
 static void check_durable(uint64_t cells, int start)
 {
-    cells &= sim_cells_mask(0, sim_usable_cells()) & ~sim.seen.cut_in_vain;
+    cells &= sim_cells_mask(0, sim_usable_cells()) & ~sim.seen.cut_in_vain &
+             ~sim.seen.decided;
     for (uint64_t m = cells; m; m &= m - 1) {
         int i = ctz64(m);
         int count = sim_count_gone(i, start);
@@ -301,6 +392,12 @@ static bool check_read_cell(Req *r, int cell, uint8_t value)
                  r->start < sim.faults.lost_until)) {
         return true;
     }
+    if (sim.seen.decided & BIT_ULL(cell)) {
+        if (!fifo && !sim.faults.power_cut) {
+            check_voted(r, cell, value);
+        }
+        return true;
+    }
     if (!sim_permitted(cell, value, r->start, r->end, sim.faults.power_cut)) {
         sim_violation(sim.faults.power_cut ? CHECK_DURABLE :
                       fifo && sim_any_drops() ? CHECK_FIFO : CHECK_SILENT,
@@ -342,7 +439,8 @@ static void check_read(Req *r)
 void sim_check_zeroes(Req *r, int num)
 {
     for (int i = r->cell; i < r->cell + num; i++) {
-        bool zeroes = sim.s->liars[sim_cell_unit(i)];
+        bool zeroes = sim.s->liars[sim_cell_unit(i)] ||
+                      sim.seen.decided & BIT_ULL(i);
 
         for (int id = 0; id < sim.guest.next_req; id++) {
             zeroes |= sim_is_zeroes(TAG_REQ + id) &&
@@ -383,7 +481,8 @@ static void check_alike(Req *r)
                               sim_value_text(model->image[i]), model->index,
                               sim_value_text(c->image[i]), n);
             }
-            if (!sim_permitted(i, c->image[i], r->start, sim.now, false)) {
+            if (!(sim.seen.decided & BIT_ULL(i)) &&
+                !sim_permitted(i, c->image[i], r->start, sim.now, false)) {
                 sim_violation(CHECK_SCRUB, "after scrub %d cell %d has %s on "
                               "child %d", r->id, i,
                               sim_value_text(c->image[i]), n);

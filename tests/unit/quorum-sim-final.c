@@ -157,6 +157,9 @@ void sim_check_linear(void)
         return;
     }
     for (int cell = 0; cell < MAX_CELLS; cell++) {
+        if (sim.seen.decided & BIT_ULL(cell)) {
+            continue;
+        }
         sim.seen.first_end[cell][TAG_INIT] = 0;
         for (int i = 0; i < sim.guest.next_req; i++) {
             Req *r = &sim.s->reqs[i];

@@ -43,6 +43,7 @@ const Rates sim_rates = {
     .may_unmap = 300,
     .no_fallback = 200,
     .scrub_stale = 400,
+    .scrub_prefers = 700,
     .leaves = 300,
     .exact = 500,
     .grows = 400,
@@ -219,6 +220,14 @@ const Kind sim_kinds[] = {
             [REQ_RESIZE] = 5,
         },
         .grows = true,
+    }, {
+        .name = "scrub-prefers",
+        .count = 3000,
+        .max_bad = -1,
+        .damage = DAMAGE_ERRORS | DAMAGE_DEATH | DAMAGE_LIES |
+                  DAMAGE_MISDIRECTS,
+        .prefers = true,
+        .more = { [REQ_CHECK] = 4, [REQ_SCRUB] = 60 },
     },
     { .name = NULL }
 };

@@ -10,7 +10,7 @@
 #include "qapi/error.h"
 #include "qemu/main-loop.h"
 #include "qobject/qdict.h"
-#include "block/quorum/read-locked.h"
+#include "block/quorum/scrub-chunk.h"
 #include "quorum-sim.h"
 
 /* --- the guest --- */
@@ -56,7 +56,10 @@ static int coroutine_fn guest_scrub(Req *r)
 {
     BlockDriverState *bs = blk_bs(sim.node.blk);
     BDRVQuorumState *s = bs->opaque;
-    QuorumScrub scrub = { .repair = r->type == REQ_SCRUB };
+    QuorumScrub scrub = {
+        .repair = r->type == REQ_SCRUB,
+        .prefer = r->prefers ? sim.child[r->child].bs : NULL,
+    };
     int64_t size = sim.s->cell_bytes;
     int64_t start = r->cell * size, bytes = r->num * size;
     int64_t most = piece_bytes();
@@ -91,8 +94,9 @@ static void trace_start(const Req *r)
     } else if (r->type == REQ_FLUSH) {
         sim_trace("flush %d", r->id);
     } else {
-        sim_trace("%s %d: cells %d-%d%s%s%s", sim_req_name[r->type], r->id,
+        sim_trace("%s %d: cells %d-%d%s%s%s%s", sim_req_name[r->type], r->id,
                   r->cell, r->cell + r->num - 1,
+                  r->prefers ? " prefers a child" : "",
                   r->flags & BDRV_REQ_FUA ? " fua" : "",
                   r->flags & BDRV_REQ_MAY_UNMAP ? " may-unmap" : "",
                   r->flags & BDRV_REQ_NO_FALLBACK ? " no-fallback" : "");
@@ -402,6 +406,7 @@ static void reset(Schedule *s, bool record, bool with_trace)
     sim.seen.num_answers = sim.seen.num_changes = 0;
     sim.seen.cut_in_vain = 0;
     memset(sim.seen.grown_at, 0, sizeof(sim.seen.grown_at));
+    sim.seen.decided = 0;
     memset(&sim.faults, 0, sizeof(sim.faults));
     g_free(sim.verdict.text);
     if (sim.verdict.trace) {

@@ -152,6 +152,10 @@ static void make_request(Schedule *s, uint64_t *rng)
         break;
     case REQ_SCRUB:
         r->stale = rng_hit(rng, rates->scrub_stale);
+        if (s->kind->prefers) {
+            r->prefers = rng_hit(rng, rates->scrub_prefers);
+            r->child = rng_below(rng, s->num_children);
+        }
         break;
     default:
         break;

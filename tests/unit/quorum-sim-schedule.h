@@ -44,7 +44,8 @@ typedef struct Req {
     bool grows;                 /* begins so far behind the end of the disk */
     int ahead;
     bool stale;                 /* scrub what is stale from there on */
-    int child;                  /* the slot that changes */
+    int child;                  /* the slot that changes, or is preferred */
+    bool prefers;               /* a scrub prefers that child */
     bool leaves;                /* the slot becomes vacant, if it is not */
     int length;                 /* of the disk after a resize, in cells */
     bool exact;                 /* the disk must not be longer then */
@@ -128,6 +129,7 @@ typedef struct Plan {
     X(may_unmap)                                                        \
     X(no_fallback)                                                      \
     X(scrub_stale)      /* only what is stale */                        \
+    X(scrub_prefers)    /* a child, where a kind wants that */          \
     X(leaves)           /* a child, and not replaced */                 \
     X(exact)                                                            \
     X(grows)            /* a write, behind the end */                   \
@@ -166,6 +168,7 @@ typedef struct Kind {
     int more[REQ__MAX];         /* added to the weights of requests */
     bool fua;                   /* most writes are FUA, side by side */
     bool grows;                 /* some writes are behind the end */
+    bool prefers;               /* scrubs may prefer a child */
 } Kind;
 
 typedef struct Schedule {

@@ -187,6 +187,8 @@ typedef struct Sim {
         /* Cells that a resize which failed would have cut off */
         uint64_t cut_in_vain;
         int grown_at[MAX_CELLS];        /* when a cell came into sight */
+        /* Cells that a scrub which prefers a child may have filled anyhow */
+        uint64_t decided;
         /* By cell and value: first end and last start of its requests */
         int first_end[MAX_CELLS][NUM_VALUES];
         int last_start[MAX_CELLS][NUM_VALUES];
