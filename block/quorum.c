@@ -628,6 +628,7 @@ static BlockDriver bdrv_quorum = {
     .bdrv_child_perm            = quorum_child_perm,
     .bdrv_recurse_can_replace   = quorum_recurse_can_replace,
     .bdrv_recurse_can_snapshot  = quorum_recurse_can_snapshot,
+    .bdrv_can_lose_child        = quorum_can_lose_child,
     .bdrv_add_child_tran        = quorum_add_child,
     .bdrv_del_child_tran        = quorum_del_child,
 

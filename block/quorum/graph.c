@@ -159,6 +159,25 @@ bool quorum_recurse_can_snapshot(BlockDriverState *bs)
     return false;
 }
 
+bool quorum_can_lose_child(BlockDriverState *bs, BdrvChild *child)
+{
+    BDRVQuorumState *s = bs->opaque;
+    int well = 0;
+
+    for (int i = 0; i < s->num_slots; i++) {
+        BdrvChild *c = s->slots[i].child;
+
+        /*
+         * Excluded ones are looked at again when an image becomes active; until
+         * then they are not stale.
+         */
+        well += c && c != child && bdrv_is_inserted(c->bs) &&
+                !quorum_sync_is_rebuilding(s->sync, i) &&
+                !quorum_sync_stale_bytes(s->sync, i);
+    }
+    return well >= s->opts.threshold;
+}
+
 /* --- children that come and go --- */
 
 /* What is put back if a change of the children fails */

@@ -46,6 +46,7 @@ quorum_child_perm(BlockDriverState *bs, BdrvChild *c, BdrvChildRole role,
 bool GRAPH_RDLOCK quorum_recurse_can_replace(BlockDriverState *bs,
                                              BlockDriverState *to_replace);
 bool GRAPH_RDLOCK quorum_recurse_can_snapshot(BlockDriverState *bs);
+bool GRAPH_RDLOCK quorum_can_lose_child(BlockDriverState *bs, BdrvChild *child);
 
 int GRAPH_WRLOCK
 quorum_add_child(BlockDriverState *bs, const char *name, BlockDriverState *node,

@@ -136,6 +136,21 @@ class Daemon(iotests.QemuStorageDaemon):
         if self._p is not None:
             self.stop(signal.SIGKILL if hard else signal.SIGTERM)
 
+    def end(self, by_command: bool) -> int:
+        """Let the daemon end by 'quit' or SIGTERM; return its exit status."""
+        process = self._p
+        assert process
+        if by_command:
+            self.cmd('quit')
+        else:
+            process.send_signal(signal.SIGTERM)
+        try:
+            self.get_qmp().get_events(wait=30.0)
+            self.stop()
+        except (EOFError, ConnectionResetError):
+            pass
+        return process.wait()
+
 
 class QuorumNodeTestCase(iotests.QMPTestCase, QuorumCommands):
     """A QEMU, or a storage daemon, with a quorum node 'q'"""
@@ -423,3 +438,50 @@ class SlowChildrenTestCase(QuorumNodeTestCase):
                 data = file.read()
             first = first or data
             self.assertTrue(data == first, f'replicas 0 and {i} differ')
+
+
+class MigrationTestCase(QuorumTestCase):
+    """A disk on images that both sides of a migration open"""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.channel = os.path.join(iotests.sock_dir, 'migration.sock')
+        self.source = self.vm
+        self.target = iotests.VM(path_suffix='-target')
+        self.target.add_incoming('defer')
+        self.addCleanup(self.end)
+        self.target.launch()
+
+    def end(self) -> None:
+        for vm in (self.source, self.target):
+            vm.shutdown(hard=True)
+        for i in range(self.replicas):
+            iotests.try_remove(image(i))
+        iotests.try_remove(self.channel)
+
+    def plug(self, vm: iotests.VM, **options: Any) -> None:
+        self.vm = vm
+        self.add_quorum(export=False, **options)
+        self.add_disk()
+
+    def add_disk(self) -> None:
+        self.vm.cmd('device_add', {'driver': 'virtio-blk-pci', 'id': 'disk',
+                                   'drive': 'q', 'addr': '4'})
+
+    def guest(self, command: str) -> None:
+        """Let the device do something."""
+        result = self.vm.hmp_qemu_io('/machine/peripheral/disk/virtio-backend',
+                                     command, qdev=True)
+        self.assertNotRegex(result['return'], '[Ee]rror|failed')
+
+    def migrate(self) -> None:
+        self.target.cmd('migrate-incoming', {'uri': f'unix:{self.channel}'})
+        self.source.cmd('migrate', {'uri': f'unix:{self.channel}'})
+        with iotests.Timeout(30, 'the migration hangs'):
+            for vm, states in ((self.source, ['postmigrate']),
+                               (self.target, ['running', 'paused'])):
+                while vm.cmd('query-status')['status'] not in states:
+                    migration = self.source.cmd('query-migrate')
+                    self.assertNotEqual(migration.get('status'), 'failed',
+                                        migration)
+        self.vm = self.target
