@@ -1,5 +1,5 @@
 /*
- * Quorum block driver: opening, closing, creating, limits, the driver table
+ * Quorum block driver: opening, closing, creating, the driver table
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
@@ -291,12 +291,19 @@ static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
 
     bdrv_graph_rdlock_main_loop();
     ret = quorum_vote_length(bs, errp);
-    quorum_refresh_flags(bs);
     bdrv_graph_rdunlock_main_loop();
     if (ret < 0) {
         goto fail;
     }
+    /*
+     * FUA and MAY_UNMAP the core emulates or drops for each child.  Whether the
+     * children can do the others may change without this node's being told, so
+     * it is found out for each request (quorum_supported_flags()).
+     */
     bs->supported_write_flags = BDRV_REQ_FUA | BDRV_REQ_WRITE_UNCHANGED;
+    bs->supported_zero_flags = bs->supported_write_flags |
+                               BDRV_REQ_MAY_UNMAP | BDRV_REQ_NO_FALLBACK;
+    bs->supported_truncate_flags = BDRV_REQ_ZERO_WRITE;
     return 0;
 
 fail:
@@ -384,35 +391,6 @@ quorum_co_create_opts(BlockDriver *drv, const char *filename, QemuOpts *opts,
     return ret;
 }
 
-/* --- limits --- */
-
-/*
- * Limits of the children for writing zeroes, which the core does not hand up:
- * zeroes are split here, for all children alike, so that a child that can't
- * write such a part efficiently has not done some of it.
- */
-static void GRAPH_RDLOCK quorum_refresh_limits(BlockDriverState *bs,
-                                               Error **errp)
-{
-    BDRVQuorumState *s = bs->opaque;
-    uint32_t alignment = bs->bl.request_alignment;
-    int64_t most = 0;
-
-    for (int i = 0; i < s->num_slots; i++) {
-        BdrvChild *child = s->slots[i].child;
-        BlockDriverState *p;
-
-        for (p = child ? child->bs : NULL; p; p = bdrv_primary_bs(p)) {
-            alignment = MAX(alignment, MAX(p->bl.pwrite_zeroes_alignment,
-                                           p->bl.request_alignment));
-            most = MIN_NON_ZERO(most, p->bl.max_pwrite_zeroes);
-        }
-    }
-    bs->bl.pwrite_zeroes_alignment = alignment;
-    bs->bl.max_pwrite_zeroes = most ? MAX(QEMU_ALIGN_DOWN(most, alignment),
-                                          alignment) : 0;
-}
-
 /* --- describing --- */
 
 /*
@@ -489,7 +467,6 @@ static BlockDriver bdrv_quorum = {
     .bdrv_get_specific_stats    = quorum_get_stats,
     .bdrv_get_specific_info     = quorum_get_specific_info,
 
-    .bdrv_refresh_limits        = quorum_refresh_limits,
     .bdrv_child_perm            = quorum_child_perm,
     .bdrv_recurse_can_replace   = quorum_recurse_can_replace,
     .bdrv_recurse_can_snapshot  = quorum_recurse_can_snapshot,

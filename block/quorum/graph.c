@@ -41,32 +41,6 @@ void quorum_slots_free(QuorumSlot *slots, int n)
     g_free(slots);
 }
 
-/*
- * A child that lacks an efficient write-zeroes gets ordinary zeroes written, so
- * NO_FALLBACK can be promised only if all have it; FUA and MAY_UNMAP the core
- * emulates or drops for each child.
- */
-void quorum_refresh_flags(BlockDriverState *bs)
-{
-    BDRVQuorumState *s = bs->opaque;
-    BdrvRequestFlags zero_flags = BDRV_REQ_FUA | BDRV_REQ_MAY_UNMAP |
-                                  BDRV_REQ_WRITE_UNCHANGED |
-                                  BDRV_REQ_NO_FALLBACK;
-    BdrvRequestFlags truncate_flags = BDRV_REQ_ZERO_WRITE;
-
-    for (int i = 0; i < s->num_slots; i++) {
-        BdrvChild *child = s->slots[i].child;
-
-        if (quorum_is_member(s, i)) {
-            zero_flags &= ~BDRV_REQ_NO_FALLBACK |
-                          child->bs->supported_zero_flags;
-            truncate_flags &= child->bs->supported_truncate_flags;
-        }
-    }
-    bs->supported_zero_flags = zero_flags;
-    bs->supported_truncate_flags = truncate_flags;
-}
-
 /* --- the graph around us --- */
 
 void quorum_child_perm(BlockDriverState *bs, BdrvChild *c, BdrvChildRole role,
@@ -151,8 +125,6 @@ typedef struct QuorumChange {
     int *from;                  /* [slot]: which slot it was, or -1 */
     QuorumSyncChange *sync;
     QuorumOptions opts;
-    BdrvRequestFlags zero_flags;
-    BdrvRequestFlags truncate_flags;
 } QuorumChange;
 
 /*
@@ -224,9 +196,6 @@ static void GRAPH_WRLOCK quorum_change_abort(void *opaque)
     quorum_change_slots_end(s, change, false);
     trace_quorum_change_end(bs->node_name, s->num_slots, s->opts.threshold,
                             false);
-    /* The children that come back are not attached again yet. */
-    bs->supported_zero_flags = change->zero_flags;
-    bs->supported_truncate_flags = change->truncate_flags;
 }
 
 static TransactionActionDrv quorum_change_drv = {
@@ -368,8 +337,6 @@ int quorum_change_children(BlockDriverState *bs, const QuorumOptions *opts,
     *change = (QuorumChange) {
         .bs = bs,
         .opts = s->opts,
-        .zero_flags = bs->supported_zero_flags,
-        .truncate_flags = bs->supported_truncate_flags,
     };
     quorum_change_slots(s, change, from, children, n);
     s->opts = *opts;
@@ -383,7 +350,6 @@ int quorum_change_children(BlockDriverState *bs, const QuorumOptions *opts,
             quorum_sync_set_rebuilding(s->sync, i);
         }
     }
-    quorum_refresh_flags(bs);
     tran_add(tran, &quorum_change_drv, change);
     return 0;
 }

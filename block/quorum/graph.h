@@ -22,9 +22,6 @@
 QuorumSlot *quorum_slots_new(int n);
 void quorum_slots_free(QuorumSlot *slots, int n);
 
-/* The children have changed: set the supported flags of @bs. */
-void GRAPH_RDLOCK quorum_refresh_flags(BlockDriverState *bs);
-
 /*
  * The options are @opts from now on, and the children the @n @nodes, in their
  * slots; NULL makes a slot vacant.  What is known of a node moves with it; a

@@ -134,11 +134,17 @@ int coroutine_fn quorum_co_truncate(BlockDriverState *bs, int64_t offset,
     BDRVQuorumState *s = bs->opaque;
     int64_t old_length = quorum_length(bs);
     int64_t start = MIN(old_length, offset);
+    BdrvRequestFlags zero_flags, truncate_flags;
     QuorumRequest *req;
     RangeLockRequest range;
     int ret = 0;
 
     assert(offset >= 0);
+    quorum_supported_flags(s, &zero_flags, &truncate_flags);
+    if (flags & ~truncate_flags) {
+        error_setg(errp, "Block driver does not support requested flags");
+        return -ENOTSUP;
+    }
     req = quorum_request_new(bs, start, MAX(old_length, offset) - start, NULL,
                              flags);
     req->resize.length = offset;

@@ -34,6 +34,15 @@ void coroutine_fn quorum_write_unlock(QuorumRequest *req,
  */
 bool GRAPH_RDLOCK quorum_collect_missed(QuorumRequest *req);
 
+/*
+ * Which flags all members support, of zero writes and of resizes.  Both, and
+ * the limits of the children, may change whenever a node below a child is
+ * replaced or reopened, of which the parents are not told.
+ */
+void GRAPH_RDLOCK quorum_supported_flags(BDRVQuorumState *s,
+                                         BdrvRequestFlags *zero,
+                                         BdrvRequestFlags *truncate);
+
 /* Trace which children were asked and have missed the request @what. */
 void quorum_trace_missed(const QuorumRequest *req, const char *what);
 
