@@ -91,17 +91,14 @@ static bool quorum_is_refusal(int64_t ret)
 }
 
 /*
- * @ret is what the child has answered to a write.  A FUA write may have failed
- * in its flush, and the error number does not tell, so treat any error as a
- * failed flush.  Exception: -ENOTSUP with BDRV_REQ_NO_FALLBACK means that the
- * child did not start.
+ * @ret is what the child has answered to a write with @flags.  A FUA write may
+ * have failed in its flush, and the error number does not tell, so treat any
+ * error as a failed flush.
  */
-static inline int64_t quorum_tell_fua_error(QuorumAnswer *a, int64_t ret)
+static inline int64_t quorum_tell_fua_error(QuorumAnswer *a, int64_t ret,
+                                            BdrvRequestFlags flags)
 {
-    BdrvRequestFlags flags = a->req->flags;
-
-    if (unlikely(ret < 0) && (flags & BDRV_REQ_FUA) &&
-        !(ret == -ENOTSUP && (flags & BDRV_REQ_NO_FALLBACK))) {
+    if (unlikely(ret < 0) && (flags & BDRV_REQ_FUA)) {
         quorum_sync_flush_failed(a->req->s->sync, quorum_answer_slot(a));
     }
     return ret;
@@ -115,18 +112,24 @@ quorum_ask_write(QuorumRequest *req, QuorumAnswer *a)
     }
     return quorum_tell_fua_error(a, bdrv_co_pwritev(a->child, req->offset,
                                                     req->bytes, req->qiov,
-                                                    req->flags));
+                                                    req->flags), req->flags);
 }
 
 static int64_t coroutine_fn GRAPH_RDLOCK
 quorum_ask_write_zeroes(QuorumRequest *req, QuorumAnswer *a)
 {
+    BdrvRequestFlags flags = req->flags;
+    int64_t ret;
+
     if (!quorum_child_can_take(req, a->child)) {
         return -EIO;
     }
-    return quorum_tell_fua_error(a,
-                                 bdrv_co_pwrite_zeroes(a->child, req->offset,
-                                                       req->bytes, req->flags));
+    if (flags & BDRV_REQ_NO_FALLBACK) {
+        /* So that a refusal can't be the error of a flush */
+        flags &= ~BDRV_REQ_FUA;
+    }
+    ret = bdrv_co_pwrite_zeroes(a->child, req->offset, req->bytes, flags);
+    return quorum_tell_fua_error(a, ret, flags);
 }
 
 /*
@@ -173,23 +176,34 @@ int coroutine_fn quorum_co_pwritev(BlockDriverState *bs, int64_t offset,
     return quorum_write_end(req, &range);
 }
 
+/* What a child has not done of zeroes without a fallback. */
+static int64_t coroutine_fn GRAPH_RDLOCK
+quorum_ask_rest_of_zeroes(QuorumRequest *req, QuorumAnswer *a)
+{
+    return a->ret < 0 ? quorum_ask_write_zeroes(req, a)
+                      : quorum_ask_flush(req, a);
+}
+
 /*
  * Ask the children that have refused zeroes, because they would not be
- * efficient, to write them all the same.
+ * efficient, to write them all the same, and the others for what FUA wants.
  */
 static void coroutine_fn GRAPH_RDLOCK
 quorum_ask_zeroes_again(QuorumRequest *req)
 {
+    bool fua = req->flags & BDRV_REQ_FUA;
+
     req->flags &= ~BDRV_REQ_NO_FALLBACK;
     for (int i = 0; i < req->n; i++) {
         QuorumAnswer *a = &req->answers[i];
+        bool refused = quorum_is_refusal(a->ret);
 
-        a->done = !quorum_is_refusal(a->ret);
-        if (quorum_answer_counts(a) && !a->done) {
+        a->done = !refused && !(fua && a->ret >= 0);
+        if (quorum_answer_counts(a) && refused) {
             quorum_reached(QUORUM_BRANCH_ZEROES_FALLBACK);
         }
     }
-    quorum_ask_all(req, quorum_ask_write_zeroes);
+    quorum_ask_all(req, quorum_ask_rest_of_zeroes);
 }
 
 /*

@@ -43,6 +43,10 @@ void GRAPH_RDLOCK quorum_supported_flags(BDRVQuorumState *s,
                                          BdrvRequestFlags *zero,
                                          BdrvRequestFlags *truncate);
 
+/* A QuorumAskFn: flush the child. */
+int64_t coroutine_fn GRAPH_RDLOCK quorum_ask_flush(QuorumRequest *req,
+                                                   QuorumAnswer *a);
+
 /* Trace which children were asked and have missed the request @what. */
 void quorum_trace_missed(const QuorumRequest *req, const char *what);
 
