@@ -390,23 +390,65 @@ static int GRAPH_RDLOCK quorum_choose_slot(BlockDriverState *bs,
     return i;
 }
 
+/*
+ * There are to be @n slots, the last one for @node.  More slots must not make a
+ * strict majority a minority without a word: two children could outvote three
+ * that have all that was acknowledged.  So a threshold that was not given
+ * follows.  One that was given is for the user to change; unless there is no
+ * vote anyway (COLO adds the second child of a fifo with threshold 1).
+ */
+static bool GRAPH_RDLOCK
+quorum_adapt_threshold(BlockDriverState *bs, QuorumOptions *opts,
+                       BlockDriverState *node, int n, Error **errp)
+{
+    BDRVQuorumState *s = bs->opaque;
+    bool votes = opts->read_pattern != QUORUM_READ_PATTERN_FIFO ||
+                 opts->threshold > 1 || opts->open_degraded;
+
+    if (n == s->num_slots) {
+        return true;
+    }
+    if (!opts->threshold_given) {
+        opts->threshold = n / 2 + 1;
+    } else if (votes && opts->threshold > s->num_slots / 2 &&
+               opts->threshold <= n / 2) {
+        error_setg(errp, "Cannot add node '%s' to quorum '%s': vote-threshold "
+                   "%d would not be a majority of %d children any more; "
+                   "one blockdev-reopen can change vote-threshold and children "
+                   "together", bdrv_get_node_name(node), bdrv_get_node_name(bs),
+                   opts->threshold, n);
+        return false;
+    }
+    return true;
+}
+
 /* Make @node the child in slot @i, or the slot vacant if @node is NULL. */
 static int GRAPH_WRLOCK
 quorum_set_child(BlockDriverState *bs, int i, BlockDriverState *node,
                  bool in_sync, Transaction *tran, GSList **detached,
                  Error **errp)
 {
+    ERRP_GUARD();
     BDRVQuorumState *s = bs->opaque;
     QuorumOptions opts = s->opts;
     int n = MAX(s->num_slots, i + 1);
     g_autofree BlockDriverState **nodes = g_new0(BlockDriverState *, n);
+    int ret;
 
     for (int j = 0; j < s->num_slots; j++) {
         nodes[j] = s->slots[j].child ? s->slots[j].child->bs : NULL;
     }
     nodes[i] = node;
-    return quorum_change_children(bs, &opts, nodes, n, in_sync, tran, detached,
-                                  errp);
+    if (!quorum_adapt_threshold(bs, &opts, node, n, errp)) {
+        return -EINVAL;
+    }
+    ret = quorum_change_children(bs, &opts, nodes, n, in_sync, tran, detached,
+                                 errp);
+    if (ret < 0 && opts.threshold != s->opts.threshold) {
+        error_prepend(errp, "The default vote-threshold of %d children is %d: ",
+                      n, opts.threshold);
+    }
+    return ret;
 }
 
 int quorum_add_child(BlockDriverState *bs, const char *name,
