@@ -93,7 +93,6 @@ static void GRAPH_RDLOCK quorum_exclude_child(BlockDriverState *bs, int i,
     quorum_sync_exclude(s->sync, i, bs->open_flags & BDRV_O_INACTIVE, why);
     warn_report("quorum: children.%d (node '%s') is left out: %s", i,
                 bdrv_get_node_name(child->bs), why);
-    quorum_report_bad(QUORUM_OP_TYPE_READ, 0, winner, child, why);
 }
 
 /*
@@ -130,6 +129,7 @@ static int GRAPH_RDLOCK quorum_vote_length(BlockDriverState *bs, Error **errp)
                                 quorum_sync_stale_bytes(s->sync, i) > 0);
         }
     }
+    quorum_tell_states(bs);
     return 0;
 }
 
@@ -176,13 +176,16 @@ static void quorum_delete_options(BlockDriverState *bs, const char *key)
 }
 
 /* The child in slot @i could not be opened because of @err. */
-static void quorum_report_vacant(int i, Error *err)
+static void quorum_report_vacant(BlockDriverState *bs, int i, Error *err)
 {
     g_autofree char *name = quorum_child_name(i);
 
     warn_report("quorum: %s is left vacant: %s", name, error_get_pretty(err));
-    qapi_event_send_quorum_report_bad(QUORUM_OP_TYPE_READ,
-                                      error_get_pretty(err), name, 0, 0);
+    /* As with other children that open, this is the first that is told. */
+    qapi_event_send_quorum_child_state(bdrv_get_node_name(bs), name, NULL,
+                                       QUORUM_CHILD_STATE_VACANT,
+                                       QUORUM_CHILD_STATE_OK,
+                                       error_get_pretty(err));
 }
 
 /*
@@ -240,7 +243,7 @@ static int quorum_open_slot(BlockDriverState *bs, QDict *options, int i,
         error_propagate(errp, local_err);
         return -EINVAL;
     }
-    quorum_report_vacant(i, local_err);
+    quorum_report_vacant(bs, i, local_err);
     s->slots[i].error = g_strdup(error_get_pretty(local_err));
     error_free(local_err);
     quorum_delete_options(bs, key);
@@ -279,6 +282,7 @@ static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
     qemu_co_rwlock_init(&s->flush_lock);
     qemu_spin_init(&s->in_flight_lock);
     QLIST_INIT(&s->in_flight);
+    stat64_init(&s->next_failure, 0);
     s->sync = quorum_sync_new(bs->node_name, slots);
     s->slots = quorum_slots_new(slots);
     s->num_slots = slots;

@@ -15,7 +15,7 @@
 #include "block/block-io.h"
 #include "qapi/error.h"
 #include "graph.h"
-#include "trace.h"
+#include "request.h"
 
 /* --- slots --- */
 
@@ -29,6 +29,9 @@ QuorumSlot *quorum_slots_new(int n)
         stat64_init(&slots[i].counters.flush_errors, 0);
         stat64_init(&slots[i].counters.mismatches, 0);
         stat64_init(&slots[i].counters.repaired_bytes, 0);
+        for (int j = 0; j < ARRAY_SIZE(slots[i].next_report); j++) {
+            stat64_init(&slots[i].next_report[j], 0);
+        }
     }
     return slots;
 }
@@ -182,6 +185,7 @@ static void GRAPH_WRLOCK quorum_change_commit(void *opaque)
     BDRVQuorumState *s = change->bs->opaque;
 
     quorum_change_slots_end(s, change, true);
+    quorum_tell_states(change->bs);
     trace_quorum_change_end(change->bs->node_name, s->num_slots,
                             s->opts.threshold, true);
 }

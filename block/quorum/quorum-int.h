@@ -80,6 +80,12 @@ typedef struct QuorumSlot {
     bool repair_failed;
     QuorumCounters counters;
 
+    /*
+     * When the child may be reported again, in ms: for each QuorumOpType that
+     * it fails, and, at the end, for an answer that is not the winner.
+     */
+    Stat64 next_report[QUORUM_OP_TYPE__MAX + 1];
+
     /* Used by the scrub only. */
 
     /*
@@ -118,6 +124,9 @@ typedef struct BDRVQuorumState {
 
     /* Pattern threshold: which child the next read defers first. */
     unsigned next_deferred;
+
+    /* When QUORUM_FAILURE may be sent again, in ms. */
+    Stat64 next_failure;
 
     /* Thread-safe by themselves. */
 
