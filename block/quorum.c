@@ -13,6 +13,7 @@
 #include "qemu/osdep.h"
 #include "block/block-global-state.h"
 #include "block/block-io.h"
+#include "migration/blocker.h"
 #include "qapi/error.h"
 #include "qapi/qapi-events-block-core.h"
 #include "qobject/qdict.h"
@@ -162,6 +163,10 @@ static void quorum_close(BlockDriverState *bs)
 
     quorum_detach_children(bs);
     assert(QLIST_EMPTY(&s->in_flight));
+    if (s->migration_blocker) {
+        migrate_del_blocker(&s->migration_blocker);
+    }
+    qemu_bh_delete(s->migration_bh);
     quorum_slots_free(s->slots, s->num_slots);
     quorum_sync_free(s->sync);
     range_lock_destroy(&s->range_lock);
@@ -283,6 +288,8 @@ static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
     qemu_spin_init(&s->in_flight_lock);
     QLIST_INIT(&s->in_flight);
     stat64_init(&s->next_failure, 0);
+    s->migration_bh = aio_bh_new(qemu_get_aio_context(),
+                                 quorum_unblock_migration, bs);
     s->sync = quorum_sync_new(bs->node_name, slots);
     s->slots = quorum_slots_new(slots);
     s->num_slots = slots;

@@ -13,6 +13,7 @@
 #include "qemu/osdep.h"
 #include "block/block-global-state.h"
 #include "block/block-io.h"
+#include "migration/blocker.h"
 #include "qapi/error.h"
 #include "graph.h"
 #include "request.h"
@@ -295,6 +296,55 @@ quorum_check_children(BlockDriverState *bs, const QuorumOptions *opts,
     return true;
 }
 
+void quorum_unblock_migration(void *opaque)
+{
+    BlockDriverState *bs = opaque;
+    BDRVQuorumState *s = bs->opaque;
+
+    for (int i = 0; i < s->num_slots; i++) {
+        if (quorum_sync_is_rebuilding(s->sync, i)) {
+            return;
+        }
+    }
+    if (s->migration_blocker) {
+        migrate_del_blocker(&s->migration_blocker);
+    }
+}
+
+static void quorum_schedule_unblock(void *opaque)
+{
+    BDRVQuorumState *s = opaque;
+
+    qemu_bh_schedule(s->migration_bh);
+}
+
+static TransactionActionDrv quorum_block_migration_drv = {
+    .clean = quorum_schedule_unblock,
+};
+
+/*
+ * A child is about to be rebuilding, as a part of @tran.  The other side of a
+ * migration has been started with options of its own, and can't know that this
+ * child must not vote there (see quorum_sync_set_rebuilding()).
+ */
+static bool quorum_block_migration(BlockDriverState *bs, Transaction *tran,
+                                   Error **errp)
+{
+    BDRVQuorumState *s = bs->opaque;
+
+    if (!s->migration_blocker) {
+        error_setg(&s->migration_blocker, "A child of quorum '%s' is "
+                   "rebuilding, and would vote after a migration; wait for the "
+                   "end of a quorum-scrub and a flush, or remove the child",
+                   bdrv_get_node_name(bs));
+        if (migrate_add_blocker_internal(&s->migration_blocker, errp) < 0) {
+            return false;
+        }
+    }
+    tran_add(tran, &quorum_block_migration_drv, s);
+    return true;
+}
+
 int quorum_change_children(BlockDriverState *bs, const QuorumOptions *opts,
                            BlockDriverState **nodes, int n, bool in_sync,
                            Transaction *tran, GSList **detached, Error **errp)
@@ -314,6 +364,10 @@ int quorum_change_children(BlockDriverState *bs, const QuorumOptions *opts,
     for (int i = 0; i < n; i++) {
         g_autofree char *name = quorum_child_name(i);
 
+        if (nodes[i] && from[i] < 0 && !in_sync &&
+            !quorum_block_migration(bs, tran, errp)) {
+            return -EINVAL;
+        }
         if (from[i] == i) {
             children[i] = s->slots[i].child;
         } else if (nodes[i]) {

@@ -23,6 +23,11 @@ QuorumSlot *quorum_slots_new(int n);
 void quorum_slots_free(QuorumSlot *slots, int n);
 
 /*
+ * Bottom half: let the node @opaque migrate if no child is rebuilding any more.
+ */
+void quorum_unblock_migration(void *opaque);
+
+/*
  * The options are @opts from now on, and the children the @n @nodes, in their
  * slots; NULL makes a slot vacant.  What is known of a node moves with it; a
  * node that was not a child is stale throughout, unless @in_sync.  For the

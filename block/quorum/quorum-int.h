@@ -120,6 +120,13 @@ typedef struct BDRVQuorumState {
     bool scrub;
     bool scrub_repairs;
 
+    /*
+     * Why there must be no migration: a child is rebuilding.  NULL if none is;
+     * the bottom half finds that out.
+     */
+    Error *migration_blocker;
+    QEMUBH *migration_bh;
+
     /* Atomic. */
 
     /* Pattern threshold: which child the next read defers first. */

@@ -377,6 +377,9 @@ void quorum_tell_states(BlockDriverState *bs)
         if (likely(!change)) {
             return;
         }
+        if (change->was == QUORUM_CHILD_STATE_REBUILDING) {
+            qemu_bh_schedule(s->migration_bh);
+        }
         name = quorum_child_name(change->child);
         child = change->child < s->num_slots ? s->slots[change->child].child
                                              : NULL;
