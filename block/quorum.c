@@ -1,5 +1,5 @@
 /*
- * Quorum block driver: opening, closing, creating, limits, the driver table
+ * Quorum block driver: opening, closing, creating, the driver table
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
@@ -14,6 +14,7 @@
 #include "block/block-global-state.h"
 #include "block/block_int.h"
 #include "block/block-io.h"
+#include "migration/blocker.h"
 #include "qapi/error.h"
 #include "qapi/qapi-events-block-core.h"
 #include "qobject/qdict.h"
@@ -101,7 +102,6 @@ static void GRAPH_RDLOCK quorum_exclude_child(BlockDriverState *bs, int i,
     quorum_sync_exclude(s->sync, i, bs->open_flags & BDRV_O_INACTIVE, why);
     warn_report("quorum: children.%d (node '%s') is left out: %s", i,
                 bdrv_get_node_name(child->bs), why);
-    quorum_report_bad(QUORUM_OP_TYPE_READ, 0, winner, child, why);
 }
 
 /* The child in slot @i ends at @length, before the node does. */
@@ -160,6 +160,7 @@ static int GRAPH_RDLOCK quorum_vote_length(BlockDriverState *bs, Error **errp)
             quorum_sync_set_touched_end(s->sync, lengths[i]);
         }
     }
+    quorum_tell_states(bs);
     return 0;
 }
 
@@ -192,6 +193,10 @@ static void quorum_close(BlockDriverState *bs)
 
     quorum_detach_children(bs);
     assert(QLIST_EMPTY(&s->in_flight));
+    if (s->migration_blocker) {
+        migrate_del_blocker(&s->migration_blocker);
+    }
+    qemu_bh_delete(s->migration_bh);
     quorum_slots_free(s->slots, s->num_slots);
     quorum_sync_free(s->sync);
     range_lock_destroy(&s->range_lock);
@@ -206,13 +211,16 @@ static void quorum_delete_options(BlockDriverState *bs, const char *key)
 }
 
 /* The child in slot @i could not be opened because of @err. */
-static void quorum_report_vacant(int i, Error *err)
+static void quorum_report_vacant(BlockDriverState *bs, int i, Error *err)
 {
     g_autofree char *name = quorum_child_name(i);
 
     warn_report("quorum: %s is left vacant: %s", name, error_get_pretty(err));
-    qapi_event_send_quorum_report_bad(QUORUM_OP_TYPE_READ,
-                                      error_get_pretty(err), name, 0, 0);
+    /* As with other children that open, this is the first that is told. */
+    qapi_event_send_quorum_child_state(bdrv_get_node_name(bs), name, NULL,
+                                       QUORUM_CHILD_STATE_VACANT,
+                                       QUORUM_CHILD_STATE_OK,
+                                       error_get_pretty(err));
 }
 
 /* Do without the child in slot @i because of @err, which is freed. */
@@ -221,7 +229,7 @@ static void quorum_leave_vacant(BlockDriverState *bs, int i, Error *err)
     BDRVQuorumState *s = bs->opaque;
     g_autofree char *key = quorum_child_name(i);
 
-    quorum_report_vacant(i, err);
+    quorum_report_vacant(bs, i, err);
     s->slots[i].error = g_strdup(error_get_pretty(err));
     error_free(err);
     quorum_delete_options(bs, key);
@@ -409,6 +417,9 @@ static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
     stat64_init(&s->last_flush_ns, get_clock());
     qemu_spin_init(&s->in_flight_lock);
     QLIST_INIT(&s->in_flight);
+    stat64_init(&s->next_failure, 0);
+    s->migration_bh = aio_bh_new(qemu_get_aio_context(),
+                                 quorum_unblock_migration, bs);
     s->sync = quorum_sync_new(bs->node_name, slots);
     s->slots = quorum_slots_new(slots);
     s->num_slots = slots;
@@ -425,12 +436,20 @@ static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
 
     bdrv_graph_rdlock_main_loop();
     ret = quorum_vote_length(bs, errp);
-    quorum_refresh_flags(bs);
     bdrv_graph_rdunlock_main_loop();
     if (ret < 0) {
         goto fail;
     }
+    /*
+     * FUA and MAY_UNMAP the core emulates or drops for each child, and resizes
+     * write zeroes where a child does not promise them.  Whether the children
+     * can do without a fallback may change without this node's being told, so
+     * it is found out for each request.
+     */
     bs->supported_write_flags = BDRV_REQ_FUA | BDRV_REQ_WRITE_UNCHANGED;
+    bs->supported_zero_flags = bs->supported_write_flags |
+                               BDRV_REQ_MAY_UNMAP | BDRV_REQ_NO_FALLBACK;
+    bs->supported_truncate_flags = BDRV_REQ_ZERO_WRITE;
     return 0;
 
 fail:
@@ -518,35 +537,6 @@ quorum_co_create_opts(BlockDriver *drv, const char *filename, QemuOpts *opts,
     return ret;
 }
 
-/* --- limits --- */
-
-/*
- * Limits of the children for writing zeroes, which the core does not hand up:
- * zeroes are split here, for all children alike, so that a child that can't
- * write such a part efficiently has not done some of it.
- */
-static void GRAPH_RDLOCK quorum_refresh_limits(BlockDriverState *bs,
-                                               Error **errp)
-{
-    BDRVQuorumState *s = bs->opaque;
-    uint32_t alignment = bs->bl.request_alignment;
-    int64_t most = 0;
-
-    for (int i = 0; i < s->num_slots; i++) {
-        BdrvChild *child = s->slots[i].child;
-        BlockDriverState *p;
-
-        for (p = child ? child->bs : NULL; p; p = bdrv_primary_bs(p)) {
-            alignment = MAX(alignment, MAX(p->bl.pwrite_zeroes_alignment,
-                                           p->bl.request_alignment));
-            most = MIN_NON_ZERO(most, p->bl.max_pwrite_zeroes);
-        }
-    }
-    bs->bl.pwrite_zeroes_alignment = alignment;
-    bs->bl.max_pwrite_zeroes = most ? MAX(QEMU_ALIGN_DOWN(most, alignment),
-                                          alignment) : 0;
-}
-
 /* --- describing --- */
 
 /*
@@ -624,7 +614,6 @@ static BlockDriver bdrv_quorum = {
     .bdrv_get_specific_stats    = quorum_get_stats,
     .bdrv_get_specific_info     = quorum_get_specific_info,
 
-    .bdrv_refresh_limits        = quorum_refresh_limits,
     .bdrv_child_perm            = quorum_child_perm,
     .bdrv_recurse_can_replace   = quorum_recurse_can_replace,
     .bdrv_recurse_can_snapshot  = quorum_recurse_can_snapshot,

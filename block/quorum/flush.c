@@ -21,8 +21,7 @@
  */
 #define QUORUM_FLUSH_AFTER_NS (5 * NANOSECONDS_PER_SECOND)
 
-static int64_t coroutine_fn GRAPH_RDLOCK
-quorum_ask_flush(QuorumRequest *req, QuorumAnswer *a)
+int64_t coroutine_fn quorum_ask_flush(QuorumRequest *req, QuorumAnswer *a)
 {
     /* To the core, flushing what is not there is a success (promise 1). */
     int ret = bdrv_co_is_inserted(a->child->bs) ? bdrv_co_flush(a->child->bs)

@@ -13,6 +13,7 @@
 #include "qemu/osdep.h"
 #include "block/block-global-state.h"
 #include "block/block-io.h"
+#include "migration/blocker.h"
 #include "qapi/error.h"
 #include "graph.h"
 #include "request.h"
@@ -29,6 +30,9 @@ QuorumSlot *quorum_slots_new(int n)
         stat64_init(&slots[i].counters.flush_errors, 0);
         stat64_init(&slots[i].counters.mismatches, 0);
         stat64_init(&slots[i].counters.repaired_bytes, 0);
+        for (int j = 0; j < ARRAY_SIZE(slots[i].next_report); j++) {
+            stat64_init(&slots[i].next_report[j], 0);
+        }
     }
     return slots;
 }
@@ -39,32 +43,6 @@ void quorum_slots_free(QuorumSlot *slots, int n)
         g_free(slots[i].error);
     }
     g_free(slots);
-}
-
-/*
- * A child that lacks an efficient write-zeroes gets ordinary zeroes written, so
- * NO_FALLBACK can be promised only if all have it; FUA and MAY_UNMAP the core
- * emulates or drops for each child.
- */
-void quorum_refresh_flags(BlockDriverState *bs)
-{
-    BDRVQuorumState *s = bs->opaque;
-    BdrvRequestFlags zero_flags = BDRV_REQ_FUA | BDRV_REQ_MAY_UNMAP |
-                                  BDRV_REQ_WRITE_UNCHANGED |
-                                  BDRV_REQ_NO_FALLBACK;
-    BdrvRequestFlags truncate_flags = BDRV_REQ_ZERO_WRITE;
-
-    for (int i = 0; i < s->num_slots; i++) {
-        BdrvChild *child = s->slots[i].child;
-
-        if (quorum_is_member(s, i)) {
-            zero_flags &= ~BDRV_REQ_NO_FALLBACK |
-                          child->bs->supported_zero_flags;
-            truncate_flags &= child->bs->supported_truncate_flags;
-        }
-    }
-    bs->supported_zero_flags = zero_flags;
-    bs->supported_truncate_flags = truncate_flags;
 }
 
 /* --- the graph around us --- */
@@ -188,8 +166,6 @@ typedef struct QuorumChange {
     int *from;                  /* [slot]: which slot it was, or -1 */
     QuorumSyncChange *sync;
     QuorumOptions opts;
-    BdrvRequestFlags zero_flags;
-    BdrvRequestFlags truncate_flags;
 } QuorumChange;
 
 /*
@@ -247,6 +223,7 @@ static void GRAPH_WRLOCK quorum_change_commit(void *opaque)
     BDRVQuorumState *s = change->bs->opaque;
 
     quorum_change_slots_end(s, change, true);
+    quorum_tell_states(change->bs);
     trace_quorum_change_end(change->bs->node_name, s->num_slots,
                             s->opts.threshold, true);
 }
@@ -261,9 +238,6 @@ static void GRAPH_WRLOCK quorum_change_abort(void *opaque)
     quorum_change_slots_end(s, change, false);
     trace_quorum_change_end(bs->node_name, s->num_slots, s->opts.threshold,
                             false);
-    /* The children that come back are not attached again yet. */
-    bs->supported_zero_flags = change->zero_flags;
-    bs->supported_truncate_flags = change->truncate_flags;
 }
 
 static TransactionActionDrv quorum_change_drv = {
@@ -372,6 +346,55 @@ quorum_check_children(BlockDriverState *bs, const QuorumOptions *opts,
     return true;
 }
 
+void quorum_unblock_migration(void *opaque)
+{
+    BlockDriverState *bs = opaque;
+    BDRVQuorumState *s = bs->opaque;
+
+    for (int i = 0; i < s->num_slots; i++) {
+        if (quorum_sync_is_rebuilding(s->sync, i)) {
+            return;
+        }
+    }
+    if (s->migration_blocker) {
+        migrate_del_blocker(&s->migration_blocker);
+    }
+}
+
+static void quorum_schedule_unblock(void *opaque)
+{
+    BDRVQuorumState *s = opaque;
+
+    qemu_bh_schedule(s->migration_bh);
+}
+
+static TransactionActionDrv quorum_block_migration_drv = {
+    .clean = quorum_schedule_unblock,
+};
+
+/*
+ * A child is about to be rebuilding, as a part of @tran.  The other side of a
+ * migration has been started with options of its own, and can't know that this
+ * child must not vote there (see quorum_sync_set_rebuilding()).
+ */
+static bool quorum_block_migration(BlockDriverState *bs, Transaction *tran,
+                                   Error **errp)
+{
+    BDRVQuorumState *s = bs->opaque;
+
+    if (!s->migration_blocker) {
+        error_setg(&s->migration_blocker, "A child of quorum '%s' is "
+                   "rebuilding, and would vote after a migration; wait for the "
+                   "end of a quorum-scrub and a flush, or remove the child",
+                   bdrv_get_node_name(bs));
+        if (migrate_add_blocker_internal(&s->migration_blocker, errp) < 0) {
+            return false;
+        }
+    }
+    tran_add(tran, &quorum_block_migration_drv, s);
+    return true;
+}
+
 int quorum_change_children(BlockDriverState *bs, const QuorumOptions *opts,
                            BlockDriverState **nodes, int n, bool in_sync,
                            Transaction *tran, GSList **detached, Error **errp)
@@ -391,6 +414,10 @@ int quorum_change_children(BlockDriverState *bs, const QuorumOptions *opts,
     for (int i = 0; i < n; i++) {
         g_autofree char *name = quorum_child_name(i);
 
+        if (nodes[i] && from[i] < 0 && !in_sync &&
+            !quorum_block_migration(bs, tran, errp)) {
+            return -EINVAL;
+        }
         if (from[i] == i) {
             children[i] = s->slots[i].child;
         } else if (nodes[i]) {
@@ -418,8 +445,6 @@ int quorum_change_children(BlockDriverState *bs, const QuorumOptions *opts,
     *change = (QuorumChange) {
         .bs = bs,
         .opts = s->opts,
-        .zero_flags = bs->supported_zero_flags,
-        .truncate_flags = bs->supported_truncate_flags,
     };
     quorum_change_slots(s, change, from, children, n);
     s->opts = *opts;
@@ -435,7 +460,6 @@ int quorum_change_children(BlockDriverState *bs, const QuorumOptions *opts,
                                         quorum_child_length(children[i]));
         }
     }
-    quorum_refresh_flags(bs);
     tran_add(tran, &quorum_change_drv, change);
     return 0;
 }
@@ -476,23 +500,65 @@ static int GRAPH_RDLOCK quorum_choose_slot(BlockDriverState *bs,
     return i;
 }
 
+/*
+ * There are to be @n slots, the last one for @node.  More slots must not make a
+ * strict majority a minority without a word: two children could outvote three
+ * that have all that was acknowledged.  So a threshold that was not given
+ * follows.  One that was given is for the user to change; unless there is no
+ * vote anyway (COLO adds the second child of a fifo with threshold 1).
+ */
+static bool GRAPH_RDLOCK
+quorum_adapt_threshold(BlockDriverState *bs, QuorumOptions *opts,
+                       BlockDriverState *node, int n, Error **errp)
+{
+    BDRVQuorumState *s = bs->opaque;
+    bool votes = opts->read_pattern != QUORUM_READ_PATTERN_FIFO ||
+                 opts->threshold > 1 || opts->open_degraded;
+
+    if (n == s->num_slots) {
+        return true;
+    }
+    if (!opts->threshold_given) {
+        opts->threshold = n / 2 + 1;
+    } else if (votes && opts->threshold > s->num_slots / 2 &&
+               opts->threshold <= n / 2) {
+        error_setg(errp, "Cannot add node '%s' to quorum '%s': vote-threshold "
+                   "%d would not be a majority of %d children any more; "
+                   "one blockdev-reopen can change vote-threshold and children "
+                   "together", bdrv_get_node_name(node), bdrv_get_node_name(bs),
+                   opts->threshold, n);
+        return false;
+    }
+    return true;
+}
+
 /* Make @node the child in slot @i, or the slot vacant if @node is NULL. */
 static int GRAPH_WRLOCK
 quorum_set_child(BlockDriverState *bs, int i, BlockDriverState *node,
                  bool in_sync, Transaction *tran, GSList **detached,
                  Error **errp)
 {
+    ERRP_GUARD();
     BDRVQuorumState *s = bs->opaque;
     QuorumOptions opts = s->opts;
     int n = MAX(s->num_slots, i + 1);
     g_autofree BlockDriverState **nodes = g_new0(BlockDriverState *, n);
+    int ret;
 
     for (int j = 0; j < s->num_slots; j++) {
         nodes[j] = s->slots[j].child ? s->slots[j].child->bs : NULL;
     }
     nodes[i] = node;
-    return quorum_change_children(bs, &opts, nodes, n, in_sync, tran, detached,
-                                  errp);
+    if (!quorum_adapt_threshold(bs, &opts, node, n, errp)) {
+        return -EINVAL;
+    }
+    ret = quorum_change_children(bs, &opts, nodes, n, in_sync, tran, detached,
+                                 errp);
+    if (ret < 0 && opts.threshold != s->opts.threshold) {
+        error_prepend(errp, "The default vote-threshold of %d children is %d: ",
+                      n, opts.threshold);
+    }
+    return ret;
 }
 
 int quorum_add_child(BlockDriverState *bs, const char *name,

@@ -22,8 +22,10 @@
 QuorumSlot *quorum_slots_new(int n);
 void quorum_slots_free(QuorumSlot *slots, int n);
 
-/* The children have changed: set the supported flags of @bs. */
-void GRAPH_RDLOCK quorum_refresh_flags(BlockDriverState *bs);
+/*
+ * Bottom half: let the node @opaque migrate if no child is rebuilding any more.
+ */
+void quorum_unblock_migration(void *opaque);
 
 /*
  * The options are @opts from now on, and the children the @n @nodes, in their

@@ -40,23 +40,15 @@ BlockStatsSpecific *quorum_get_stats(BlockDriverState *bs)
 }
 
 static QuorumChildState GRAPH_RDLOCK
-quorum_child_state(BDRVQuorumState *s, int i, int64_t stale_bytes)
+quorum_child_state(BDRVQuorumState *s, int i)
 {
     BdrvChild *child = s->slots[i].child;
 
-    if (!child) {
-        return QUORUM_CHILD_STATE_VACANT;
-    }
-    if (!child->bs->drv) {
+    /* Before a request has failed because of that */
+    if (child && !child->bs->drv) {
         return QUORUM_CHILD_STATE_CORRUPT;
     }
-    if (quorum_sync_is_excluded(s->sync, i)) {
-        return QUORUM_CHILD_STATE_EXCLUDED;
-    }
-    if (quorum_sync_is_rebuilding(s->sync, i)) {
-        return QUORUM_CHILD_STATE_REBUILDING;
-    }
-    return stale_bytes ? QUORUM_CHILD_STATE_STALE : QUORUM_CHILD_STATE_OK;
+    return quorum_sync_state(s->sync, i);
 }
 
 ImageInfoSpecific *quorum_get_specific_info(BlockDriverState *bs, Error **errp)
@@ -83,7 +75,7 @@ ImageInfoSpecific *quorum_get_specific_info(BlockDriverState *bs, Error **errp)
             info->error = g_strdup(slot->error);
         }
         info->stale_bytes = quorum_sync_stale_bytes(s->sync, i);
-        info->state = quorum_child_state(s, i, info->stale_bytes);
+        info->state = quorum_child_state(s, i);
         info->has_oldest_request_ms = ages[i] >= 0;
         info->oldest_request_ms = ages[i] / SCALE_MS;
         QAPI_LIST_APPEND(tail, info);

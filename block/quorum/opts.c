@@ -501,6 +501,7 @@ int quorum_read_options(QuorumOptions *o, QDict *options, int slots,
     }
     *o = (QuorumOptions) {
         .threshold = threshold,
+        .threshold_given = qemu_opt_find(opts, QUORUM_OPT_VOTE_THRESHOLD),
         .blkverify = qemu_opt_get_bool(opts, QUORUM_OPT_BLKVERIFY, false),
         .rewrite_corrupted =
             qemu_opt_get_bool(opts, QUORUM_OPT_REWRITE_CORRUPTED, false),

@@ -29,6 +29,7 @@
 
 typedef struct QuorumOptions {
     int threshold;              /* 1 to the number of occupied slots */
+    bool threshold_given;       /* it is not the default */
     bool blkverify;             /* exit at the first difference */
     bool rewrite_corrupted;     /* repair on read */
     QuorumReadPattern read_pattern;

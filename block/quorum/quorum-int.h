@@ -81,6 +81,12 @@ typedef struct QuorumSlot {
     bool repair_failed;
     QuorumCounters counters;
 
+    /*
+     * When the child may be reported again, in ms: for each QuorumOpType that
+     * it fails, and, at the end, for an answer that is not the winner.
+     */
+    Stat64 next_report[QUORUM_OP_TYPE__MAX + 1];
+
     /* Used by the scrub only. */
 
     /*
@@ -115,6 +121,13 @@ typedef struct BDRVQuorumState {
     bool scrub;
     bool scrub_repairs;
 
+    /*
+     * Why there must be no migration: a child is rebuilding.  NULL if none is;
+     * the bottom half finds that out.
+     */
+    Error *migration_blocker;
+    QEMUBH *migration_bh;
+
     /* Atomic. */
 
     /* Pattern threshold: which child the next read defers first. */
@@ -126,6 +139,9 @@ typedef struct BDRVQuorumState {
     /* There is a flush that no one has asked for; one has failed. */
     bool flushes_by_itself;
     bool flush_failed_unheard;
+
+    /* When QUORUM_FAILURE may be sent again, in ms. */
+    Stat64 next_failure;
 
     /* Thread-safe by themselves. */
 

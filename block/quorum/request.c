@@ -15,6 +15,7 @@
 #include "qapi/error.h"
 #include "qapi/qapi-events-block-core.h"
 #include "qemu/timer.h"
+#include "system/qtest.h"
 #include "request.h"
 #include "vote.h"
 
@@ -83,6 +84,7 @@ QuorumRequest *quorum_request_new(BlockDriverState *bs, int64_t offset,
 void coroutine_fn quorum_request_free(QuorumRequest *req)
 {
     assert(!req->pending);
+    quorum_tell_states(req->bs);
     if (req->n_bufs) {
         buffer_pool_put(&req->s->pool, req->buf_bytes, req->n_bufs, req->bufs);
     }
@@ -385,14 +387,45 @@ void coroutine_fn quorum_range_lock_timed(BlockDriverState *bs,
 
 /* --- counting and reporting --- */
 
-void quorum_report_bad(QuorumOpType type, int64_t offset, int64_t bytes,
-                       BdrvChild *child, const char *error)
+void quorum_tell_states(BlockDriverState *bs)
 {
-    int64_t first = offset / BDRV_SECTOR_SIZE;
-    int64_t end = DIV_ROUND_UP(offset + bytes, BDRV_SECTOR_SIZE);
+    BDRVQuorumState *s = bs->opaque;
 
-    qapi_event_send_quorum_report_bad(type, error, child->bs->node_name,
-                                      first, end - first);
+    while (true) {
+        g_autoptr(QuorumStateChange) change =
+            quorum_sync_next_state_change(s->sync);
+        g_autofree char *name = NULL;
+        BdrvChild *child;
+
+        if (likely(!change)) {
+            return;
+        }
+        if (change->was == QUORUM_CHILD_STATE_REBUILDING) {
+            qemu_bh_schedule(s->migration_bh);
+        }
+        name = quorum_child_name(change->child);
+        child = change->child < s->num_slots ? s->slots[change->child].child
+                                             : NULL;
+        qapi_event_send_quorum_child_state(bdrv_get_device_or_node_name(bs),
+                                           name, child ?
+                                           child->bs->node_name : NULL,
+                                           change->state, change->was,
+                                           change->why);
+    }
+}
+
+/* Whether an event may be sent now, which is not again before @next. */
+static bool quorum_event_is_due(Stat64 *next)
+{
+    /* The clock that the monitor throttles with */
+    int64_t now = qemu_clock_get_ms(qtest_enabled() ? QEMU_CLOCK_VIRTUAL
+                                                    : QEMU_CLOCK_REALTIME);
+
+    if (now < stat64_get(next)) {
+        return false;
+    }
+    stat64_set(next, now + QUORUM_EVENT_INTERVAL_MS);
+    return true;
 }
 
 void quorum_report_failure(const QuorumRequest *req, const char *what, int ret)
@@ -402,8 +435,10 @@ void quorum_report_failure(const QuorumRequest *req, const char *what, int ret)
 
     trace_quorum_failure(req->bs->node_name, what, req->offset, req->bytes,
                          ret);
-    qapi_event_send_quorum_failure(bdrv_get_device_or_node_name(req->bs),
-                                   first, end - first);
+    if (quorum_event_is_due(&req->s->next_failure)) {
+        qapi_event_send_quorum_failure(bdrv_get_device_or_node_name(req->bs),
+                                       first, end - first);
+    }
 }
 
 static Stat64 *quorum_error_counter(QuorumSlot *slot, QuorumOpType type)
@@ -425,14 +460,20 @@ void quorum_answer_report_bad(const QuorumAnswer *a, QuorumOpType type,
 {
     const QuorumRequest *req = a->req;
     QuorumSlot *slot = &req->s->slots[quorum_answer_slot(a)];
+    int64_t first = req->offset / BDRV_SECTOR_SIZE;
+    int64_t end = DIV_ROUND_UP(req->offset + req->bytes, BDRV_SECTOR_SIZE);
 
     if (req->scrub) {
         if (slot->scrub_reported & BIT(type)) {
             return;
         }
         slot->scrub_reported |= BIT(type);
+    } else if (!quorum_event_is_due(&slot->next_report[error ? type :
+                                                       QUORUM_OP_TYPE__MAX])) {
+        return;
     }
-    quorum_report_bad(type, req->offset, req->bytes, a->child, error);
+    qapi_event_send_quorum_report_bad(type, error, a->child->bs->node_name,
+                                      first, end - first);
 }
 
 void quorum_answer_failed(const QuorumAnswer *a, QuorumOpType type, int ret)
@@ -443,6 +484,9 @@ void quorum_answer_failed(const QuorumAnswer *a, QuorumOpType type, int ret)
     trace_quorum_child_failed(req->bs->node_name, i, QuorumOpType_str(type),
                               req->offset, req->bytes, ret);
     stat64_add(quorum_error_counter(&req->s->slots[i], type), 1);
+    if (unlikely(!a->child->bs->drv)) {
+        quorum_sync_set_corrupt(req->s->sync, i, "its image is corrupt");
+    }
     quorum_answer_report_bad(a, type, strerror(-ret));
 }
 

@@ -113,6 +113,12 @@ struct QuorumRequest {
     QuorumAnswer answers[];     /* [slot] */
 };
 
+/*
+ * How often events of one kind are sent: as often as the monitor lets them
+ * pass.  Those that it would throw away need not be made.
+ */
+#define QUORUM_EVENT_INTERVAL_MS 1000
+
 /* --- creation and memory --- */
 
 /*
@@ -251,17 +257,17 @@ int quorum_count_good(const QuorumRequest *req);
 int quorum_request_errno(const QuorumRequest *req);
 
 /*
- * Send QUORUM_REPORT_BAD for @child: it failed the operation @type with @error
- * (a text for people), or, if that is NULL, answered with what is not the
- * winner.  [@offset, @offset + @bytes) is the whole request.  Any thread.
+ * Send QUORUM_CHILD_STATE for each change of a child's state that has not been
+ * told yet.  Any thread.  Done whenever a request is freed; others that may
+ * have changed a state call it themselves.
  */
-void GRAPH_RDLOCK
-quorum_report_bad(QuorumOpType type, int64_t offset, int64_t bytes,
-                  BdrvChild *child, const char *error);
+void GRAPH_RDLOCK quorum_tell_states(BlockDriverState *bs);
 
 /*
- * Report the child of @a, as quorum_report_bad().  A scrub does that once for
- * each kind of operation.
+ * Send QUORUM_REPORT_BAD for the child of @a: it failed the operation @type
+ * with @error (a text for people), or, if that is NULL, answered with what is
+ * not the winner.  Not more often than QUORUM_EVENT_INTERVAL_MS for each of
+ * these, or, for a scrub, once.  Any thread.
  */
 void GRAPH_RDLOCK quorum_answer_report_bad(const QuorumAnswer *a,
                                            QuorumOpType type,
@@ -275,7 +281,10 @@ void GRAPH_RDLOCK quorum_answer_failed(const QuorumAnswer *a,
 void GRAPH_RDLOCK quorum_report_errors(const QuorumRequest *req,
                                        QuorumOpType type);
 
-/* Send QUORUM_FAILURE: the request @what as a whole has failed with @ret. */
+/*
+ * Send QUORUM_FAILURE: the request @what as a whole has failed with @ret.  Not
+ * more often than QUORUM_EVENT_INTERVAL_MS.
+ */
 void GRAPH_RDLOCK quorum_report_failure(const QuorumRequest *req,
                                         const char *what, int ret);
 

@@ -30,6 +30,10 @@ QuorumSync *quorum_sync_new(const char *node, int num_children)
     sync->node = node;
     sync->children = g_new0(QuorumSyncChild, num_children);
     sync->num_children = num_children;
+    for (int i = 0; i < num_children; i++) {
+        sync->children[i].state = QUORUM_CHILD_STATE_VACANT;
+    }
+    QSIMPLEQ_INIT(&sync->state_changes);
     qemu_mutex_init(&sync->lock);
     stat64_init(&sync->flush_generation, 0);
     sync->stale_shift = QUORUM_STALE_SHIFT;
@@ -58,6 +62,9 @@ void quorum_sync_free(QuorumSync *sync)
     assert(QTAILQ_EMPTY(&sync->fua_writes));
     assert(QSIMPLEQ_EMPTY(&sync->fua_done));
     assert(QTAILQ_EMPTY(&sync->checked_writes));
+    while (!QSIMPLEQ_EMPTY(&sync->state_changes)) {
+        quorum_state_change_free(quorum_sync_next_state_change(sync));
+    }
     for (int i = 0; i < sync->num_children; i++) {
         quorum_sync_free_child(&sync->children[i]);
     }
@@ -68,15 +75,93 @@ void quorum_sync_free(QuorumSync *sync)
     g_free(sync);
 }
 
-/* The child in slot @i may be in another state now. */
-static void quorum_sync_trace_state_locked(const QuorumSync *sync, int i,
-                                           const char *why)
-{
-    const QuorumSyncChild *c = &sync->children[i];
+/* --- states --- */
 
-    trace_quorum_child_state(sync->node, i, c->excluded ? "excluded" :
-                             c->rebuilding ? "rebuilding" :
-                             c->stale ? "stale" : "ok", why);
+QuorumChildState quorum_sync_state_locked(const QuorumSyncChild *c)
+{
+    return !c->present ? QUORUM_CHILD_STATE_VACANT :
+           c->corrupt ? QUORUM_CHILD_STATE_CORRUPT :
+           c->excluded ? QUORUM_CHILD_STATE_EXCLUDED :
+           c->rebuilding ? QUORUM_CHILD_STATE_REBUILDING :
+           c->stale ? QUORUM_CHILD_STATE_STALE : QUORUM_CHILD_STATE_OK;
+}
+
+QuorumChildState quorum_sync_state(QuorumSync *sync, int i)
+{
+    QUORUM_SYNC_GUARD(sync);
+    return quorum_sync_state_locked(&sync->children[i]);
+}
+
+/* The child in slot @i is in @state now, and @was in another one. */
+static void quorum_sync_add_state_change_locked(QuorumSync *sync, int i,
+                                                QuorumChildState was,
+                                                QuorumChildState state,
+                                                const char *why)
+{
+    QuorumStateChange *change = g_new(QuorumStateChange, 1);
+
+    *change = (QuorumStateChange) {
+        .child = i,
+        .was = was,
+        .state = state,
+        .why = g_strdup(why),
+    };
+    QSIMPLEQ_INSERT_TAIL(&sync->state_changes, change, next);
+    qatomic_set(&sync->has_state_changes, true);
+    trace_quorum_child_state(sync->node, i, QuorumChildState_str(state), why);
+}
+
+/* The child in slot @i may be in another state now. */
+static void quorum_sync_note_state_locked(QuorumSync *sync, int i,
+                                          const char *why)
+{
+    QuorumSyncChild *c = &sync->children[i];
+    QuorumChildState was = c->state;
+
+    assert(sync->locked);
+    if (sync->changing) {
+        return;
+    }
+    c->state = quorum_sync_state_locked(c);
+    if (c->state != was) {
+        quorum_sync_add_state_change_locked(sync, i, was, c->state, why);
+    }
+}
+
+QuorumStateChange *quorum_sync_next_state_change(QuorumSync *sync)
+{
+    QuorumStateChange *change;
+
+    if (!qatomic_read(&sync->has_state_changes)) {
+        return NULL;
+    }
+    QUORUM_SYNC_GUARD(sync);
+    change = QSIMPLEQ_FIRST(&sync->state_changes);
+    if (change) {
+        QSIMPLEQ_REMOVE_HEAD(&sync->state_changes, next);
+    }
+    qatomic_set(&sync->has_state_changes,
+                !QSIMPLEQ_EMPTY(&sync->state_changes));
+    return change;
+}
+
+void quorum_state_change_free(QuorumStateChange *change)
+{
+    if (change) {
+        g_free(change->why);
+        g_free(change);
+    }
+}
+
+void quorum_sync_set_corrupt(QuorumSync *sync, int i, const char *why)
+{
+    QuorumSyncChild *c = &sync->children[i];
+
+    if (!qatomic_read(&c->corrupt)) {
+        QUORUM_SYNC_GUARD(sync);
+        qatomic_set(&c->corrupt, true);
+        quorum_sync_note_state_locked(sync, i, why);
+    }
 }
 
 /* A stale map has come or gone, or a child is excluded or included. */
@@ -100,8 +185,11 @@ bool quorum_sync_is_degraded(QuorumSync *sync)
 
 void quorum_sync_set_present(QuorumSync *sync, int i, bool present)
 {
+    QuorumSyncChild *c = &sync->children[i];
+
     QUORUM_SYNC_GUARD(sync);
-    sync->children[i].present = present;
+    c->present = present;
+    c->state = quorum_sync_state_locked(c);
 }
 
 struct QuorumSyncChange {
@@ -125,6 +213,8 @@ QuorumSyncChange *quorum_sync_change_begin(QuorumSync *sync, const int *from,
     QuorumSyncChild *children = g_new0(QuorumSyncChild, n);
 
     QUORUM_SYNC_GUARD(sync);
+    assert(!sync->changing);
+    sync->changing = true;
     *change = (QuorumSyncChange) {
         .children = sync->children,
         .num_children = sync->num_children,
@@ -140,6 +230,29 @@ QuorumSyncChange *quorum_sync_change_begin(QuorumSync *sync, const int *from,
     return change;
 }
 
+/* The slots are what they are: note the states that differ from those before */
+static void quorum_sync_note_change_locked(QuorumSync *sync,
+                                           const QuorumSyncChange *change)
+{
+    for (int i = 0; i < MAX(sync->num_children, change->num_children); i++) {
+        QuorumChildState was = i < change->num_children ?
+                               change->children[i].state :
+                               QUORUM_CHILD_STATE_VACANT;
+        QuorumChildState state = QUORUM_CHILD_STATE_VACANT;
+
+        if (i < sync->num_children) {
+            QuorumSyncChild *c = &sync->children[i];
+
+            state = c->state = quorum_sync_state_locked(c);
+        }
+        if (state != was) {
+            quorum_sync_add_state_change_locked(
+                sync, i, was, state, state == QUORUM_CHILD_STATE_VACANT ?
+                "removed" : change->from[i] < 0 ? "added" : "moved");
+        }
+    }
+}
+
 void quorum_sync_change_end(QuorumSync *sync, QuorumSyncChange *change,
                             bool commit)
 {
@@ -147,6 +260,10 @@ void quorum_sync_change_end(QuorumSync *sync, QuorumSyncChange *change,
     int n = sync->num_children;
 
     QUORUM_SYNC_GUARD(sync);
+    sync->changing = false;
+    if (commit) {
+        quorum_sync_note_change_locked(sync, change);
+    }
     for (int i = 0; i < n; i++) {
         if (change->from[i] >= 0) {
             /* Both arrays have the child's maps; one keeps them. */
@@ -268,7 +385,7 @@ static void quorum_sync_drop_map_locked(QuorumSync *sync, int i,
     g_clear_pointer(&c->stale, hbitmap_free);
     g_clear_pointer(&c->may_lose, g_free);
     quorum_sync_count_degraded_locked(sync);
-    quorum_sync_trace_state_locked(sync, i, why);
+    quorum_sync_note_state_locked(sync, i, why);
 }
 
 void quorum_sync_resize_locked(QuorumSync *sync, int64_t bytes)
@@ -357,7 +474,7 @@ void quorum_sync_mark_stale_locked(QuorumSync *sync, int i, int64_t offset,
     if (!c->stale) {
         c->stale = hbitmap_alloc(sync->bytes, sync->stale_shift);
         quorum_sync_count_degraded_locked(sync);
-        quorum_sync_trace_state_locked(sync, i, why);
+        quorum_sync_note_state_locked(sync, i, why);
     }
     trace_quorum_child_stale(sync->node, i, offset, bytes, why);
     hbitmap_set(c->stale, offset, bytes);
@@ -378,6 +495,7 @@ void quorum_sync_set_rebuilding(QuorumSync *sync, int i)
     /* An empty disk has nothing to lack. */
     qatomic_set(&c->rebuilding, sync->bytes > 0);
     quorum_sync_mark_stale_locked(sync, i, 0, INT64_MAX, "new");
+    quorum_sync_note_state_locked(sync, i, "new");
 }
 
 bool quorum_sync_is_rebuilding(QuorumSync *sync, int i)
@@ -393,7 +511,7 @@ void quorum_sync_exclude_locked(QuorumSync *sync, int i, bool inactive,
     assert(sync->locked);
     qatomic_set(&c->excluded, true);
     c->excluded_inactive = inactive;
-    quorum_sync_trace_state_locked(sync, i, why);
+    quorum_sync_note_state_locked(sync, i, why);
     quorum_sync_count_degraded_locked(sync);
     if (!inactive) {
         quorum_sync_mark_stale_locked(sync, i, 0, sync->bytes, why);
@@ -419,7 +537,7 @@ void quorum_sync_include(QuorumSync *sync, int i, bool missed_writes)
     qatomic_set(&c->excluded, false);
     c->excluded_inactive = false;
     quorum_sync_count_degraded_locked(sync);
-    quorum_sync_trace_state_locked(sync, i, "included");
+    quorum_sync_note_state_locked(sync, i, "included");
 }
 
 bool quorum_sync_is_excluded(QuorumSync *sync, int i)
@@ -524,7 +642,7 @@ void quorum_sync_take_back_locked(QuorumSync *sync, int i)
         quorum_sync_drop_map_locked(sync, i, "cut off");
     } else if (!was_stale) {
         quorum_sync_count_degraded_locked(sync);
-        quorum_sync_trace_state_locked(sync, i, "failed flush");
+        quorum_sync_note_state_locked(sync, i, "failed flush");
     }
 }
 
@@ -552,7 +670,7 @@ void quorum_sync_flushed_locked(QuorumSync *sync, int i)
     if (c->rebuilding && !c->stale && !c->recovered_since_flush) {
         quorum_reached(QUORUM_BRANCH_IN_SYNC);
         qatomic_set(&c->rebuilding, false);
-        quorum_sync_trace_state_locked(sync, i, "flushed");
+        quorum_sync_note_state_locked(sync, i, "flushed");
     }
 }
 

@@ -142,7 +142,7 @@ static void quorum_check_child_locked(const QuorumSync *sync,
     quorum_check(sync, !c->stale || !hbitmap_empty(c->stale));
     quorum_check(sync, c->stale || !c->may_lose);
     if (!c->present) {
-        quorum_check(sync, !c->excluded && !c->rebuilding);
+        quorum_check(sync, !c->corrupt && !c->excluded && !c->rebuilding);
         quorum_check(sync, !c->stale && !c->recovered_since_flush &&
                            !c->recovered_before_flush);
     }
@@ -154,6 +154,9 @@ static void quorum_check_child_locked(const QuorumSync *sync,
     }
     quorum_check(sync, c->failed_flush_generation <=
                        stat64_get(&sync->flush_generation));
+    /* Each change of the state has been noted. */
+    quorum_check(sync, sync->changing ||
+                       c->state == quorum_sync_state_locked(c));
 }
 
 /* The list of FUA writes: see QuorumSync.fua_done. */

@@ -33,7 +33,12 @@ typedef struct QuorumSyncChild {
     bool excluded;
     bool rebuilding;
 
+    bool corrupt;
+
     /* Under lock. */
+
+    /* As it was when a change of it was last noted. */
+    QuorumChildState state;
 
     /* The child is excluded, but was so while the image was inactive. */
     bool excluded_inactive;
@@ -90,6 +95,9 @@ struct QuorumSync {
     /* Children that have a stale map or are excluded. */
     int num_degraded;
 
+    /* The queue of state changes is not empty. */
+    bool has_state_changes;
+
     /*
      * Grows when a flush begins, and when a flush or a FUA write has failed on
      * a child: a write that sees it change has been in flight meanwhile.
@@ -99,6 +107,12 @@ struct QuorumSync {
     /* Under lock. */
     QemuMutex lock;
     bool locked;
+
+    /* The slots are being changed, which may be undone. */
+    bool changing;
+
+    /* What has not been fetched yet. */
+    QSIMPLEQ_HEAD(, QuorumStateChange) state_changes;
 
     /*
      * The length of the node, as far as acknowledged writes and resizes have
@@ -200,6 +214,9 @@ static inline bool quorum_sync_is_member(const QuorumSync *sync, int i)
 
     return c->present && !qatomic_read(&c->excluded);
 }
+
+/* The state that follows from what is known of a child. */
+QuorumChildState quorum_sync_state_locked(const QuorumSyncChild *c);
 
 /* As the public functions without _locked. */
 void quorum_sync_resize_locked(QuorumSync *sync, int64_t bytes);

@@ -32,6 +32,7 @@
 #ifndef BLOCK_QUORUM_SYNC_H
 #define BLOCK_QUORUM_SYNC_H
 
+#include "qapi/qapi-types-block-core.h"
 #include "qemu/queue.h"
 
 /*
@@ -74,6 +75,15 @@ typedef struct QuorumWrite {
     QTAILQ_ENTRY(QuorumWrite) checked_next;     /* only for quorum_debug.on */
 } QuorumWrite;
 
+/* A child is in another state than before. */
+typedef struct QuorumStateChange {
+    int child;                  /* its slot */
+    QuorumChildState was;
+    QuorumChildState state;
+    char *why;                  /* for people */
+    QSIMPLEQ_ENTRY(QuorumStateChange) next;
+} QuorumStateChange;
+
 /* --- creation, and children that come and go --- */
 
 /*
@@ -83,7 +93,10 @@ typedef struct QuorumWrite {
 QuorumSync *quorum_sync_new(const char *node, int num_children);
 void quorum_sync_free(QuorumSync *sync);
 
-/* Whether slot @i has a child from now on.  With all requests drained. */
+/*
+ * Whether slot @i has a child from now on, which is no change of its state.
+ * With all requests drained.
+ */
 void quorum_sync_set_present(QuorumSync *sync, int i, bool present);
 
 /*
@@ -146,6 +159,22 @@ void quorum_sync_exclude(QuorumSync *sync, int i, bool inactive,
  */
 void quorum_sync_include(QuorumSync *sync, int i, bool missed_writes);
 bool quorum_sync_is_excluded(QuorumSync *sync, int i);
+
+/* The child in slot @i can't be used any more: its image is corrupt. */
+void quorum_sync_set_corrupt(QuorumSync *sync, int i, const char *why);
+
+/* --- the states of the children --- */
+
+QuorumChildState quorum_sync_state(QuorumSync *sync, int i);
+
+/*
+ * The oldest change of a state that has not been fetched yet, to be freed with
+ * quorum_state_change_free(), or NULL.  Each change can be fetched, once; those
+ * of a transaction when it is committed.  One atomic load if there is none.
+ */
+QuorumStateChange *quorum_sync_next_state_change(QuorumSync *sync);
+void quorum_state_change_free(QuorumStateChange *change);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(QuorumStateChange, quorum_state_change_free)
 
 /* How many bytes of the child in slot @i are stale. */
 int64_t quorum_sync_stale_bytes(QuorumSync *sync, int i);

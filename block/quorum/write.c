@@ -92,17 +92,14 @@ static bool quorum_is_refusal(int64_t ret)
 }
 
 /*
- * @ret is what the child has answered to a write.  A FUA write may have failed
- * in its flush, and the error number does not tell, so treat any error as a
- * failed flush.  Exception: -ENOTSUP with BDRV_REQ_NO_FALLBACK means that the
- * child did not start.
+ * @ret is what the child has answered to a write with @flags.  A FUA write may
+ * have failed in its flush, and the error number does not tell, so treat any
+ * error as a failed flush.
  */
-static inline int64_t quorum_tell_fua_error(QuorumAnswer *a, int64_t ret)
+static inline int64_t quorum_tell_fua_error(QuorumAnswer *a, int64_t ret,
+                                            BdrvRequestFlags flags)
 {
-    BdrvRequestFlags flags = a->req->flags;
-
-    if (unlikely(ret < 0) && (flags & BDRV_REQ_FUA) &&
-        !(ret == -ENOTSUP && (flags & BDRV_REQ_NO_FALLBACK))) {
+    if (unlikely(ret < 0) && (flags & BDRV_REQ_FUA)) {
         quorum_sync_flush_failed(a->req->s->sync, quorum_answer_slot(a));
     }
     return ret;
@@ -116,18 +113,24 @@ quorum_ask_write(QuorumRequest *req, QuorumAnswer *a)
     }
     return quorum_tell_fua_error(a, bdrv_co_pwritev(a->child, req->offset,
                                                     req->bytes, req->qiov,
-                                                    req->flags));
+                                                    req->flags), req->flags);
 }
 
 static int64_t coroutine_fn GRAPH_RDLOCK
 quorum_ask_write_zeroes(QuorumRequest *req, QuorumAnswer *a)
 {
+    BdrvRequestFlags flags = req->flags;
+    int64_t ret;
+
     if (!quorum_child_can_take(req, a->child)) {
         return -EIO;
     }
-    return quorum_tell_fua_error(a,
-                                 bdrv_co_pwrite_zeroes(a->child, req->offset,
-                                                       req->bytes, req->flags));
+    if (flags & BDRV_REQ_NO_FALLBACK) {
+        /* So that a refusal can't be the error of a flush */
+        flags &= ~BDRV_REQ_FUA;
+    }
+    ret = bdrv_co_pwrite_zeroes(a->child, req->offset, req->bytes, flags);
+    return quorum_tell_fua_error(a, ret, flags);
 }
 
 /* --- writes that make the node longer --- */
@@ -136,17 +139,15 @@ quorum_ask_write_zeroes(QuorumRequest *req, QuorumAnswer *a)
 static int64_t coroutine_fn GRAPH_RDLOCK
 quorum_ask_fill_gap(QuorumRequest *req, QuorumAnswer *a)
 {
+    BdrvRequestFlags flags = BDRV_REQ_MAY_UNMAP | (req->flags & BDRV_REQ_FUA);
     int64_t start = req->write.offset;
+    int ret;
 
     if (!quorum_child_can_take(req, a->child)) {
         return -EIO;
     }
-    return quorum_tell_fua_error(a,
-                                 bdrv_co_pwrite_zeroes(a->child, start,
-                                                       req->offset - start,
-                                                       BDRV_REQ_MAY_UNMAP |
-                                                       (req->flags &
-                                                        BDRV_REQ_FUA)));
+    ret = bdrv_co_pwrite_zeroes(a->child, start, req->offset - start, flags);
+    return quorum_tell_fua_error(a, ret, flags);
 }
 
 /* Whether what is between the end of the node and a write may differ. */
@@ -243,54 +244,117 @@ int coroutine_fn quorum_co_pwritev(BlockDriverState *bs, int64_t offset,
     return quorum_write_end(req, &range);
 }
 
+/* What a child has not done of zeroes without a fallback. */
+static int64_t coroutine_fn GRAPH_RDLOCK
+quorum_ask_rest_of_zeroes(QuorumRequest *req, QuorumAnswer *a)
+{
+    return a->ret < 0 ? quorum_ask_write_zeroes(req, a)
+                      : quorum_ask_flush(req, a);
+}
+
 /*
  * Ask the children that have refused zeroes, because they would not be
- * efficient, to write them all the same.
+ * efficient, to write them all the same, and the others for what FUA wants.
  */
 static void coroutine_fn GRAPH_RDLOCK
 quorum_ask_zeroes_again(QuorumRequest *req)
 {
+    bool fua = req->flags & BDRV_REQ_FUA;
+
     req->flags &= ~BDRV_REQ_NO_FALLBACK;
     for (int i = 0; i < req->n; i++) {
         QuorumAnswer *a = &req->answers[i];
+        bool refused = quorum_is_refusal(a->ret);
 
-        a->done = !quorum_is_refusal(a->ret);
-        if (quorum_answer_counts(a) && !a->done) {
+        a->done = !refused && !(fua && a->ret >= 0);
+        if (quorum_answer_counts(a) && refused) {
             quorum_reached(QUORUM_BRANCH_ZEROES_FALLBACK);
         }
     }
-    quorum_ask_all(req, quorum_ask_write_zeroes);
+    quorum_ask_all(req, quorum_ask_rest_of_zeroes);
 }
 
 /*
- * Whether all children have refused to write zeroes without a fallback, and
- * none has written any.  If the request is not aligned for all of them, the
- * core cuts it into parts for those with a smaller alignment, and some parts
- * may be done.  (Such a request is small.)
+ * Whether all children have refused to write zeroes without a fallback.  That
+ * none has written any, this tells only of a part that is aligned: others the
+ * core cuts into smaller ones for some children, and some of these may be done.
  */
 static bool quorum_all_refuse_zeroes(const QuorumRequest *req)
 {
-    uint32_t alignment = req->bs->bl.pwrite_zeroes_alignment;
     int refused = 0;
 
     for (int i = 0; i < req->n; i++) {
         refused += quorum_answer_counts(&req->answers[i]) &&
                    req->answers[i].ret == -ENOTSUP;
     }
-    return refused == quorum_count_asked(req) &&
-           QEMU_IS_ALIGNED(req->offset, alignment) &&
-           QEMU_IS_ALIGNED(req->bytes, alignment);
+    return refused == quorum_count_asked(req);
 }
 
-int coroutine_fn quorum_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
-                                         int64_t bytes, BdrvRequestFlags flags)
+/*
+ * Whether all members can write zeroes without a fallback.  This, and the
+ * limits of the children, may change whenever a node below a child is replaced
+ * or reopened, of which the parents are not told.
+ */
+static bool GRAPH_RDLOCK quorum_can_do_without_fallback(BDRVQuorumState *s)
+{
+    for (int i = 0; i < s->num_slots; i++) {
+        if (quorum_is_member(s, i) &&
+            !(s->slots[i].child->bs->supported_zero_flags &
+              BDRV_REQ_NO_FALLBACK)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/*
+ * Limits of the children for writing zeroes, down to where they become blocks:
+ * a range that is aligned to *@alignment and has up to *@most bytes, each child
+ * writes as a whole or, if it has no efficient way, not at all.
+ */
+static void GRAPH_RDLOCK quorum_zeroes_limits(BDRVQuorumState *s,
+                                              int64_t *alignment,
+                                              int64_t *most)
+{
+    *alignment = 1;
+    *most = INT64_MAX;
+    for (int i = 0; i < s->num_slots; i++) {
+        BdrvChild *child = s->slots[i].child;
+        BlockDriverState *p;
+
+        for (p = child ? child->bs : NULL; p; p = bdrv_primary_bs(p)) {
+            *alignment = MAX(*alignment, MAX(p->bl.pwrite_zeroes_alignment,
+                                             p->bl.request_alignment));
+            *most = MIN_NON_ZERO(*most, p->bl.max_pwrite_zeroes);
+        }
+    }
+    *most = MAX(QEMU_ALIGN_DOWN(*most, *alignment), *alignment);
+}
+
+/*
+ * How much of the range to write next: up to where it is aligned, then as much
+ * as is aligned, then the rest.
+ */
+static int64_t quorum_zeroes_part(int64_t offset, int64_t bytes,
+                                  int64_t alignment, int64_t most)
+{
+    int64_t head = offset % alignment;
+
+    if (head) {
+        return MIN(bytes, alignment - head);
+    }
+    return bytes < alignment ? bytes :
+           MIN(QEMU_ALIGN_DOWN(bytes, alignment), most);
+}
+
+/* Write zeroes to a part of the disk that quorum_zeroes_part() has chosen. */
+static int coroutine_fn GRAPH_RDLOCK
+quorum_write_zeroes_part(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                         BdrvRequestFlags flags, bool aligned)
 {
     QuorumRequest *req;
     RangeLockRequest range;
 
-    if (!bytes) {
-        return 0;
-    }
     req = quorum_request_new(bs, offset, bytes, NULL, flags);
     quorum_write_begin(req, &range);
     quorum_ask_all(req, quorum_ask_write_zeroes);
@@ -300,7 +364,8 @@ int coroutine_fn quorum_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
      * cannot (-ENOTSUP, or -EINVAL for what is not aligned), they must not stay
      * behind the others.
      */
-    if ((flags & BDRV_REQ_NO_FALLBACK) && quorum_all_refuse_zeroes(req)) {
+    if ((flags & BDRV_REQ_NO_FALLBACK) && aligned &&
+        quorum_all_refuse_zeroes(req)) {
         quorum_reached(QUORUM_BRANCH_ZEROES_REFUSED);
         quorum_sync_write_abandon(req->s->sync, &req->write);
         if (req->write.grows) {
@@ -315,6 +380,29 @@ int coroutine_fn quorum_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
         quorum_ask_zeroes_again(req);
     }
     return quorum_write_end(req, &range);
+}
+
+int coroutine_fn quorum_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
+                                         int64_t bytes, BdrvRequestFlags flags)
+{
+    BDRVQuorumState *s = bs->opaque;
+    int64_t alignment, most;
+    int ret = 0;
+
+    if ((flags & BDRV_REQ_NO_FALLBACK) && !quorum_can_do_without_fallback(s)) {
+        return -ENOTSUP;
+    }
+    quorum_zeroes_limits(s, &alignment, &most);
+    while (bytes > 0 && ret == 0) {
+        int64_t part = quorum_zeroes_part(offset, bytes, alignment, most);
+
+        bool aligned = offset % alignment == 0 && part % alignment == 0;
+
+        ret = quorum_write_zeroes_part(bs, offset, part, flags, aligned);
+        offset += part;
+        bytes -= part;
+    }
+    return ret;
 }
 
 /* Whether a zero write may unmap on @child, down to where it becomes blocks. */
@@ -345,31 +433,24 @@ int coroutine_fn quorum_co_pdiscard(BlockDriverState *bs, int64_t offset,
                                     int64_t bytes)
 {
     BDRVQuorumState *s = bs->opaque;
-    uint32_t alignment = bs->bl.pwrite_zeroes_alignment;
-    /* A discard may go past the end, and must not make a child longer. */
-    int64_t end = QEMU_ALIGN_DOWN(MIN(offset + bytes, quorum_length(bs)),
-                                  alignment);
-    int64_t most = QEMU_ALIGN_DOWN(MIN_NON_ZERO(bs->bl.max_pwrite_zeroes,
-                                                INT64_MAX), alignment);
-    int ret = 0;
+    int64_t alignment, most, end;
+    int ret;
 
-    if (!(bs->supported_zero_flags & BDRV_REQ_NO_FALLBACK)) {
-        return 0;
-    }
     for (int i = 0; i < s->num_slots; i++) {
         if (quorum_is_member(s, i) &&
             !quorum_child_may_unmap(s->slots[i].child)) {
             return 0;
         }
     }
+    quorum_zeroes_limits(s, &alignment, &most);
+    /* A discard may go past the end, and must not make a child longer. */
+    end = QEMU_ALIGN_DOWN(MIN(offset + bytes, quorum_length(bs)), alignment);
     offset = QEMU_ALIGN_UP(offset, alignment);
-    while (offset < end && ret == 0) {
-        int64_t size = MIN(end - offset, most);
-
-        ret = quorum_co_pwrite_zeroes(bs, offset, size, BDRV_REQ_MAY_UNMAP |
-                                                        BDRV_REQ_NO_FALLBACK);
-        offset += size;
+    if (offset >= end) {
+        return 0;
     }
+    ret = quorum_co_pwrite_zeroes(bs, offset, end - offset,
+                                  BDRV_REQ_MAY_UNMAP | BDRV_REQ_NO_FALLBACK);
     quorum_flush_after_a_while(bs);
     return ret == -ENOTSUP ? 0 : ret;
 }

@@ -34,6 +34,10 @@ void coroutine_fn quorum_write_unlock(QuorumRequest *req,
  */
 bool GRAPH_RDLOCK quorum_collect_missed(QuorumRequest *req);
 
+/* A QuorumAskFn: flush the child. */
+int64_t coroutine_fn GRAPH_RDLOCK quorum_ask_flush(QuorumRequest *req,
+                                                   QuorumAnswer *a);
+
 /* Trace which children were asked and have missed the request @what. */
 void quorum_trace_missed(const QuorumRequest *req, const char *what);
 

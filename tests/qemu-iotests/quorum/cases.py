@@ -237,7 +237,6 @@ class QuorumTestCase(QuorumNodeTestCase):
             self.add_child(i, (between or {}).get(i))
         self.vm.cmd('blockdev-add', {
             'driver': 'quorum', 'node-name': 'q',
-            'vote-threshold': self.replicas // 2 + 1,
             'children': [f'c{i}' for i in range(self.replicas)],
             **dashed(options)})
         if export:
