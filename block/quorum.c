@@ -302,6 +302,7 @@ static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
                      qemu_real_host_page_size());
     range_lock_init(&s->range_lock);
     qemu_co_rwlock_init(&s->flush_lock);
+    stat64_init(&s->cut_from, INT64_MAX);
     qemu_spin_init(&s->in_flight_lock);
     QLIST_INIT(&s->in_flight);
     s->sync = quorum_sync_new(bs->node_name, slots);

@@ -119,6 +119,9 @@ typedef struct BDRVQuorumState {
     /* Pattern threshold: which child the next read defers first. */
     unsigned next_deferred;
 
+    /* From where on a resize in flight may have cut children; or INT64_MAX. */
+    Stat64 cut_from;
+
     /* There is a flush that no one has asked for; one has failed. */
     bool flushes_by_itself;
     bool flush_failed_unheard;
