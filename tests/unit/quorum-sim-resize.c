@@ -5,7 +5,10 @@
  *
  * Copyright (c) 2026 The quorum project authors
  *
- * The disk grows and shrinks, alone or beside other requests.
+ * The disk grows and shrinks, alone or beside other requests.  What is written
+ * beside a resize stays below the smaller one of both lengths: a guest does not
+ * write to what it is about to cut off, or has not got yet.  It may read there:
+ * then it does not matter what it reads, but no child is to blame for it.
  *
  * A resize that succeeds leaves the length that was asked for; if it need not
  * be exact and makes the disk shorter, a larger one will do, up to the old one,
@@ -55,17 +58,32 @@ static int unit_of(const Req *r)
            sim.node.cells_per_unit : 1;
 }
 
+/* What a request can't be sure of beside a resize that keeps @kept cells */
+static uint64_t unsure_cells(int kept)
+{
+    int unit = sim.node.cells_per_unit;
+
+    return kept < sim.guest.length ?
+           ~sim_cells_mask(0, QEMU_ALIGN_DOWN(kept, unit)) : 0;
+}
+
+/* Whether @r only reads, as far as the guest is concerned. */
+static bool reads(const Req *r)
+{
+    return r->type == REQ_READ || r->type == REQ_STATUS ||
+           r->type == REQ_CHECK || r->type == REQ_SCRUB;
+}
+
 bool sim_resize_may_start(const Req *r)
 {
     int kept = MIN(r->length, sim.guest.length);
 
     for (int i = 0; i < sim.guest.next_req; i++) {
         Req *other = &sim.s->reqs[i];
-        int usable = kept - kept % unit_of(other);
 
         if (other->end == NEVER &&
             (other->type == REQ_RESIZE || other->grown ||
-             other->mask & ~sim_cells_mask(0, usable))) {
+             (!reads(other) && other->mask & ~sim_cells_mask(0, kept)))) {
             return false;
         }
     }
@@ -99,13 +117,14 @@ bool sim_find_place(Req *r)
 {
     int unit = unit_of(r);
     int usable = sim_usable_cells();
+    int kept = usable;
 
-    r->grown = r->gap = 0;
+    r->grown = r->gap = r->unsure = 0;
     if (find_growth(r)) {
         return true;
     }
-    if (usable < sim.guest.length) {
-        usable -= usable % unit;
+    if (reads(r)) {
+        usable = sim.guest.length;
     }
     if (!usable) {
         return false;
@@ -114,6 +133,7 @@ bool sim_find_place(Req *r)
     r->cell -= r->cell % unit;
     r->num = MIN(ROUND_UP(r->place.num, unit), usable - r->cell);
     r->mask = sim_cells_mask(r->cell, r->num);
+    r->unsure = unsure_cells(kept);
     return true;
 }
 
@@ -139,6 +159,11 @@ int coroutine_fn sim_resize(Req *r)
     sim_set_granules(longest);
     r->old_length = old;
     r->mask = longest > kept ? sim_cells_mask(kept, longest - kept) : 0;
+    for (int i = 0; i < sim.guest.next_req; i++) {
+        if (sim.s->reqs[i].end == NEVER) {
+            sim.s->reqs[i].unsure |= unsure_cells(kept);
+        }
+    }
     r->long_before = count_long(old);
     for (int n = 0; n < sim.s->num_children; n++) {
         r->shortest[n] = MAX_CELLS;

@@ -25,7 +25,7 @@ static void req_init(Req *r, int id)
     r->ret = 0;
     memset(r->issued, 0, sizeof(r->issued));
     memset(r->ok, 0, sizeof(r->ok));
-    r->sent = r->grown = r->gap = 0;
+    r->sent = r->grown = r->gap = r->unsure = 0;
     r->flushed = r->seen_durable = r->may_be_lost = r->loss_unreported = false;
     r->buf = NULL;
 }
@@ -69,9 +69,9 @@ static int coroutine_fn guest_scrub(Req *r)
                                    &bytes);
         }
         bytes = MIN(bytes, QEMU_ALIGN_DOWN(start + most, most) - start);
-        r->mask = bytes ? sim_cells_mask(start / size, bytes / size) : 0;
+        r->mask = bytes > 0 ? sim_cells_mask(start / size, bytes / size) : 0;
         sim_trace("  cells %016" PRIx64, r->mask);
-        if (bytes) {
+        if (bytes > 0) {
             ret = quorum_co_scrub(bs, start, bytes, &scrub);
         }
     }
