@@ -133,7 +133,7 @@ bool sim_find_place(Req *r)
     r->cell -= r->cell % unit;
     r->num = MIN(ROUND_UP(r->place.num, unit), usable - r->cell);
     r->mask = sim_cells_mask(r->cell, r->num);
-    r->unsure = unsure_cells(kept);
+    r->unsure = unsure_cells(kept) | sim.seen.leftover;
     return true;
 }
 
@@ -295,27 +295,20 @@ static void check_resized(Req *r)
     }
 }
 
-/*
- * An exact shrink has failed.  It must not have cut off so many children that
- * too few are left; but a child that fails, and does it nevertheless, can't be
- * helped.
- */
-static void check_spared(const Req *r)
+void sim_check_shrink(const Req *r, int child)
 {
-    int members = 0, spared = 0;
+    int members = 0;
 
     for (int n = 0; n < sim.s->num_children; n++) {
-        Child *c = &sim.child[n];
-
-        members += c->bs && !c->maybe_excluded;
-        spared += c->bs && !c->maybe_excluded &&
-                  r->shortest[n] >= r->old_length;
+        members += !!sim.child[n].bs;
+        if (sim.child[n].maybe_excluded) {
+            return;
+        }
     }
-    if (members == sim.s->num_children && is_majority() &&
-        members >= 2 * sim.s->threshold - 1 && !r->done_anyway &&
-        count_long(r->old_length) == members && spared < sim.s->threshold) {
-        sim_violation(CHECK_LENGTH, "resize %d has failed, and %d children "
-                      "have not been cut off", r->id, spared);
+    if (r->exact && shrinks(r) && is_majority() &&
+        ctpop32(r->failed) > members - sim.s->threshold) {
+        sim_violation(CHECK_LENGTH, "child %d is to be cut off, although "
+                      "resize %d has failed", child, r->id);
     }
 }
 
@@ -380,8 +373,6 @@ void sim_check_resize(Req *r)
     }
     if (r->ret >= 0) {
         check_resized(r);
-    } else if (r->exact && shrinks(r)) {
-        check_spared(r);
     }
 }
 
@@ -442,5 +433,46 @@ void sim_check_lengths(void)
         if (c->bs && c->length < length) {
             sim_set_stale(c, sim_cells_mask(c->length, length - c->length));
         }
+    }
+}
+
+/* --- restarts --- */
+
+bool sim_may_restart(void)
+{
+    for (int n = 0; n < sim.s->num_children; n++) {
+        if (sim.child[n].is_new) {
+            return false;
+        }
+    }
+    return sim.s->seed & 2 && is_majority() && sim_has_lengths(sim.s->kind) &&
+           !g_str_equal(sim.s->read_pattern, "fifo") && !sim_any_drops() &&
+           !sim_any_liars() &&
+           ctpop32(sim_bad_children(sim.s)) < sim.s->threshold;
+}
+
+/*
+ * What failed requests have left behind the end comes into sight where threshold
+ * children have it: whatever that is.
+ */
+void sim_note_restart(void)
+{
+    int old = sim.guest.length;
+    int length = MAX_CELLS;
+
+    while (length > 0 && count_long(length) < sim.s->threshold) {
+        length--;
+    }
+    sim_trace("the node is opened again, with %d cells", length);
+    if (sim_node_cells() != length || length < old) {
+        sim_violation(CHECK_LENGTH, "the node is opened with %d cells instead "
+                      "of %d, and had %d", sim_node_cells(), length, old);
+    }
+    sim.guest.length = sim_node_cells();
+    sim.seen.leftover = ~sim_cells_mask(0, old);
+    for (int n = 0; n < sim.s->num_children; n++) {
+        memset(sim.child[n].stale_since, 0, sizeof(sim.child[n].stale_since));
+        sim.child[n].maybe_excluded = false;
+        sim.child[n].ever_failed = UINT64_MAX;
     }
 }

@@ -25,6 +25,7 @@ static void req_init(Req *r, int id)
     r->ret = 0;
     memset(r->issued, 0, sizeof(r->issued));
     memset(r->ok, 0, sizeof(r->ok));
+    r->failed = 0;
     r->sent = r->grown = r->gap = r->unsure = 0;
     r->flushed = r->seen_durable = r->may_be_lost = r->loss_unreported = false;
     r->buf = NULL;
@@ -354,16 +355,16 @@ static bool step(void)
     return true;
 }
 
-/* Read the whole disk at the end. */
-static void read_all(void)
+/* Read, or scrub, the whole disk at the end, for the first time or again. */
+static void read_all(ReqType type, bool again)
 {
     Schedule *s = sim.s;
     Req *r = &s->reqs[sim.guest.next_req];
 
     *r = (Req) {
-        .type = REQ_READ,
+        .type = type,
         .place.num = sim.guest.length,
-        .key = MAX_REQS + sim.faults.power_cut,
+        .key = MAX_REQS + again,
     };
     req_init(r, sim.guest.next_req);
     sim_find_place(r);
@@ -400,7 +401,7 @@ static void reset(Schedule *s, bool record, bool with_trace)
     sim.dice.rng = s->seed ^ 0x5deece66d;
     sim.dice.recording = record;
     sim.seen.num_answers = sim.seen.num_changes = 0;
-    sim.seen.cut_in_vain = 0;
+    sim.seen.cut_in_vain = sim.seen.leftover = 0;
     memset(sim.seen.grown_at, 0, sizeof(sim.seen.grown_at));
     memset(&sim.faults, 0, sizeof(sim.faults));
     g_free(sim.verdict.text);
@@ -434,7 +435,7 @@ void sim_run(Schedule *s, bool record, bool with_trace)
     }
     if (!sim.guest.in_flight) {
         sim_check_order();
-        read_all();
+        read_all(REQ_READ, false);
     }
     if (sim.guest.in_flight) {
         sim_violation(CHECK_STUCK, "%d requests never come back",
@@ -447,13 +448,21 @@ void sim_run(Schedule *s, bool record, bool with_trace)
     sim_check_linear();
     if (s->power_cut) {
         sim_power_cut();
-        read_all();
+        read_all(REQ_READ, true);
+    } else if (sim_may_restart()) {
+        node_close();
+        node_open();
+        sim.node.running = true;
+        sim_note_restart();
+        read_all(s->seed & 4 ? REQ_READ : REQ_SCRUB, true);
     }
     node_close();
 }
 
 void sim_init(void)
 {
+    /* Warnings about shorter children are no news here. */
+    g_setenv("QTEST_SILENT_ERRORS", "1", true);
     bdrv_init();
     qemu_init_main_loop(&error_abort);
     quorum_debug.on = true;
