@@ -333,7 +333,8 @@ static void check_read(Req *r)
     for (int i = 0; i < r->num; i++) {
         uint8_t value = sim_decode_cell(r->buf + i * sim.s->cell_bytes);
 
-        if (!(r->unsure & BIT_ULL(r->cell + i)) && !check_read_cell(r, r->cell + i, value)) {
+        if (!(r->unsure & BIT_ULL(r->cell + i)) &&
+            !check_read_cell(r, r->cell + i, value)) {
             return;
         }
     }

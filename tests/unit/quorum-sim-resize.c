@@ -452,24 +452,32 @@ bool sim_may_restart(void)
 }
 
 /*
- * What failed requests have left behind the end comes into sight where threshold
- * children have it: whatever that is.
+ * What failed requests have left behind the end comes into sight where
+ * threshold children have it: whatever that is.  And what was cut off in vain
+ * is no longer known to be stale.
  */
 void sim_note_restart(void)
 {
     int old = sim.guest.length;
     int length = MAX_CELLS;
+    bool cut = false;
 
+    for (int i = 0; i < sim.guest.next_req; i++) {
+        Req *r = &sim.s->reqs[i];
+
+        /* It may have been done, and undoing it may have failed. */
+        cut |= r->type == REQ_RESIZE && r->ret < 0 && shrinks(r);
+    }
     while (length > 0 && count_long(length) < sim.s->threshold) {
         length--;
     }
     sim_trace("the node is opened again, with %d cells", length);
-    if (sim_node_cells() != length || length < old) {
+    if (sim_node_cells() != length || (length < old && !cut)) {
         sim_violation(CHECK_LENGTH, "the node is opened with %d cells instead "
                       "of %d, and had %d", sim_node_cells(), length, old);
     }
     sim.guest.length = sim_node_cells();
-    sim.seen.leftover = ~sim_cells_mask(0, old);
+    sim.seen.leftover = ~sim_cells_mask(0, old) | sim.seen.cut_in_vain;
     for (int n = 0; n < sim.s->num_children; n++) {
         memset(sim.child[n].stale_since, 0, sizeof(sim.child[n].stale_since));
         sim.child[n].maybe_excluded = false;

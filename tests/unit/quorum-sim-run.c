@@ -461,8 +461,6 @@ void sim_run(Schedule *s, bool record, bool with_trace)
 
 void sim_init(void)
 {
-    /* Warnings about shorter children are no news here. */
-    g_setenv("QTEST_SILENT_ERRORS", "1", true);
     bdrv_init();
     qemu_init_main_loop(&error_abort);
     quorum_debug.on = true;

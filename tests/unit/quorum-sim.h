@@ -230,8 +230,8 @@ bool sim_node_flushes_by_itself(void);
 
 /*
  * The disk has up to @cells from now on: granules grow until a stale map of it
- * is small enough, as the driver does it.  Here they never get finer again: what
- * was marked stays as wide as it was.
+ * is small enough, as the driver does it.  Here they never get finer again:
+ * what was marked stays as wide as it was.
  */
 void sim_set_granules(int cells);
 
