@@ -415,6 +415,7 @@ static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
     range_lock_init(&s->range_lock);
     qemu_co_rwlock_init(&s->flush_lock);
     stat64_init(&s->last_flush_ns, get_clock());
+    stat64_init(&s->cut_from, INT64_MAX);
     qemu_spin_init(&s->in_flight_lock);
     QLIST_INIT(&s->in_flight);
     stat64_init(&s->next_failure, 0);

@@ -136,6 +136,9 @@ typedef struct BDRVQuorumState {
     /* When a flush has last begun, by get_clock(). */
     Stat64 last_flush_ns;
 
+    /* From where on a resize in flight may have cut children; or INT64_MAX. */
+    Stat64 cut_from;
+
     /* There is a flush that no one has asked for; one has failed. */
     bool flushes_by_itself;
     bool flush_failed_unheard;

@@ -263,6 +263,36 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
 
 /* --- pattern fifo --- */
 
+static int coroutine_fn GRAPH_RDLOCK
+quorum_read_fifo(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                 QEMUIOVector *qiov, BdrvRequestFlags flags);
+
+/*
+ * The range is being cut off: wait for the end of that, and read what is left.
+ * For the rest, zeroes will do.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+quorum_read_fifo_cut(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                     QEMUIOVector *qiov, BdrvRequestFlags flags)
+{
+    BDRVQuorumState *s = bs->opaque;
+    RangeLockRequest range;
+    QEMUIOVector part;
+    int64_t left;
+    int ret = 0;
+
+    quorum_range_lock(bs, &range, offset, bytes);
+    left = MIN(MAX(quorum_sync_length(s->sync) - offset, 0), bytes);
+    range_lock_co_unlock(&s->range_lock, &range);
+    qemu_iovec_memset(qiov, left, 0, bytes - left);
+    if (left) {
+        qemu_iovec_init_slice(&part, qiov, 0, left);
+        ret = quorum_read_fifo(bs, offset, left, &part, flags);
+        qemu_iovec_destroy(&part);
+    }
+    return ret;
+}
+
 /*
  * Ask one child after the other until one answers: there is no vote.  All of
  * the range is stale on a child, or none of it.
@@ -297,6 +327,10 @@ quorum_read_fifo_range(BlockDriverState *bs, int64_t offset, int64_t bytes,
         quorum_request_free(req);
         quorum_repair_range(bs, offset, bytes, reported, "failed child");
         return 0;
+    }
+    if (!answered && quorum_is_cut_off(req->s, offset + bytes)) {
+        quorum_request_free(req);
+        return quorum_read_fifo_cut(bs, offset, bytes, qiov, flags);
     }
     if (!answered) {
         ret = quorum_request_fail(req, "read");

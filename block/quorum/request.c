@@ -341,9 +341,8 @@ quorum_read_up_to_end(QuorumRequest *req, QuorumAnswer *a)
     int64_t bytes = quorum_child_length(a->child) - req->offset;
     int ret;
 
-    if (req->offset + req->bytes > quorum_sync_length(req->s->sync)) {
-        /* The node is being cut off: no fault of the child. */
-        return -EIO;
+    if (quorum_is_cut_off(req->s, req->offset + req->bytes)) {
+        return -EIO;    /* no fault of the child */
     }
     if (req->qiov || bytes <= 0) {
         return quorum_read_failed(a, -EIO);
@@ -552,6 +551,12 @@ bool quorum_may_repair(BlockDriverState *bs, int i)
     return quorum_is_member(s, i) &&
            (s->slots[i].child->perm & BLK_PERM_WRITE) &&
            !(bs->open_flags & BDRV_O_INACTIVE);
+}
+
+bool quorum_is_cut_off(BDRVQuorumState *s, int64_t end)
+{
+    return end > (int64_t)stat64_get(&s->cut_from) ||
+           end > quorum_sync_length(s->sync);
 }
 
 /* --- what the children say about themselves --- */

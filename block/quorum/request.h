@@ -325,6 +325,12 @@ static inline bool GRAPH_RDLOCK quorum_child_reaches(BdrvChild *child,
     return end <= quorum_child_length(child);
 }
 
+/*
+ * Whether the node, or some child of it, may be cut off before @end: the guest
+ * makes it shorter.  A hint, unless the range is held.
+ */
+bool quorum_is_cut_off(BDRVQuorumState *s, int64_t end);
+
 /* --- what the children say about themselves --- */
 
 /*

@@ -467,6 +467,7 @@ int coroutine_fn quorum_co_truncate(BlockDriverState *bs, int64_t offset,
     req->resize.prealloc = prealloc;
 
     quorum_resize_lock(req, &range);
+    stat64_set(&s->cut_from, req->offset);
     quorum_ask_resize(req);
     quorum_collect_missed(req);
     quorum_sync_write_abandon(s->sync, &req->write);
@@ -480,6 +481,7 @@ int coroutine_fn quorum_co_truncate(BlockDriverState *bs, int64_t offset,
         length = req->resize.old_length;
     }
     quorum_finish_resize(req, length);
+    stat64_set(&s->cut_from, INT64_MAX);
     trace_quorum_resize(bs->node_name, req->resize.old_length, offset, exact,
                         ret);
     quorum_write_unlock(req, &range);

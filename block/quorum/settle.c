@@ -444,17 +444,19 @@ void quorum_sync_write_abandon(QuorumSync *sync, QuorumWrite *w)
 }
 
 /*
- * The node is about to have @bytes: whether the child in slot @i is stale in
- * the granule that its end is in now.  So it is then in what comes there; and a
- * child that misses the growth becomes stale in all of that granule.
+ * The node is about to grow to @bytes, from @pos on, its end or a place before:
+ * whether the child in slot @i is stale in the granule that @pos will be in.
+ * So it is then in what comes there; and a child that misses the growth becomes
+ * stale in all of that granule.
  */
-static bool quorum_sync_lacks_end_locked(const QuorumSync *sync, int i,
-                                         int64_t bytes)
+static bool quorum_sync_lacks_granule_locked(const QuorumSync *sync, int i,
+                                             int64_t pos, int64_t bytes)
 {
-    int64_t start = QEMU_ALIGN_DOWN(sync->bytes,
-                                    quorum_sync_granule(bytes));
+    int64_t granule = quorum_sync_granule(bytes);
+    int64_t start = QEMU_ALIGN_DOWN(pos, granule);
+    int64_t end = MIN(ROUND_UP(pos, granule), sync->bytes);
 
-    return quorum_sync_is_stale_locked(sync, i, start, sync->bytes - start);
+    return quorum_sync_is_stale_locked(sync, i, start, end - start);
 }
 
 /*
@@ -467,12 +469,14 @@ static bool quorum_sync_stores_write_locked(const QuorumSync *sync,
     int64_t start = w->offset;
     int64_t end = w->offset + w->bytes;
 
-    if (!quorum_sync_is_member(sync, i) || w->missed[i] ||
-        (end > sync->bytes && quorum_sync_lacks_end_locked(sync, i, end))) {
+    if (!quorum_sync_is_member(sync, i) || w->missed[i]) {
         return false;
     }
     if (!sync->children[i].stale) {
         return true;
+    }
+    if (end > sync->bytes) {
+        return !quorum_sync_lacks_granule_locked(sync, i, start, end);
     }
     quorum_sync_whole_granules_locked(sync, &start, &end);
     if (start == end) {
@@ -763,7 +767,7 @@ int quorum_sync_count_growing(QuorumSync *sync, const bool *missed,
     QUORUM_SYNC_GUARD(sync);
     for (int i = 0; i < sync->num_children; i++) {
         count += quorum_sync_is_member(sync, i) && !missed[i] &&
-                 !quorum_sync_lacks_end_locked(sync, i, bytes);
+                 !quorum_sync_lacks_granule_locked(sync, i, sync->bytes, bytes);
     }
     return count;
 }

@@ -430,7 +430,8 @@ static void check_read(Req *r)
     for (int i = 0; i < r->num; i++) {
         uint8_t value = sim_decode_cell(r->buf + i * sim.s->cell_bytes);
 
-        if (!check_read_cell(r, r->cell + i, value)) {
+        if (!(r->unsure & BIT_ULL(r->cell + i)) &&
+            !check_read_cell(r, r->cell + i, value)) {
             return;
         }
     }
@@ -440,7 +441,7 @@ void sim_check_zeroes(Req *r, int num)
 {
     for (int i = r->cell; i < r->cell + num; i++) {
         bool zeroes = sim.s->liars[sim_cell_unit(i)] ||
-                      sim.seen.decided & BIT_ULL(i);
+                      (sim.seen.decided | r->unsure) & BIT_ULL(i);
 
         for (int id = 0; id < sim.guest.next_req; id++) {
             zeroes |= sim_is_zeroes(TAG_REQ + id) &&
@@ -463,7 +464,7 @@ void sim_check_zeroes(Req *r, int num)
  */
 static void check_alike(Req *r)
 {
-    for (uint64_t m = r->mask; m; m &= m - 1) {
+    for (uint64_t m = r->mask & ~r->unsure; m; m &= m - 1) {
         int i = ctz64(m);
         Child *model = NULL;
 

@@ -255,6 +255,9 @@ sim_co_truncate(BlockDriverState *bs, int64_t offset, bool exact,
     op.exact = exact;
     op.req = find_resize(&op);
     op.dice_req = op.req ?: op.dice_req;
+    if (op.req && op.length == op.req->length) {
+        sim_check_shrink(op.req, op.child->index);
+    }
     if (op.length > op.child->length) {
         op.cell = op.child->length;
         op.num = op.length - op.cell;

@@ -263,9 +263,6 @@ static void finish_resize(Op *op, Plan *plan)
     }
     c->length = op->length;
     c->bad_cells &= sim_cells_mask(0, kept);
-    if (r) {
-        r->done_anyway |= op->ret < 0;
-    }
 }
 
 static void trace_end(const Op *op)
@@ -337,6 +334,7 @@ static void op_finish(Op *op)
         finish_resize(op, plan);
         if (op->req) {
             op->req->ok[c->index] = op->ret < 0 ? 0 : UINT64_MAX;
+            op->req->failed |= (op->ret < 0) << c->index;
             c->failed_at = op->ret < 0 ? sim.now : c->failed_at;
         }
         break;

@@ -5,7 +5,10 @@
  *
  * Copyright (c) 2026 The quorum project authors
  *
- * The disk grows and shrinks, alone or beside other requests.
+ * The disk grows and shrinks, alone or beside other requests.  What is written
+ * beside a resize stays below the smaller one of both lengths: a guest does not
+ * write to what it is about to cut off, or has not got yet.  It may read there:
+ * then it does not matter what it reads, but no child is to blame for it.
  *
  * A resize that succeeds leaves the length that was asked for; if it need not
  * be exact and makes the disk shorter, a larger one will do, up to the old one,
@@ -55,17 +58,32 @@ static int unit_of(const Req *r)
            sim.node.cells_per_unit : 1;
 }
 
+/* What a request can't be sure of beside a resize that keeps @kept cells */
+static uint64_t unsure_cells(int kept)
+{
+    int unit = sim.node.cells_per_unit;
+
+    return kept < sim.guest.length ?
+           ~sim_cells_mask(0, QEMU_ALIGN_DOWN(kept, unit)) : 0;
+}
+
+/* Whether @r only reads, as far as the guest is concerned. */
+static bool reads(const Req *r)
+{
+    return r->type == REQ_READ || r->type == REQ_STATUS ||
+           r->type == REQ_CHECK || r->type == REQ_SCRUB;
+}
+
 bool sim_resize_may_start(const Req *r)
 {
     int kept = MIN(r->length, sim.guest.length);
 
     for (int i = 0; i < sim.guest.next_req; i++) {
         Req *other = &sim.s->reqs[i];
-        int usable = kept - kept % unit_of(other);
 
         if (other->end == NEVER &&
             (other->type == REQ_RESIZE || other->grown ||
-             other->mask & ~sim_cells_mask(0, usable))) {
+             (!reads(other) && other->mask & ~sim_cells_mask(0, kept)))) {
             return false;
         }
     }
@@ -99,13 +117,14 @@ bool sim_find_place(Req *r)
 {
     int unit = unit_of(r);
     int usable = sim_usable_cells();
+    int kept = usable;
 
-    r->grown = r->gap = 0;
+    r->grown = r->gap = r->unsure = 0;
     if (find_growth(r)) {
         return true;
     }
-    if (usable < sim.guest.length) {
-        usable -= usable % unit;
+    if (reads(r)) {
+        usable = sim.guest.length;
     }
     if (!usable) {
         return false;
@@ -114,6 +133,7 @@ bool sim_find_place(Req *r)
     r->cell -= r->cell % unit;
     r->num = MIN(ROUND_UP(r->place.num, unit), usable - r->cell);
     r->mask = sim_cells_mask(r->cell, r->num);
+    r->unsure = unsure_cells(kept) | sim.seen.leftover;
     return true;
 }
 
@@ -139,6 +159,11 @@ int coroutine_fn sim_resize(Req *r)
     sim_set_granules(longest);
     r->old_length = old;
     r->mask = longest > kept ? sim_cells_mask(kept, longest - kept) : 0;
+    for (int i = 0; i < sim.guest.next_req; i++) {
+        if (sim.s->reqs[i].end == NEVER) {
+            sim.s->reqs[i].unsure |= unsure_cells(kept);
+        }
+    }
     r->long_before = count_long(old);
     for (int n = 0; n < sim.s->num_children; n++) {
         r->shortest[n] = MAX_CELLS;
@@ -270,27 +295,20 @@ static void check_resized(Req *r)
     }
 }
 
-/*
- * An exact shrink has failed.  It must not have cut off so many children that
- * too few are left; but a child that fails, and does it nevertheless, can't be
- * helped.
- */
-static void check_spared(const Req *r)
+void sim_check_shrink(const Req *r, int child)
 {
-    int members = 0, spared = 0;
+    int members = 0;
 
     for (int n = 0; n < sim.s->num_children; n++) {
-        Child *c = &sim.child[n];
-
-        members += c->bs && !c->maybe_excluded;
-        spared += c->bs && !c->maybe_excluded &&
-                  r->shortest[n] >= r->old_length;
+        members += !!sim.child[n].bs;
+        if (sim.child[n].maybe_excluded) {
+            return;
+        }
     }
-    if (members == sim.s->num_children && is_majority() &&
-        members >= 2 * sim.s->threshold - 1 && !r->done_anyway &&
-        count_long(r->old_length) == members && spared < sim.s->threshold) {
-        sim_violation(CHECK_LENGTH, "resize %d has failed, and %d children "
-                      "have not been cut off", r->id, spared);
+    if (r->exact && shrinks(r) && is_majority() &&
+        ctpop32(r->failed) > members - sim.s->threshold) {
+        sim_violation(CHECK_LENGTH, "child %d is to be cut off, although "
+                      "resize %d has failed", child, r->id);
     }
 }
 
@@ -355,8 +373,6 @@ void sim_check_resize(Req *r)
     }
     if (r->ret >= 0) {
         check_resized(r);
-    } else if (r->exact && shrinks(r)) {
-        check_spared(r);
     }
 }
 
@@ -417,5 +433,54 @@ void sim_check_lengths(void)
         if (c->bs && c->length < length) {
             sim_set_stale(c, sim_cells_mask(c->length, length - c->length));
         }
+    }
+}
+
+/* --- restarts --- */
+
+bool sim_may_restart(void)
+{
+    for (int n = 0; n < sim.s->num_children; n++) {
+        if (sim.child[n].is_new) {
+            return false;
+        }
+    }
+    return sim.s->seed & 2 && is_majority() && sim_has_lengths(sim.s->kind) &&
+           !g_str_equal(sim.s->read_pattern, "fifo") && !sim_any_drops() &&
+           !sim_any_liars() &&
+           ctpop32(sim_bad_children(sim.s)) < sim.s->threshold;
+}
+
+/*
+ * What failed requests have left behind the end comes into sight where
+ * threshold children have it: whatever that is.  And what was cut off in vain
+ * is no longer known to be stale.
+ */
+void sim_note_restart(void)
+{
+    int old = sim.guest.length;
+    int length = MAX_CELLS;
+    bool cut = false;
+
+    for (int i = 0; i < sim.guest.next_req; i++) {
+        Req *r = &sim.s->reqs[i];
+
+        /* It may have been done, and undoing it may have failed. */
+        cut |= r->type == REQ_RESIZE && r->ret < 0 && shrinks(r);
+    }
+    while (length > 0 && count_long(length) < sim.s->threshold) {
+        length--;
+    }
+    sim_trace("the node is opened again, with %d cells", length);
+    if (sim_node_cells() != length || (length < old && !cut)) {
+        sim_violation(CHECK_LENGTH, "the node is opened with %d cells instead "
+                      "of %d, and had %d", sim_node_cells(), length, old);
+    }
+    sim.guest.length = sim_node_cells();
+    sim.seen.leftover = ~sim_cells_mask(0, old) | sim.seen.cut_in_vain;
+    for (int n = 0; n < sim.s->num_children; n++) {
+        memset(sim.child[n].stale_since, 0, sizeof(sim.child[n].stale_since));
+        sim.child[n].maybe_excluded = false;
+        sim.child[n].ever_failed = UINT64_MAX;
     }
 }

@@ -25,7 +25,8 @@ static void req_init(Req *r, int id)
     r->ret = 0;
     memset(r->issued, 0, sizeof(r->issued));
     memset(r->ok, 0, sizeof(r->ok));
-    r->sent = r->grown = r->gap = 0;
+    r->failed = 0;
+    r->sent = r->grown = r->gap = r->unsure = 0;
     r->flushed = r->seen_durable = r->may_be_lost = r->loss_unreported = false;
     r->buf = NULL;
 }
@@ -72,9 +73,9 @@ static int coroutine_fn guest_scrub(Req *r)
                                    &bytes);
         }
         bytes = MIN(bytes, QEMU_ALIGN_DOWN(start + most, most) - start);
-        r->mask = bytes ? sim_cells_mask(start / size, bytes / size) : 0;
+        r->mask = bytes > 0 ? sim_cells_mask(start / size, bytes / size) : 0;
         sim_trace("  cells %016" PRIx64, r->mask);
-        if (bytes) {
+        if (bytes > 0) {
             ret = quorum_co_scrub(bs, start, bytes, &scrub);
         }
     }
@@ -358,16 +359,16 @@ static bool step(void)
     return true;
 }
 
-/* Read the whole disk at the end. */
-static void read_all(void)
+/* Read, or scrub, the whole disk at the end, for the first time or again. */
+static void read_all(ReqType type, bool again)
 {
     Schedule *s = sim.s;
     Req *r = &s->reqs[sim.guest.next_req];
 
     *r = (Req) {
-        .type = REQ_READ,
+        .type = type,
         .place.num = sim.guest.length,
-        .key = MAX_REQS + sim.faults.power_cut,
+        .key = MAX_REQS + again,
     };
     req_init(r, sim.guest.next_req);
     sim_find_place(r);
@@ -404,7 +405,7 @@ static void reset(Schedule *s, bool record, bool with_trace)
     sim.dice.rng = s->seed ^ 0x5deece66d;
     sim.dice.recording = record;
     sim.seen.num_answers = sim.seen.num_changes = 0;
-    sim.seen.cut_in_vain = 0;
+    sim.seen.cut_in_vain = sim.seen.leftover = 0;
     memset(sim.seen.grown_at, 0, sizeof(sim.seen.grown_at));
     sim.seen.decided = 0;
     memset(&sim.faults, 0, sizeof(sim.faults));
@@ -439,7 +440,7 @@ void sim_run(Schedule *s, bool record, bool with_trace)
     }
     if (!sim.guest.in_flight) {
         sim_check_order();
-        read_all();
+        read_all(REQ_READ, false);
     }
     if (sim.guest.in_flight) {
         sim_violation(CHECK_STUCK, "%d requests never come back",
@@ -452,7 +453,13 @@ void sim_run(Schedule *s, bool record, bool with_trace)
     sim_check_linear();
     if (s->power_cut) {
         sim_power_cut();
-        read_all();
+        read_all(REQ_READ, true);
+    } else if (sim_may_restart()) {
+        node_close();
+        node_open();
+        sim.node.running = true;
+        sim_note_restart();
+        read_all(s->seed & 4 ? REQ_READ : REQ_SCRUB, true);
     }
     node_close();
 }

@@ -65,9 +65,10 @@ typedef struct Req {
     int old_length;             /* of the disk, before it grew or shrank */
     uint64_t grown;             /* cells that it may bring into sight */
     uint64_t gap;               /* of these, what a write leaves out */
+    uint64_t unsure;            /* cells that a resize beside it may cut off */
     int shortest[MAX_CHILDREN]; /* to which the child was cut meanwhile */
     int long_before;            /* children that had all of the disk */
-    bool done_anyway;           /* by a child that said it had failed */
+    int failed;                 /* mask: children that have said so */
     bool flushed;               /* by a flush after its end, or by itself */
     bool seen_durable;          /* that has been looked at */
     bool may_be_lost;           /* a flush has failed, and the guest knows */

@@ -49,8 +49,8 @@ CheckText sim_checks[CHECK__MAX] = {
     [CHECK_CHANGE] = { "change",
         "when children come and leave, threshold are left" },
     [CHECK_LENGTH] = { "length",
-        "a resize leaves the length that was asked for, or the old one, and "
-        "threshold children have it" },
+        "a resize leaves the length that was asked for, or the old one; "
+        "threshold children have it, and too few are never cut off" },
     [CHECK_ONE_BAD] = { "one-bad",
         "promise 7: while enough children are well no request fails, and "
         "none of these children is reported" },

@@ -189,6 +189,7 @@ typedef struct Sim {
         int grown_at[MAX_CELLS];        /* when a cell came into sight */
         /* Cells that a scrub which prefers a child may have filled anyhow */
         uint64_t decided;
+        uint64_t leftover;      /* of failed requests, since a restart */
         /* By cell and value: first end and last start of its requests */
         int first_end[MAX_CELLS][NUM_VALUES];
         int last_start[MAX_CELLS][NUM_VALUES];
@@ -231,8 +232,8 @@ bool sim_node_flushes_by_itself(void);
 
 /*
  * The disk has up to @cells from now on: granules grow until a stale map of it
- * is small enough, as the driver does it.  Here they never get finer again: what
- * was marked stays as wide as it was.
+ * is small enough, as the driver does it.  Here they never get finer again:
+ * what was marked stays as wide as it was.
  */
 void sim_set_granules(int cells);
 
@@ -268,11 +269,28 @@ void sim_note_cut(void);
 /* Look at a resize that has ended. */
 void sim_check_resize(Req *r);
 
+/*
+ * The resize @r asks @child: not if it is an exact shrink that has failed, so
+ * that no more children are cut off in vain than must be.
+ */
+void sim_check_shrink(const Req *r, int child);
+
 /* Look at a write that has made the disk longer. */
 void sim_check_growth(Req *r);
 
 /* Nothing is in flight: look at all lengths. */
 void sim_check_lengths(void);
+
+/*
+ * Whether the node may be closed, and opened again, at the end of a schedule:
+ * that forgets who was stale, which is no danger where threshold is a majority
+ * and there is a vote, all children were there from the start, and those that
+ * lie and lose are not enough to outvote the others.
+ */
+bool sim_may_restart(void);
+
+/* The node has been opened again: look at its length. */
+void sim_note_restart(void);
 
 /* --- quorum-sim-dice.c: where decisions come from --- */
 

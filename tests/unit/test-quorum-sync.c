@@ -324,6 +324,26 @@ static void write_well(QuorumSync *s, int64_t offset, int64_t bytes, bool fua)
     g_assert_true(ok);
 }
 
+/* A write that the replicas in @missed fail; returns if it is acknowledged. */
+static bool write_missed(QuorumSync *s, int64_t offset, int64_t bytes, bool fua,
+                         const bool *missed)
+{
+    bool all[REPLICAS] = { false };
+    QuorumWrite w;
+
+    quorum_sync_write_begin(s, &w, offset, bytes, fua, all);
+    memcpy(all, missed, sizeof(all));
+    return quorum_sync_write_settle(s, &w, THRESHOLD);
+}
+
+/* A write that replica 0 fails, and only that, is acknowledged. */
+static void write_without_replica_0(QuorumSync *s, int64_t offset,
+                                    int64_t bytes)
+{
+    g_assert_true(write_missed(s, offset, bytes, false,
+                               (bool[REPLICAS]) { true }));
+}
+
 /* A flush that replica 0 fails, and only that, is acknowledged. */
 static void flush_without_replica_0(QuorumSync *s)
 {
@@ -493,6 +513,163 @@ static void test_many_fua(void)
     quorum_sync_free(s);
 }
 
+/*
+ * A replica that is away lacks what it misses, and what it had taken before and
+ * not flushed: a granule of 1 MiB of the unflushed map.  What others have
+ * written meanwhile, flushes that it fails can't lose.
+ */
+static void test_outage(void)
+{
+    QuorumSync *s = sync_new(GiB);
+
+    write_well(s, MiB, QUORUM_UNIT, false);
+    write_without_replica_0(s, MiB + 8 * QUORUM_UNIT, QUORUM_UNIT);
+    g_assert_cmpint(quorum_sync_stale_bytes(s, 0), ==, QUORUM_UNIT);
+    flush_without_replica_0(s);
+    g_assert_cmpint(quorum_sync_stale_bytes(s, 0), ==, MiB);
+    for (int n = 1; n < 10; n++) {
+        write_without_replica_0(s, n * 10 * MiB, QUORUM_UNIT);
+        flush_without_replica_0(s);
+        g_assert_cmpint(quorum_sync_stale_bytes(s, 0), ==,
+                        MiB + n * QUORUM_UNIT);
+    }
+
+    /* Back again, it may lose what it takes. */
+    write_well(s, 200 * MiB, QUORUM_UNIT, false);
+    flush_without_replica_0(s);
+    g_assert_cmpint(quorum_sync_stale_bytes(s, 0), ==,
+                    2 * MiB + 9 * QUORUM_UNIT);
+    g_assert_true(quorum_sync_is_stale(s, 0, 200 * MiB, 1));
+    quorum_sync_free(s);
+}
+
+/*
+ * A flush that a replica does covers what it had taken before, but not what it
+ * has taken since and before it went away.
+ */
+static void test_outage_beside_flush(void)
+{
+    bool missed[REPLICAS] = { false };
+    QuorumSync *s = sync_new(GiB);
+    bool ok;
+
+    write_well(s, 10 * MiB, QUORUM_UNIT, false);
+    quorum_sync_flush_begin(s);
+    write_well(s, 20 * MiB, QUORUM_UNIT, false);
+    write_without_replica_0(s, 30 * MiB, QUORUM_UNIT);
+    ok = quorum_sync_flush_settle(s, missed, THRESHOLD);
+    g_assert_true(ok);
+
+    flush_without_replica_0(s);
+    g_assert_false(quorum_sync_is_stale(s, 0, 10 * MiB, QUORUM_UNIT));
+    g_assert_true(quorum_sync_is_stale(s, 0, 20 * MiB, QUORUM_UNIT));
+    quorum_sync_free(s);
+}
+
+/* A replica that was away has something to lose again after a resize. */
+static void test_outage_and_resize(void)
+{
+    bool missed[REPLICAS] = { false };
+    QuorumSync *s = sync_new(MiB);
+    QuorumWrite w;
+
+    write_without_replica_0(s, 0, QUORUM_UNIT);
+    flush_without_replica_0(s);
+    quorum_sync_write_begin(s, &w, MiB, MiB, false, missed);
+    quorum_sync_write_abandon(s, &w);
+    quorum_sync_resize(s, 2 * MiB);
+    quorum_sync_set_unflushed(s, &w, MiB, MiB);
+    g_assert_false(quorum_sync_is_stale(s, 0, MiB, MiB));
+    flush_without_replica_0(s);
+    g_assert_cmpint(staleness(s, 0, MiB, MiB), ==, QUORUM_STALE_THROUGHOUT);
+    quorum_sync_free(s);
+}
+
+/*
+ * A FUA write that a replica had taken before it went away counts as unflushed
+ * later: so the replica may have lost it.
+ */
+static void test_outage_and_fua(void)
+{
+    QuorumSync *s = sync_new(GiB);
+    QuorumWrite slow;
+
+    quorum_sync_write_begin(s, &slow, 100 * MiB, QUORUM_UNIT, true,
+                            (bool[REPLICAS]) { false });
+    write_well(s, 10 * MiB, QUORUM_UNIT, true);
+    write_without_replica_0(s, 20 * MiB, QUORUM_UNIT);
+    quorum_sync_write_abandon(s, &slow);
+    g_assert_false(quorum_sync_is_stale(s, 0, 10 * MiB, QUORUM_UNIT));
+    flush_without_replica_0(s);
+    g_assert_true(quorum_sync_is_stale(s, 0, 10 * MiB, QUORUM_UNIT));
+    quorum_sync_free(s);
+}
+
+/* A write that would have made the node much longer has failed. */
+static void test_failed_growth(void)
+{
+    const int64_t small = 64 * GiB, large = 64 * TiB;
+    QuorumSync *s = sync_new(small);
+    bool ok;
+
+    quorum_sync_mark_stale(s, 1, 5 * QUORUM_UNIT, 1, "test");
+    ok = write_missed(s, large, MiB, false,
+                      (bool[REPLICAS]) { true, true, false });
+    g_assert_false(ok);
+    g_assert_cmpint(quorum_sync_length(s), ==, small);
+    g_assert_cmpint(quorum_sync_touched_end(s), ==, large + MiB);
+    g_assert_cmpint(quorum_sync_stale_bytes(s, 1), ==, QUORUM_UNIT);
+    g_assert_cmpint(quorum_sync_stale_bytes(s, 0), ==, 0);
+    quorum_sync_free(s);
+}
+
+/* Who misses a write behind the end lacks what is in between, too. */
+static void test_growth_with_gap(void)
+{
+    QuorumSync *s = sync_new(MiB);
+
+    write_without_replica_0(s, 2 * MiB, MiB);
+    g_assert_cmpint(quorum_sync_length(s), ==, 3 * MiB);
+    g_assert_cmpint(quorum_sync_stale_bytes(s, 0), ==, 2 * MiB);
+    /* All of it is unflushed. */
+    flush_without_replica_0(s);
+    g_assert_true(quorum_sync_is_stale(s, 0, MiB, MiB));
+    quorum_sync_free(s);
+}
+
+/*
+ * The end is within a granule in which a replica is stale.  If another one
+ * misses the growth, there would be one holder of what was there before.
+ */
+static void test_growth_within_granule(void)
+{
+    const int64_t end = MiB + QUORUM_UNIT / 2;
+    const bool without_0[REPLICAS] = { true };
+    QuorumSync *s = sync_new(end);
+
+    quorum_sync_mark_stale(s, 1, MiB, 1, "test");
+    g_assert_cmpint(quorum_sync_count_growing(s, without_0, 2 * MiB), ==, 1);
+    g_assert_false(write_missed(s, end, MiB, false, without_0));
+    g_assert_false(write_missed(s, 2 * MiB, MiB, false, without_0));
+    g_assert_cmpint(quorum_sync_length(s), ==, end);
+    g_assert_false(quorum_sync_is_stale(s, 0, 0, end));
+    write_well(s, 2 * MiB, MiB, false);
+
+    /* The granule is as large as it will be. */
+    quorum_sync_resize(s, 0);
+    quorum_sync_resize(s, 64 * GiB);
+    quorum_sync_mark_stale(s, 1, 64 * GiB - 2 * QUORUM_UNIT, 1, "test");
+    g_assert_cmpint(quorum_sync_count_growing(s, without_0,
+                                              64 * GiB + MiB), ==, 2);
+    g_assert_true(write_missed(s, 64 * GiB, MiB, false, without_0));
+    quorum_sync_free(s);
+    s = sync_new(64 * GiB + QUORUM_UNIT);
+    quorum_sync_mark_stale(s, 1, 64 * GiB, 1, "test");
+    g_assert_cmpint(quorum_sync_count_growing(s, without_0, 64 * TiB), ==, 1);
+    g_assert_false(write_missed(s, 64 * TiB, MiB, false, without_0));
+    quorum_sync_free(s);
+}
+
 /* A debugger is told which child lacks what, and which FUA writes there are. */
 static void test_text(void)
 {
@@ -550,7 +727,17 @@ int main(int argc, char **argv)
                     test_rebuilding_is_cut_off);
     g_test_add_func("/quorum-sync/growing/excluded-child-is-stale",
                     test_excluded_while_growing);
+    g_test_add_func("/quorum-sync/growing/failed-write-changes-nothing",
+                    test_failed_growth);
+    g_test_add_func("/quorum-sync/growing/gap-is-missed", test_growth_with_gap);
+    g_test_add_func("/quorum-sync/growing/last-granule-keeps-its-copies",
+                    test_growth_within_granule);
     g_test_add_func("/quorum-sync/fua/oldest-become-unflushed", test_many_fua);
+    g_test_add_func("/quorum-sync/outage/costs-what-is-missed", test_outage);
+    g_test_add_func("/quorum-sync/outage/beside-flush",
+                    test_outage_beside_flush);
+    g_test_add_func("/quorum-sync/outage/and-resize", test_outage_and_resize);
+    g_test_add_func("/quorum-sync/outage/and-fua", test_outage_and_fua);
     g_test_add_func("/quorum-sync/text", test_text);
     g_test_add_func("/quorum-sync/overlapping-writes/are-noticed",
                     test_overlap);

@@ -184,6 +184,38 @@ static void test_group_values(void)
                     0);
 }
 
+/* All values of up to five children, of which three are lengths: by sorting. */
+static void test_nth_largest(void)
+{
+    static const int64_t lengths[] = { -EIO, -ENOMEDIUM, 0, 512, 5LL << 40 };
+
+    for (int n = 1; n <= 5; n++) {
+        int total = 1;
+
+        for (int i = 0; i < n; i++) {
+            total *= ARRAY_SIZE(lengths);
+        }
+        for (int v = 0; v < total; v++) {
+            int64_t values[5];
+            int count[ARRAY_SIZE(lengths)] = { 0 };
+
+            for (int i = 0, rest = v; i < n; i++, rest /= 5) {
+                values[i] = lengths[rest % 5];
+                count[rest % 5]++;
+            }
+            for (int nth = 1; nth <= n; nth++) {
+                int largest = ARRAY_SIZE(lengths) - 1;
+
+                for (int left = nth; (left -= count[largest]) > 0; ) {
+                    largest--;
+                }
+                g_assert_cmpint(quorum_nth_largest(values, n, nth), ==,
+                                MAX(lengths[largest], -1));
+            }
+        }
+    }
+}
+
 static void test_errno(void)
 {
     g_assert_cmpint(quorum_vote_errno((int64_t[]) { 0, 0 }, 2), ==, -EIO);
@@ -207,6 +239,7 @@ int main(int argc, char **argv)
     g_test_add_func("/quorum/vote/winner/exhaustive", test_winner_exhaustive);
     g_test_add_func("/quorum/vote/group-data/bits", test_group_data_bits);
     g_test_add_func("/quorum/vote/group-values", test_group_values);
+    g_test_add_func("/quorum/vote/nth-largest", test_nth_largest);
     g_test_add_func("/quorum/vote/errno", test_errno);
     return g_test_run();
 }
