@@ -26,6 +26,7 @@
 #include "quorum/info.h"
 #include "quorum/quorum-int.h"
 #include "quorum/read.h"
+#include "quorum/repair.h"
 #include "quorum/request.h"
 #include "quorum/vote.h"
 #include "quorum/write.h"
@@ -166,6 +167,7 @@ static void quorum_close(BlockDriverState *bs)
     quorum_sync_free(s->sync);
     range_lock_destroy(&s->range_lock);
     buffer_pool_destroy(&s->pool);
+    quorum_repairs_destroy(s);
 }
 
 /* The slot @key is vacant: the core deletes only options of real children. */
@@ -279,6 +281,7 @@ static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
     qemu_co_rwlock_init(&s->flush_lock);
     qemu_spin_init(&s->in_flight_lock);
     QLIST_INIT(&s->in_flight);
+    quorum_repairs_init(s);
     s->sync = quorum_sync_new(bs->node_name, slots);
     s->slots = quorum_slots_new(slots);
     s->num_slots = slots;

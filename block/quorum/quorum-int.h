@@ -48,6 +48,7 @@
 #include "opts.h"
 #include "sync.h"
 
+typedef struct QuorumRepair QuorumRepair;
 typedef struct QuorumRequest QuorumRequest;
 
 /* How often a child was wrong, and what was done about it.  Atomic. */
@@ -78,6 +79,14 @@ typedef struct QuorumSlot {
      * child is dead, full or read-only, and not each read need try again.
      */
     bool repair_failed;
+
+    /*
+     * Repairs after which the child could not read what it had been given, one
+     * after the other, and where that was the last time.
+     */
+    int futile_repairs;
+    Stat64 futile_start;
+    Stat64 futile_end;
     QuorumCounters counters;
 
     /* Used by the scrub only. */
@@ -91,8 +100,8 @@ typedef struct QuorumSlot {
 
 /*
  * Order of taking things: graph read lock, all the memory that is needed from
- * the pool, range_lock, flush_lock, the lock of sync.  in_flight_lock is taken
- * alone.
+ * the pool, range_lock, flush_lock, the lock of sync.  in_flight_lock and
+ * repairs_lock are taken alone.
  */
 typedef struct BDRVQuorumState {
     /* Set when the node is opened or, with all requests drained, reopened. */
@@ -124,8 +133,13 @@ typedef struct BDRVQuorumState {
     /* Which child stores what. */
     QuorumSync *sync;
 
-    /* The buffers that reads compare (promise 8). */
+    /*
+     * The buffers that reads compare (promise 8).  Repairs behind reads have
+     * buffers of their own, or else a child that is slow to take them would
+     * keep reads waiting for memory.
+     */
     BufferPool pool;
+    BufferPool repair_pool;
 
     /*
      * Held by writes, by repairs, and by reads that could not decide without it
@@ -152,6 +166,18 @@ typedef struct BDRVQuorumState {
      */
     QemuSpin in_flight_lock;
     QLIST_HEAD(, QuorumRequest) in_flight;
+
+    /* Under repairs_lock. */
+
+    /*
+     * Repairs behind reads (see repair.h), the oldest one first: how many they
+     * are, which is also read without the lock, as a hint; and how many of them
+     * are being done.
+     */
+    QemuMutex repairs_lock;
+    QTAILQ_HEAD(, QuorumRepair) repairs;
+    int num_repairs;
+    int repairs_at_work;
 } BDRVQuorumState;
 
 /* Whether slot @i has a child that takes part in I/O. */

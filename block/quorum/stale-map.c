@@ -289,6 +289,12 @@ void quorum_sync_resize_locked(QuorumSync *sync, int64_t bytes)
     }
 }
 
+int64_t quorum_sync_length(QuorumSync *sync)
+{
+    QUORUM_SYNC_GUARD(sync);
+    return sync->bytes;
+}
+
 void quorum_sync_resize(QuorumSync *sync, int64_t bytes)
 {
     QUORUM_SYNC_GUARD(sync);

@@ -265,6 +265,12 @@ bool quorum_sync_flush_settle(QuorumSync *sync, const bool *missed,
 void quorum_sync_resize(QuorumSync *sync, int64_t bytes);
 
 /*
+ * The length of the node, as acknowledged writes and resizes have made it.  It
+ * is exact where the caller holds the range from there on.
+ */
+int64_t quorum_sync_length(QuorumSync *sync);
+
+/*
  * All children have answered a resize; @missed[slot] is as for a flush, and
  * what is below @kept stays.  Returns whether the resize may be acknowledged:
  * at least @threshold members did it, and they store what stays without the

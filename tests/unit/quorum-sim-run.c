@@ -289,7 +289,7 @@ static void node_close(void)
 static bool can_start(Req *next)
 {
     if (!next || sim.guest.in_flight >= sim.s->depth ||
-        (sim.guest.in_flight && next->alone)) {
+        ((sim.guest.in_flight || sim.pending.num) && next->alone)) {
         return false;
     }
     switch (next->type) {
@@ -332,7 +332,7 @@ static bool step(void)
         guest_start(next);
     }
     poll_until_idle();
-    if (!sim.guest.in_flight) {
+    if (!sim.guest.in_flight && !sim.pending.num) {
         sim_check_known();
     }
     return true;
@@ -386,6 +386,7 @@ static void reset(Schedule *s, bool record, bool with_trace)
     sim.seen.num_answers = sim.seen.num_changes = 0;
     sim.seen.cut_in_vain = 0;
     memset(sim.seen.grown_at, 0, sizeof(sim.seen.grown_at));
+    memset(sim.seen.written_at, 0, sizeof(sim.seen.written_at));
     memset(&sim.faults, 0, sizeof(sim.faults));
     g_free(sim.verdict.text);
     if (sim.verdict.trace) {

@@ -311,6 +311,8 @@ static void make_limits(Schedule *s, uint64_t *rng)
         s->limits.pool_bytes = (UINT64_C(4096) << rng_below(rng, 3)) *
                                (s->num_children + 1 +
                                 rng_below(rng, s->num_children + 1));
+        s->limits.repair_pool_bytes = (UINT64_C(4096) << rng_below(rng, 3)) *
+                                      (s->num_children + 1);
     }
     if (rng_hit(rng, rates->coarse_maps)) {
         s->limits.stale_bits = 1 + rng_below(rng, 6);

@@ -185,6 +185,7 @@ typedef struct Sim {
         /* Cells that a resize which failed would have cut off */
         uint64_t cut_in_vain;
         int grown_at[MAX_CELLS];        /* when a cell came into sight */
+        int written_at[MAX_CELLS];      /* when a child ended a write there */
         /* By cell and value: first end and last start of its requests */
         int first_end[MAX_CELLS][NUM_VALUES];
         int last_start[MAX_CELLS][NUM_VALUES];

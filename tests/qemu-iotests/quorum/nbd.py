@@ -97,6 +97,7 @@ class HeldNBD:
 
     A request is answered at once, unless hold(request) is true: then release()
     does what it asks for, and answers it.  Later requests don't wait for it.
+    One for which fail(request) is true gets an error instead.
     announce(offset) is called before the payload of a write is received.
     """
     # pylint: disable=too-many-instance-attributes
@@ -104,6 +105,7 @@ class HeldNBD:
     def __init__(self, path: str, image: bytes) -> None:
         self.image = bytearray(image)
         self.hold: Callable[[Request], bool] = lambda request: False
+        self.fail: Callable[[Request], bool] = lambda request: False
         self.announce: Callable[[int], None] = lambda offset: None
         self.seen: List[Request] = []       # all that have come
         self.held: List[Request] = []       # those without an answer
@@ -215,7 +217,10 @@ class HeldNBD:
     def _answer(self, request: Request) -> None:
         kind, data = 0, b''
         end = request.offset + request.length
-        if request.kind == READ:
+        if self.fail(request):
+            kind = 0x8001
+            data = struct.pack('>IH', 5, 0)     # EIO, without a text
+        elif request.kind == READ:
             kind = 1
             data = struct.pack('>Q', request.offset) + \
                 self.image[request.offset:end]
