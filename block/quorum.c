@@ -167,6 +167,7 @@ static void quorum_close(BlockDriverState *bs)
     quorum_sync_free(s->sync);
     range_lock_destroy(&s->range_lock);
     buffer_pool_destroy(&s->pool);
+    fair_budget_destroy(&s->budget);
     quorum_repairs_destroy(s);
 }
 
@@ -275,6 +276,7 @@ static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
         return ret;
     }
 
+    fair_budget_init(&s->budget, quorum_limits.coroutines);
     buffer_pool_init(&s->pool, quorum_limits.pool_bytes,
                      qemu_real_host_page_size());
     range_lock_init(&s->range_lock);

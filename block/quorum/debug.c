@@ -20,12 +20,15 @@ QuorumDebug quorum_debug = {
 };
 
 /* See QuorumLimits for what these are. */
+#define QUORUM_COROUTINES       1024
 #define QUORUM_POOL_BYTES       (64 * MiB)
 #define QUORUM_REPAIR_BUFS      (16 * MiB)
 #define QUORUM_STALE_BITS       (32 * MiB)
 #define QUORUM_UNFLUSHED_BITS   (8 * MiB)
 #define QUORUM_UNFLUSHED_SHIFT  20
 
+/* One request to as many children as there may be fits. */
+QEMU_BUILD_BUG_ON(QUORUM_CHILDREN_MAX - 1 > QUORUM_COROUTINES);
 /* A unit can be read from as many children as there may be. */
 QEMU_BUILD_BUG_ON((QUORUM_CHILDREN_MAX + 1) * QUORUM_UNIT > QUORUM_POOL_BYTES);
 QEMU_BUILD_BUG_ON((QUORUM_CHILDREN_MAX + 1) * QUORUM_UNIT > QUORUM_REPAIR_BUFS);
@@ -35,6 +38,14 @@ QEMU_BUILD_BUG_ON(QUORUM_UNIT & (QUORUM_UNIT - 1));
 QEMU_BUILD_BUG_ON(QUORUM_UNIT % BDRV_SECTOR_SIZE);
 
 QuorumLimits quorum_limits = {
+    /*
+     * 512 requests to three children at once, which is more than disks can do
+     * side by side.  A coroutine takes two of the 65530 mappings that Linux
+     * gives to a process, so these are 3 percent of them: guests with as many
+     * requests in flight as a plain node can bear can have a quorum, too.
+     */
+    .coroutines = QUORUM_COROUTINES,
+
     /*
      * 32 reads of 1 MiB from three children at once: each takes two buffers,
      * and the guest's own one.

@@ -76,6 +76,7 @@ extern QuorumDebug quorum_debug;
  * can make them small; where a value comes from is said in debug.c.
  */
 typedef struct QuorumLimits {
+    int coroutines;             /* of one node, for requests (promise 8) */
     uint64_t pool_bytes;        /* buffers of one node (promise 8) */
     uint64_t repair_pool_bytes; /* the same, for repairs behind reads */
     int64_t stale_bits;         /* of a stale map; above, granules double */

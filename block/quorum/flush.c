@@ -33,8 +33,13 @@ int coroutine_fn quorum_co_flush(BlockDriverState *bs)
     bool acknowledged;
     int ret = 0;
 
+    req = quorum_request_new(bs, 0, 0, NULL, 0);
+    quorum_request_admit(req);
     qemu_co_rwlock_wrlock(&s->flush_lock);
-    req = quorum_request_new(bs, 0, quorum_length(bs), NULL, 0);
+    req->bytes = quorum_length(bs);
+    if (quorum_sync_is_degraded(s->sync)) {
+        quorum_request_leave_out_excluded(req);
+    }
     quorum_sync_flush_begin(s->sync);
     quorum_ask_all(req, quorum_ask_flush);
     for (int i = 0; i < req->n; i++) {

@@ -28,7 +28,8 @@
  *    that failed included.
  * 7. One bad child is one bad child.  Whatever one child does costs that child,
  *    not the disk, while threshold others are well.
- * 8. Bounded memory.  What the driver itself holds is capped.
+ * 8. Bounded memory.  What the driver itself holds is capped: buffers, maps,
+ *    and coroutines beyond the one that each request comes with.
  *
  * What *stale* means is in sync.h.  Each room of the driver says in its own
  * header what others may ask of it: flush.c and resize.c in write.h, reopen.c
@@ -41,6 +42,7 @@
 
 #include "block/block_int.h"
 #include "block/buffer-pool.h"
+#include "block/fair-budget.h"
 #include "block/range-lock.h"
 #include "qemu/queue.h"
 #include "qemu/stats64.h"
@@ -99,9 +101,9 @@ typedef struct QuorumSlot {
 } QuorumSlot;
 
 /*
- * Order of taking things: graph read lock, all the memory that is needed from
- * the pool, range_lock, flush_lock, the lock of sync.  in_flight_lock and
- * repairs_lock are taken alone.
+ * Order of taking things: graph read lock, budget, all the memory that is
+ * needed from a pool, range_lock, flush_lock, the lock of sync.  in_flight_lock
+ * and repairs_lock are taken alone.
  */
 typedef struct BDRVQuorumState {
     /* Set when the node is opened or, with all requests drained, reopened. */
@@ -132,6 +134,12 @@ typedef struct BDRVQuorumState {
 
     /* Which child stores what. */
     QuorumSync *sync;
+
+    /*
+     * The coroutines that ask children, but for the one of each request itself
+     * (promise 8).
+     */
+    FairBudget budget;
 
     /*
      * The buffers that reads compare (promise 8).  Repairs behind reads have

@@ -283,7 +283,7 @@ static void quorum_forget_futile(QuorumRequest *req)
     }
 }
 
-/* Get all the memory that a locked read needs.  False if there is none. */
+/* Get all that a locked read needs before its range; false without memory. */
 static bool coroutine_fn GRAPH_RDLOCK
 quorum_locked_read_alloc(QuorumLockedRead *lr, QuorumRequest *req)
 {
@@ -304,6 +304,7 @@ quorum_locked_read_alloc(QuorumLockedRead *lr, QuorumRequest *req)
         .data = g_new(const uint8_t *, req->n),
         .version = g_new(int, req->n),
     };
+    quorum_request_admit(req);
     if (!quorum_request_alloc(req)) {
         return false;
     }

@@ -241,6 +241,7 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
      * itself or be scribbled on by the guest, the answers differ and the locked
      * read decides from private buffers.
      */
+    quorum_request_admit(req);
     if (!quorum_request_alloc(req)) {
         trace_quorum_failure(bs->node_name, "read", offset, bytes, -ENOMEM);
         quorum_request_free(req);

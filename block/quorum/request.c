@@ -87,6 +87,9 @@ void coroutine_fn quorum_request_free(QuorumRequest *req)
     if (req->n_bufs) {
         buffer_pool_put(req->pool, req->buf_bytes, req->n_bufs, req->bufs);
     }
+    if (req->coroutines) {
+        fair_budget_give_back(&req->s->budget, req->coroutines);
+    }
     g_free(req);
 }
 
@@ -670,6 +673,7 @@ int coroutine_fn quorum_co_block_status(BlockDriverState *bs, bool want_zero,
     }
 
     req = quorum_request_new(bs, offset, bytes, NULL, 0);
+    quorum_request_admit(req);
     /* As far as each child is either stale or not */
     bytes = quorum_sync_uniform_range(s->sync, offset, bytes);
     req->bytes = bytes;

@@ -10,6 +10,7 @@
  *   quorum_co_preadv()           splits it into ranges that the pool can serve
  *   quorum_read_vote()           leaves out stale children; pattern threshold
  *                                defers some
+ *   quorum_request_admit()       may wait for the node's budget of coroutines
  *   quorum_request_alloc()       all buffers at once; may wait for memory
  *   quorum_ask_all()             all children that are asked, in parallel
  *   quorum_unanimous()           all answers are alike, and enough: done
@@ -22,8 +23,8 @@
  *
  * The life of a write (write.c; zeroes, discards and resizes are alike):
  *
- *   quorum_write_lock()          waits for the range, and a FUA write for
- *                                flush_lock
+ *   quorum_write_lock()          waits for the node's budget of coroutines, for
+ *                                the range, and a FUA write for flush_lock
  *   quorum_sync_write_begin()    the range counts as unflushed
  *   quorum_ask_all()             all children, stale ones, too
  *   quorum_collect_missed()      which children have not done it
@@ -34,6 +35,7 @@
  *
  * The life of a flush (flush.c):
  *
+ *   quorum_request_admit()       may wait for the node's budget of coroutines
  *   flush_lock                   alone: no FUA write and no other flush beside
  *   quorum_sync_flush_begin()    what is unflushed is being flushed now
  *   quorum_ask_all()             one that fails: quorum_sync_flush_failed()
@@ -109,6 +111,7 @@ struct QuorumRequest {
     Coroutine *co;              /* sleeps until pending is 0, or NULL */
     QLIST_ENTRY(QuorumRequest) next;    /* in BDRVQuorumState.in_flight */
 
+    int coroutines;             /* taken from the budget */
     BufferPool *pool;           /* where bufs come from */
     void **bufs;                /* room for n + 1 of them */
     int n_bufs;
@@ -131,6 +134,25 @@ QuorumRequest *GRAPH_RDLOCK
 quorum_request_new(BlockDriverState *bs, int64_t offset, int64_t bytes,
                    QEMUIOVector *qiov, BdrvRequestFlags flags);
 void coroutine_fn GRAPH_RDLOCK quorum_request_free(QuorumRequest *req);
+
+/*
+ * Wait until the coroutines that ask the children of @req fit into the budget
+ * of the node (promise 8); quorum_request_free() gives them back.  Called once,
+ * with nothing held: a request that waits here has nothing that others wait
+ * for, and the others have all the coroutines that they need.
+ *
+ * Requests that come from management alone, and do not read or write (lengths,
+ * sizes), need not be admitted: there are few, and a resize that holds its
+ * range asks for a length.
+ */
+static inline void coroutine_fn quorum_request_admit(QuorumRequest *req)
+{
+    assert(!req->coroutines);
+    if (req->n > 1) {
+        req->coroutines = req->n - 1;
+        fair_budget_co_take(&req->s->budget, req->coroutines);
+    }
+}
 
 /*
  * Get all the memory that @req needs from the pool at once (promise 8), with no

@@ -23,6 +23,7 @@ void coroutine_fn quorum_write_lock(QuorumRequest *req, RangeLockRequest *range,
 {
     bool fua = req->flags & BDRV_REQ_FUA;
 
+    quorum_request_admit(req);
     quorum_range_lock(req->bs, range, req->offset, locked_bytes);
     if (fua) {
         qemu_co_rwlock_rdlock(&req->s->flush_lock);

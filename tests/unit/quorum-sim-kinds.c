@@ -29,6 +29,7 @@ const Rates sim_rates = {
     .all_zero_fast = 500,
     .all_zero = 500,
 
+    .small_budget = 300,
     .small_pool = 300,
     .coarse_maps = 300,
     .fine_unflushed = 500,

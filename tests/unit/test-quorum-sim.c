@@ -146,6 +146,9 @@ static bool shrink_setting(Schedule *s, int what)
     case 7:
         s->limits.fua_done = sim_limits.fua_done;
         return true;
+    case 8:
+        s->limits.coroutines = sim_limits.coroutines;
+        return true;
     default:
         return false;
     }
