@@ -29,6 +29,7 @@
 #include "quorum/info.h"
 #include "quorum/quorum-int.h"
 #include "quorum/read.h"
+#include "quorum/repair.h"
 #include "quorum/request.h"
 #include "quorum/vote.h"
 #include "quorum/write.h"
@@ -201,6 +202,8 @@ static void quorum_close(BlockDriverState *bs)
     quorum_sync_free(s->sync);
     range_lock_destroy(&s->range_lock);
     buffer_pool_destroy(&s->pool);
+    fair_budget_destroy(&s->budget);
+    quorum_repairs_destroy(s);
 }
 
 /* The slot @key is vacant: the core deletes only options of real children. */
@@ -410,6 +413,7 @@ static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
         return ret;
     }
 
+    fair_budget_init(&s->budget, quorum_limits.coroutines);
     buffer_pool_init(&s->pool, quorum_limits.pool_bytes,
                      qemu_real_host_page_size());
     range_lock_init(&s->range_lock);
@@ -421,6 +425,7 @@ static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
     stat64_init(&s->next_failure, 0);
     s->migration_bh = aio_bh_new(qemu_get_aio_context(),
                                  quorum_unblock_migration, bs);
+    quorum_repairs_init(s);
     s->sync = quorum_sync_new(bs->node_name, slots);
     s->slots = quorum_slots_new(slots);
     s->num_slots = slots;

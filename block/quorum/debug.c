@@ -20,13 +20,18 @@ QuorumDebug quorum_debug = {
 };
 
 /* See QuorumLimits for what these are. */
+#define QUORUM_COROUTINES       1024
 #define QUORUM_POOL_BYTES       (64 * MiB)
+#define QUORUM_REPAIR_BUFS      (16 * MiB)
 #define QUORUM_STALE_BITS       (32 * MiB)
 #define QUORUM_UNFLUSHED_BITS   (8 * MiB)
 #define QUORUM_UNFLUSHED_SHIFT  20
 
+/* One request to as many children as there may be fits. */
+QEMU_BUILD_BUG_ON(QUORUM_CHILDREN_MAX - 1 > QUORUM_COROUTINES);
 /* A unit can be read from as many children as there may be. */
 QEMU_BUILD_BUG_ON((QUORUM_CHILDREN_MAX + 1) * QUORUM_UNIT > QUORUM_POOL_BYTES);
+QEMU_BUILD_BUG_ON((QUORUM_CHILDREN_MAX + 1) * QUORUM_UNIT > QUORUM_REPAIR_BUFS);
 /* A granule of the unflushed map is a whole number of small stale granules. */
 QEMU_BUILD_BUG_ON((1 << QUORUM_UNFLUSHED_SHIFT) % QUORUM_UNIT);
 QEMU_BUILD_BUG_ON(QUORUM_UNIT & (QUORUM_UNIT - 1));
@@ -34,10 +39,21 @@ QEMU_BUILD_BUG_ON(QUORUM_UNIT % BDRV_SECTOR_SIZE);
 
 QuorumLimits quorum_limits = {
     /*
+     * 512 requests to three children at once, which is more than disks can do
+     * side by side.  A coroutine takes two of the 65530 mappings that Linux
+     * gives to a process, so these are 3 percent of them: guests with as many
+     * requests in flight as a plain node can bear can have a quorum, too.
+     */
+    .coroutines = QUORUM_COROUTINES,
+
+    /*
      * 32 reads of 1 MiB from three children at once: each takes two buffers,
      * and the guest's own one.
      */
     .pool_bytes = QUORUM_POOL_BYTES,
+
+    /* Four repairs of 1 MiB at once, of three children. */
+    .repair_pool_bytes = QUORUM_REPAIR_BUFS,
 
     /*
      * 4 MiB for a map, of which a child can have three.  Up to 128 GiB, a
@@ -70,6 +86,11 @@ const char *const quorum_branch_text[QUORUM_BRANCH__MAX] = {
     [QUORUM_BRANCH_REPAIR_TOO_WEAK] = "no repair: the winner has no majority",
     [QUORUM_BRANCH_PREFERRED] = "unit without a winner decided by one child",
     [QUORUM_BRANCH_REPAIR_LOST] = "repair taken back by a flush that failed",
+    [QUORUM_BRANCH_REPAIR_WAITS] = "repair waits for others",
+    [QUORUM_BRANCH_REPAIR_DROPPED] = "repair behind a read dropped",
+    [QUORUM_BRANCH_REPAIR_FUTILE] = "repaired range still can't be read",
+    [QUORUM_BRANCH_READ_BESIDE_REPAIR] =
+        "child left out that is being repaired",
     [QUORUM_BRANCH_WRITE_REFUSED] = "write stored by too few children",
     [QUORUM_BRANCH_WRITE_MADE_STALE] = "write made a child stale",
     [QUORUM_BRANCH_WRITE_BESIDE_FLUSH] =

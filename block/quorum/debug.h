@@ -32,6 +32,10 @@ typedef enum QuorumBranch {
     QUORUM_BRANCH_REPAIR_TOO_WEAK,
     QUORUM_BRANCH_PREFERRED,
     QUORUM_BRANCH_REPAIR_LOST,
+    QUORUM_BRANCH_REPAIR_WAITS,
+    QUORUM_BRANCH_REPAIR_DROPPED,
+    QUORUM_BRANCH_REPAIR_FUTILE,
+    QUORUM_BRANCH_READ_BESIDE_REPAIR,
     QUORUM_BRANCH_WRITE_REFUSED,
     QUORUM_BRANCH_WRITE_MADE_STALE,
     QUORUM_BRANCH_WRITE_BESIDE_FLUSH,
@@ -79,7 +83,9 @@ extern QuorumDebug quorum_debug;
  * can make them small; where a value comes from is said in debug.c.
  */
 typedef struct QuorumLimits {
+    int coroutines;             /* of one node, for requests (promise 8) */
     uint64_t pool_bytes;        /* buffers of one node (promise 8) */
+    uint64_t repair_pool_bytes; /* the same, for repairs behind reads */
     int64_t stale_bits;         /* of a stale map; above, granules double */
     int64_t unflushed_bits;     /* of the unflushed map, in the same way */
     int unflushed_shift;        /* log2 of its smallest granule, in bytes */

@@ -41,8 +41,13 @@ int coroutine_fn quorum_co_flush(BlockDriverState *bs)
     int ret = 0;
 
     stat64_set(&s->last_flush_ns, get_clock());
+    req = quorum_request_new(bs, 0, 0, NULL, 0);
+    quorum_request_admit(req);
     qemu_co_rwlock_wrlock(&s->flush_lock);
-    req = quorum_request_new(bs, 0, quorum_length(bs), NULL, 0);
+    req->bytes = quorum_length(bs);
+    if (quorum_sync_is_degraded(s->sync)) {
+        quorum_request_leave_out_excluded(req);
+    }
     quorum_sync_flush_begin(s->sync);
     quorum_ask_all(req, quorum_ask_flush);
     for (int i = 0; i < req->n; i++) {

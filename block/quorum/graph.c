@@ -25,6 +25,8 @@ QuorumSlot *quorum_slots_new(int n)
     QuorumSlot *slots = g_new0(QuorumSlot, n);
 
     for (int i = 0; i < n; i++) {
+        stat64_init(&slots[i].futile_start, 0);
+        stat64_init(&slots[i].futile_end, 0);
         stat64_init(&slots[i].counters.read_errors, 0);
         stat64_init(&slots[i].counters.write_errors, 0);
         stat64_init(&slots[i].counters.flush_errors, 0);

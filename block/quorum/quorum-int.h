@@ -29,7 +29,8 @@
  *    a scrub which child is to decide.
  * 7. One bad child is one bad child.  Whatever one child does costs that child,
  *    not the disk, while threshold others are well.
- * 8. Bounded memory.  What the driver itself holds is capped.
+ * 8. Bounded memory.  What the driver itself holds is capped: buffers, maps,
+ *    and coroutines beyond the one that each request comes with.
  *
  * What *stale* means is in sync.h.  Each room of the driver says in its own
  * header what others may ask of it: flush.c and resize.c in write.h, reopen.c
@@ -42,6 +43,7 @@
 
 #include "block/block_int.h"
 #include "block/buffer-pool.h"
+#include "block/fair-budget.h"
 #include "block/range-lock.h"
 #include "qemu/queue.h"
 #include "qemu/stats64.h"
@@ -49,6 +51,7 @@
 #include "opts.h"
 #include "sync.h"
 
+typedef struct QuorumRepair QuorumRepair;
 typedef struct QuorumRequest QuorumRequest;
 
 /* How often a child was wrong, and what was done about it.  Atomic. */
@@ -79,6 +82,14 @@ typedef struct QuorumSlot {
      * child is dead, full or read-only, and not each read need try again.
      */
     bool repair_failed;
+
+    /*
+     * Repairs after which the child could not read what it had been given, one
+     * after the other, and where that was the last time.
+     */
+    int futile_repairs;
+    Stat64 futile_start;
+    Stat64 futile_end;
     QuorumCounters counters;
 
     /*
@@ -97,9 +108,9 @@ typedef struct QuorumSlot {
 } QuorumSlot;
 
 /*
- * Order of taking things: graph read lock, all the memory that is needed from
- * the pool, range_lock, flush_lock, the lock of sync.  in_flight_lock is taken
- * alone.
+ * Order of taking things: graph read lock, budget, all the memory that is
+ * needed from a pool, range_lock, flush_lock, the lock of sync.  in_flight_lock
+ * and repairs_lock are taken alone.
  */
 typedef struct BDRVQuorumState {
     /* Set when the node is opened or, with all requests drained, reopened. */
@@ -151,8 +162,19 @@ typedef struct BDRVQuorumState {
     /* Which child stores what. */
     QuorumSync *sync;
 
-    /* The buffers that reads compare (promise 8). */
+    /*
+     * The coroutines that ask children, but for the one of each request itself
+     * (promise 8).
+     */
+    FairBudget budget;
+
+    /*
+     * The buffers that reads compare (promise 8).  Repairs behind reads have
+     * buffers of their own, or else a child that is slow to take them would
+     * keep reads waiting for memory.
+     */
     BufferPool pool;
+    BufferPool repair_pool;
 
     /*
      * Held by writes, by repairs, and by reads that could not decide without it
@@ -179,6 +201,18 @@ typedef struct BDRVQuorumState {
      */
     QemuSpin in_flight_lock;
     QLIST_HEAD(, QuorumRequest) in_flight;
+
+    /* Under repairs_lock. */
+
+    /*
+     * Repairs behind reads (see repair.h), the oldest one first: how many they
+     * are, which is also read without the lock, as a hint; and how many of them
+     * are being done.
+     */
+    QemuMutex repairs_lock;
+    QTAILQ_HEAD(, QuorumRepair) repairs;
+    int num_repairs;
+    int repairs_at_work;
 } BDRVQuorumState;
 
 /* Whether slot @i has a child that takes part in I/O. */

@@ -5,9 +5,11 @@
  *
  * Copyright (c) 2026 The quorum project authors
  *
- * A read that could not decide without its range, and each chunk of a scrub,
- * takes the range, reads into private buffers and votes on each unit by itself.
- * Repairs happen under the same hold, from the same buffers (promise 6).
+ * A read that could not decide without its range, each repair behind a read,
+ * and each chunk of a scrub takes the range, reads into private buffers and
+ * votes on each unit by itself.  Repairs happen under the same hold, from the
+ * same buffers (promise 6); a read of the guest leaves them to a request of
+ * their own.
  *
  * Offsets are bytes of the disk.
  */
@@ -81,6 +83,21 @@ static void GRAPH_RDLOCK quorum_choose_voters(QuorumLockedRead *lr)
 }
 
 /*
+ * A QuorumAskFn: read req->reread alone.  What the child has answered to the
+ * whole request stays.
+ */
+static int64_t coroutine_fn GRAPH_RDLOCK
+quorum_ask_reread(QuorumRequest *req, QuorumAnswer *a)
+{
+    uint8_t *buf = a->buf + (req->reread.offset - req->offset);
+    QEMUIOVector qiov = QEMU_IOVEC_INIT_BUF(qiov, buf, req->reread.bytes);
+
+    a->reread_ret = bdrv_co_preadv(a->child, req->reread.offset,
+                                   req->reread.bytes, &qiov, 0);
+    return a->ret;
+}
+
+/*
  * A child that could not read the whole request may well be able to read most
  * of its units (promise 7): ask those that may vote on unit @u for that alone.
  * Returns how many more have answered.
@@ -90,27 +107,25 @@ quorum_reread_unit(QuorumLockedRead *lr, int u)
 {
     QuorumRequest *req = lr->req;
     QuorumRange unit = quorum_unit(lr, u);
-    int64_t size = unit.end - unit.start;
     int answers = 0;
 
     quorum_reached(QUORUM_BRANCH_UNIT_READ_AGAIN);
+    req->reread.offset = unit.start;
+    req->reread.bytes = unit.end - unit.start;
     for (int i = 0; i < req->n; i++) {
         QuorumAnswer *a = &req->answers[i];
 
-        if (quorum_answer_counts(a) && a->ret < 0 &&
-            !test_bit(quorum_bit(lr, i, u), lr->stale) &&
-            quorum_child_reaches(a->child, unit.end)) {
-            uint8_t *buf = quorum_at(lr, a->buf, unit.start);
-            QEMUIOVector qiov = QEMU_IOVEC_INIT_BUF(qiov, buf, size);
-            int ret;
+        a->done = a->ret >= 0 || test_bit(quorum_bit(lr, i, u), lr->stale) ||
+                  !quorum_child_reaches(a->child, unit.end);
+        a->reread_ret = -EIO;
+    }
+    quorum_ask_all(req, quorum_ask_reread);
+    for (int i = 0; i < req->n; i++) {
+        QuorumAnswer *a = &req->answers[i];
 
-            quorum_in_flight_begin(a);
-            ret = bdrv_co_preadv(a->child, unit.start, size, &qiov, 0);
-            quorum_in_flight_end(a);
-            if (ret >= 0) {
-                lr->data[i] = buf;
-                answers++;
-            }
+        if (a->reread_ret >= 0) {
+            lr->data[i] = quorum_at(lr, a->buf, unit.start);
+            answers++;
         }
     }
     quorum_choose_voters(lr);
@@ -283,13 +298,30 @@ static void quorum_blkverify(QuorumRequest *req)
     }
 }
 
+/* A child that can read again where repairs were futile gets another chance. */
+static void quorum_forget_futile(QuorumRequest *req)
+{
+    for (int i = 0; i < req->n; i++) {
+        const QuorumAnswer *a = &req->answers[i];
+        QuorumSlot *slot = &req->s->slots[i];
+
+        if (qatomic_read(&slot->futile_repairs) &&
+            quorum_answer_counts(a) && a->ret >= 0 &&
+            req->offset <= stat64_get(&slot->futile_start) &&
+            req->offset + req->bytes >= stat64_get(&slot->futile_end)) {
+            qatomic_set(&slot->futile_repairs, 0);
+        }
+    }
+}
+
 bool coroutine_fn quorum_locked_read_alloc(QuorumLockedRead *lr,
                                            QuorumRequest *req)
 {
     int64_t base = QEMU_ALIGN_DOWN(req->offset, QUORUM_UNIT);
     int units = DIV_ROUND_UP(req->offset + req->bytes - base, QUORUM_UNIT);
 
-    assert(req->bytes > 0 && req->bytes <= quorum_request_max_bytes(req->bs));
+    assert(req->bytes > 0 &&
+           req->bytes <= buffer_pool_max_size(req->pool, req->n + 1));
     *lr = (QuorumLockedRead) {
         .req = req,
         .base = base,
@@ -303,6 +335,7 @@ bool coroutine_fn quorum_locked_read_alloc(QuorumLockedRead *lr,
         .data = g_new(const uint8_t *, req->n),
         .version = g_new(int, req->n),
     };
+    quorum_request_admit(req);
     if (!quorum_request_alloc(req)) {
         return false;
     }
@@ -361,6 +394,7 @@ quorum_locked_read_vote(QuorumLockedRead *lr, bool all_units)
     quorum_choose_voters(lr);
     quorum_ask_all(req, quorum_ask_read);
     quorum_choose_voters(lr);
+    quorum_forget_futile(req);
     if (req->s->opts.blkverify) {
         quorum_blkverify(req);
     }
@@ -395,6 +429,7 @@ void quorum_report_wrong(QuorumLockedRead *lr)
             trace_quorum_mismatch(req->bs->node_name, i, req->offset,
                                   req->bytes,
                                   quorum_unit(lr, first - base).start);
+            a->reported = true;
             stat64_add(&req->s->slots[i].counters.mismatches, 1);
             quorum_answer_report_bad(a, QUORUM_OP_TYPE_READ, NULL);
         }
@@ -558,6 +593,36 @@ static int coroutine_fn GRAPH_RDLOCK quorum_repair_slot(QuorumLockedRead *lr,
     return 0;
 }
 
+/*
+ * The child in slot @i could not read the request, and has been repaired.  One
+ * that takes each write, but can't read what it has been given, is not to be
+ * rewritten with each read of the guest: see QUORUM_FUTILE_REPAIRS.
+ */
+static void coroutine_fn GRAPH_RDLOCK quorum_read_back(QuorumLockedRead *lr,
+                                                       int i)
+{
+    QuorumRequest *req = lr->req;
+    QuorumAnswer *a = &req->answers[i];
+    QuorumSlot *slot = &req->s->slots[i];
+    int count;
+    int ret;
+
+    quorum_in_flight_begin(a);
+    ret = bdrv_co_preadv(a->child, req->offset, req->bytes, &a->qiov, 0);
+    quorum_in_flight_end(a);
+    if (ret >= 0) {
+        qatomic_set(&slot->futile_repairs, 0);
+        return;
+    }
+    quorum_reached(QUORUM_BRANCH_REPAIR_FUTILE);
+    stat64_set(&slot->futile_start, req->offset);
+    stat64_set(&slot->futile_end, req->offset + req->bytes);
+    count = MIN(qatomic_read(&slot->futile_repairs) + 1, QUORUM_FUTILE_REPAIRS);
+    qatomic_set(&slot->futile_repairs, count);
+    trace_quorum_repair_futile(req->bs->node_name, i, req->offset, req->bytes,
+                               ret, count);
+}
+
 int coroutine_fn quorum_repair_all(QuorumLockedRead *lr)
 {
     QuorumRequest *req = lr->req;
@@ -570,8 +635,18 @@ int coroutine_fn quorum_repair_all(QuorumLockedRead *lr)
     quorum_sync_write_begin(req->s->sync, &req->write, req->offset, req->bytes,
                             false, req->missed);
     for (int i = 0; i < req->n; i++) {
-        int child_ret = quorum_repair_slot(lr, i);
+        const QuorumAnswer *a = &req->answers[i];
+        long base = quorum_bit(lr, i, 0);
+        long end = base + lr->units;
+        int child_ret;
 
+        if (find_next_bit(lr->to_repair, end, base) == end) {
+            continue;
+        }
+        child_ret = quorum_repair_slot(lr, i);
+        if (child_ret == 0 && quorum_answer_counts(a) && a->ret < 0) {
+            quorum_read_back(lr, i);
+        }
         ret = ret ?: child_ret;
     }
     quorum_sync_write_abandon(req->s->sync, &req->write);
@@ -595,13 +670,35 @@ quorum_locked_request_new(BlockDriverState *bs, int64_t offset, int64_t bytes,
     return req;
 }
 
+/* Note which children should be repaired behind the read, and are reported. */
+static void GRAPH_RDLOCK quorum_locked_read_find(const QuorumLockedRead *lr,
+                                                 QuorumFindings *found)
+{
+    const QuorumRequest *req = lr->req;
+
+    quorum_find_reported(found, req);
+    for (int i = 0; i < req->n; i++) {
+        const QuorumAnswer *a = &req->answers[i];
+        long base = quorum_bit(lr, i, 0);
+        long end = base + lr->units;
+
+        if (quorum_answer_counts(a) &&
+            find_next_bit(lr->to_repair, end, base) < end &&
+            (a->ret < 0 ? quorum_worth_rewrite(a)
+                        : find_next_bit(lr->wrong, end, base) < end &&
+                          quorum_worth_repair(req->bs, i))) {
+            quorum_find_to_repair(found, req->s, i, "wrong child");
+        }
+    }
+}
+
 int coroutine_fn quorum_locked_read(BlockDriverState *bs, int64_t offset,
                                     int64_t bytes, QEMUIOVector *qiov,
                                     BdrvRequestFlags flags,
-                                    const bool *reported, const char *why)
+                                    QuorumFindings *found, const char *why)
 {
     QuorumRequest *req = quorum_locked_request_new(bs, offset, bytes, flags,
-                                                   reported, why);
+                                                   found->reported, why);
     QuorumLockedRead lr;
     int ret = -ENOMEM;
 
@@ -612,9 +709,7 @@ int coroutine_fn quorum_locked_read(BlockDriverState *bs, int64_t offset,
         ret = quorum_locked_read_vote(&lr, false);
         if (ret == 0) {
             quorum_report_wrong(&lr);
-            if (req->s->opts.rewrite_corrupted) {
-                quorum_repair_all(&lr);
-            }
+            quorum_locked_read_find(&lr, found);
         }
         quorum_locked_read_unlock(&lr);
         if (ret < 0) {
@@ -638,6 +733,7 @@ void coroutine_fn quorum_repair_range(BlockDriverState *bs, int64_t offset,
                                                    reported, why);
     QuorumLockedRead lr;
 
+    req->pool = &req->s->repair_pool;
     quorum_extend_children(bs, offset + bytes, NULL);
     if (quorum_locked_read_alloc(&lr, req)) {
         quorum_locked_read_vote(&lr, true);

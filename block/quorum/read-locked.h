@@ -12,19 +12,21 @@
 #include "request.h"
 
 /*
- * Read for the guest, with the range held, and fill @qiov with the winners;
- * @reported[slot] tells which children this request has reported before, or is
- * NULL.  Reports dissenters and failures, and repairs if the options ask for
- * it.  @why is for traces.  Returns 0, or -errno if a unit has no winner.
+ * Read for the guest, with the range held, and fill @qiov with the winners.
+ * Reports dissenters and failures, but for children that are in
+ * @found->reported already, and adds them there; adds to @found what is to be
+ * repaired.  @why is for traces.  Returns 0, or -errno if a unit has no winner.
  */
 int coroutine_fn GRAPH_RDLOCK
 quorum_locked_read(BlockDriverState *bs, int64_t offset, int64_t bytes,
                    QEMUIOVector *qiov, BdrvRequestFlags flags,
-                   const bool *reported, const char *why);
+                   QuorumFindings *found, const char *why);
 
 /*
  * The guest has its answer already: vote on the range with the range held, and
- * repair what can be repaired.  A unit without a winner is no failure here.
+ * repair what can be repaired.  Children that are in @reported (or NULL) have
+ * been reported by the read.  A unit without a winner is no failure here.  The
+ * range is no longer than quorum_repair_max_bytes().
  */
 void coroutine_fn GRAPH_RDLOCK
 quorum_repair_range(BlockDriverState *bs, int64_t offset, int64_t bytes,

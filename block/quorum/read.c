@@ -6,9 +6,10 @@
  * Copyright (c) 2026 The quorum project authors
  *
  * A read first asks without any lock: when all children that answer agree and
- * are enough, and no child is to be repaired, that is the end of it.  Only if
- * not, it takes the range (so that no write runs beside it, promise 5), asks
- * again into private buffers and votes unit by unit: read-locked.c.
+ * are enough, the guest has its answer.  Only if not, the read takes the range
+ * (so that no write runs beside it, promise 5), asks again into private buffers
+ * and votes unit by unit: read-locked.c.  What is to be repaired is repaired
+ * behind the read: repair.c.
  *
  * Why a read may believe what it sees without a lock: a child that is not stale
  * when the read begins has all that was acknowledged by then.  If all such
@@ -27,6 +28,7 @@
 #include "debug.h"
 #include "read.h"
 #include "read-locked.h"
+#include "repair.h"
 
 /*
  * If all children that have answered say the same, and no other version could
@@ -45,7 +47,7 @@ static QuorumAnswer *quorum_unanimous(QuorumRequest *req, bool *failed)
         QuorumAnswer *a = &req->answers[i];
 
         if (!quorum_answer_counts(a)) {
-            unasked += a->part == QUORUM_PART_DEFERRED;
+            unasked += a->part == QUORUM_PART_DEFERRED || a->absent;
         } else if (a->ret < 0) {
             *failed = true;
         } else if (one && a->buf) {
@@ -66,48 +68,49 @@ static QuorumAnswer *quorum_unanimous(QuorumRequest *req, bool *failed)
 
 /* --- what is worth a repair --- */
 
-/*
- * Whether a read in which children have failed should go on to a vote under the
- * lock, for the sake of repairing one of them.
- */
-static bool GRAPH_RDLOCK quorum_wants_repair(const QuorumRequest *req)
+/* Note which of the children that could not read should be repaired. */
+static void GRAPH_RDLOCK quorum_find_failed(QuorumFindings *found,
+                                            const QuorumRequest *req)
 {
-    if (!req->s->opts.rewrite_corrupted) {
-        return false;
-    }
+    quorum_find_reported(found, req);
     for (int i = 0; i < req->n; i++) {
         const QuorumAnswer *a = &req->answers[i];
 
-        if (quorum_answer_counts(a) && a->ret < 0 &&
-            quorum_may_repair(req->bs, i) &&
-            quorum_child_reaches(a->child, req->offset + req->bytes) &&
-            !qatomic_read(&req->s->slots[i].repair_failed)) {
-            return true;
+        if (quorum_answer_counts(a) && a->ret < 0 && quorum_worth_rewrite(a)) {
+            quorum_find_to_repair(found, req->s, i, "failed child");
         }
     }
-    return false;
 }
 
-/* Whether a child that is stale in the range may, and should, be repaired. */
-static bool GRAPH_RDLOCK quorum_has_stale_repairable(BlockDriverState *bs,
-                                                     int64_t offset,
-                                                     int64_t bytes)
+/*
+ * Note which children are stale in the range and should be repaired.  Returns
+ * whether there are any.
+ */
+static bool GRAPH_RDLOCK quorum_find_stale(QuorumFindings *found,
+                                           BlockDriverState *bs,
+                                           int64_t offset, int64_t bytes)
 {
     BDRVQuorumState *s = bs->opaque;
     g_autofree QuorumStaleness *staleness = NULL;
+    int64_t start = 0, granule = 1;
+    bool any = false;
 
     if (!s->opts.rewrite_corrupted) {
         return false;
     }
+    quorum_sync_widen(s->sync, &start, &granule);
+    if (granule > quorum_repair_max_bytes(bs)) {
+        return false;           /* a scrub may have enough memory */
+    }
     staleness = g_new(QuorumStaleness, s->num_slots);
     quorum_sync_staleness(s->sync, offset, bytes, staleness);
     for (int i = 0; i < s->num_slots; i++) {
-        if (staleness[i] && quorum_may_repair(bs, i) &&
-            !qatomic_read(&s->slots[i].repair_failed)) {
-            return true;
+        if (staleness[i] && quorum_worth_repair(bs, i)) {
+            quorum_find_to_repair(found, s, i, "stale child");
+            any = true;
         }
     }
-    return false;
+    return any;
 }
 
 /* Whether those that have answered outnumber all others (promise 6). */
@@ -118,15 +121,15 @@ static bool quorum_answers_outnumber_rest(const QuorumRequest *req)
 
 /* --- patterns quorum and threshold --- */
 
-/* Which children @req has reported.  Owned by the caller. */
-static bool *quorum_reported_children(const QuorumRequest *req)
+/* How many children are QuorumAnswer.absent. */
+static int quorum_count_absent(const QuorumRequest *req)
 {
-    bool *reported = g_new(bool, req->n);
+    int absent = 0;
 
     for (int i = 0; i < req->n; i++) {
-        reported[i] = req->answers[i].reported;
+        absent += req->answers[i].absent;
     }
-    return reported;
+    return absent;
 }
 
 /* Whether the child of @a is stale in the range now. */
@@ -140,18 +143,32 @@ static bool quorum_answer_is_stale(const QuorumAnswer *a)
 }
 
 /*
+ * Leave out the children that are stale in the range or being repaired there.
+ * Returns false if the others may not be enough without them.
+ */
+static bool GRAPH_RDLOCK quorum_leave_out_absent(QuorumRequest *req)
+{
+    int absent;
+
+    quorum_request_leave_out_stale(req);
+    quorum_leave_out_in_repair(req);
+    absent = quorum_count_absent(req);
+    return !absent || quorum_count_asked(req) >= MAX(req->s->opts.threshold,
+                                                     absent + 1);
+}
+
+/*
  * quorum_request_leave_out_stale(), when the children have answered: some may
  * have become stale since.
  */
-static bool GRAPH_RDLOCK quorum_leave_out_stale_again(QuorumRequest *req)
+static void GRAPH_RDLOCK quorum_leave_out_stale_again(QuorumRequest *req)
 {
     int asked = quorum_count_asked(req);
-    bool clear = quorum_request_leave_out_stale(req);
 
+    quorum_request_leave_out_stale(req);
     if (quorum_count_asked(req) < asked) {
         quorum_reached(QUORUM_BRANCH_STALE_MEANWHILE);
     }
-    return clear;
 }
 
 /*
@@ -162,7 +179,8 @@ static bool GRAPH_RDLOCK quorum_leave_out_stale_again(QuorumRequest *req)
 static void quorum_defer_children(QuorumRequest *req)
 {
     int voters = quorum_count_asked(req);
-    int deferred = voters - MAX(req->s->opts.threshold, voters / 2 + 1);
+    int all = voters + quorum_count_absent(req);
+    int deferred = voters - MAX(req->s->opts.threshold, all / 2 + 1);
     int start, rank = 0;
 
     if (deferred <= 0) {
@@ -201,19 +219,18 @@ static void coroutine_fn GRAPH_RDLOCK quorum_ask_deferred(QuorumRequest *req)
 /* Ask all children, or first enough of them, and believe those that agree. */
 static int coroutine_fn GRAPH_RDLOCK
 quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
-                 QEMUIOVector *qiov, BdrvRequestFlags flags)
+                 QEMUIOVector *qiov, BdrvRequestFlags flags,
+                 QuorumFindings *found)
 {
     QuorumRequest *req = quorum_request_new(bs, offset, bytes, qiov, flags);
     bool defer = req->s->opts.read_pattern == QUORUM_READ_PATTERN_THRESHOLD;
-    g_autofree bool *reported = NULL;
-    QuorumAnswer *answer = NULL;
+    QuorumAnswer *answer;
     bool failed;
 
-    if (quorum_sync_is_degraded(req->s->sync) &&
-        (!quorum_request_leave_out_stale(req) ||
-         quorum_has_stale_repairable(bs, offset, bytes))) {
+    if ((quorum_sync_is_degraded(req->s->sync) ||
+         qatomic_read(&req->s->num_repairs)) && !quorum_leave_out_absent(req)) {
         quorum_request_free(req);
-        return quorum_locked_read(bs, offset, bytes, qiov, flags, NULL,
+        return quorum_locked_read(bs, offset, bytes, qiov, flags, found,
                                   "stale child");
     }
     if (defer) {
@@ -224,6 +241,7 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
      * itself or be scribbled on by the guest, the answers differ and the locked
      * read decides from private buffers.
      */
+    quorum_request_admit(req);
     if (!quorum_request_alloc(req)) {
         trace_quorum_failure(bs->node_name, "read", offset, bytes, -ENOMEM);
         quorum_request_free(req);
@@ -235,13 +253,11 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
         quorum_ask_deferred(req);
     }
 
-    if (!quorum_sync_is_degraded(req->s->sync) ||
-        quorum_leave_out_stale_again(req)) {
-        answer = quorum_unanimous(req, &failed);
+    if (quorum_sync_is_degraded(req->s->sync)) {
+        quorum_leave_out_stale_again(req);
     }
-    if (answer && !quorum_debug_skips_fast_path() &&
-        !(failed && quorum_answers_outnumber_rest(req) &&
-          quorum_wants_repair(req))) {
+    answer = quorum_unanimous(req, &failed);
+    if (answer && !quorum_debug_skips_fast_path()) {
         if (answer->buf) {
             /*
              * The child that reads straight into @qiov is not the one we
@@ -250,22 +266,26 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
              */
             qemu_iovec_from_buf(qiov, 0, answer->buf, bytes);
         }
+        if (failed && quorum_answers_outnumber_rest(req)) {
+            quorum_find_failed(found, req);
+        }
         quorum_request_free(req);
         return 0;
     }
 
     /* The buffers go back before we wait for the range. */
-    reported = quorum_reported_children(req);
+    quorum_find_reported(found, req);
     quorum_request_free(req);
-    return quorum_locked_read(bs, offset, bytes, qiov, flags, reported,
-                              answer ? "repair" : "no agreement");
+    return quorum_locked_read(bs, offset, bytes, qiov, flags, found,
+                              "no agreement");
 }
 
 /* --- pattern fifo --- */
 
 static int coroutine_fn GRAPH_RDLOCK
 quorum_read_fifo(BlockDriverState *bs, int64_t offset, int64_t bytes,
-                 QEMUIOVector *qiov, BdrvRequestFlags flags);
+                 QEMUIOVector *qiov, BdrvRequestFlags flags,
+                 QuorumFindings *found);
 
 /*
  * The range is being cut off: wait for the end of that, and read what is left.
@@ -273,7 +293,8 @@ quorum_read_fifo(BlockDriverState *bs, int64_t offset, int64_t bytes,
  */
 static int coroutine_fn GRAPH_RDLOCK
 quorum_read_fifo_cut(BlockDriverState *bs, int64_t offset, int64_t bytes,
-                     QEMUIOVector *qiov, BdrvRequestFlags flags)
+                     QEMUIOVector *qiov, BdrvRequestFlags flags,
+                     QuorumFindings *found)
 {
     BDRVQuorumState *s = bs->opaque;
     RangeLockRequest range;
@@ -287,7 +308,7 @@ quorum_read_fifo_cut(BlockDriverState *bs, int64_t offset, int64_t bytes,
     qemu_iovec_memset(qiov, left, 0, bytes - left);
     if (left) {
         qemu_iovec_init_slice(&part, qiov, 0, left);
-        ret = quorum_read_fifo(bs, offset, left, &part, flags);
+        ret = quorum_read_fifo(bs, offset, left, &part, flags, found);
         qemu_iovec_destroy(&part);
     }
     return ret;
@@ -299,7 +320,8 @@ quorum_read_fifo_cut(BlockDriverState *bs, int64_t offset, int64_t bytes,
  */
 static int coroutine_fn GRAPH_RDLOCK
 quorum_read_fifo_range(BlockDriverState *bs, int64_t offset, int64_t bytes,
-                       QEMUIOVector *qiov, BdrvRequestFlags flags)
+                       QEMUIOVector *qiov, BdrvRequestFlags flags,
+                       QuorumFindings *found)
 {
     QuorumRequest *req = quorum_request_new(bs, offset, bytes, qiov, flags);
     bool answered = false;
@@ -317,22 +339,13 @@ quorum_read_fifo_range(BlockDriverState *bs, int64_t offset, int64_t bytes,
         }
     }
 
-    if (answered && quorum_wants_repair(req)) {
-        /*
-         * The one answer is no ground for a repair, a vote is (promise 6).
-         * Whether the repair succeeds does not matter to the guest.
-         */
-        g_autofree bool *reported = quorum_reported_children(req);
-
+    if (answered) {
+        /* The one answer is no ground for a repair, a vote is (promise 6). */
+        quorum_find_failed(found, req);
+    } else if (quorum_is_cut_off(req->s, offset + bytes)) {
         quorum_request_free(req);
-        quorum_repair_range(bs, offset, bytes, reported, "failed child");
-        return 0;
-    }
-    if (!answered && quorum_is_cut_off(req->s, offset + bytes)) {
-        quorum_request_free(req);
-        return quorum_read_fifo_cut(bs, offset, bytes, qiov, flags);
-    }
-    if (!answered) {
+        return quorum_read_fifo_cut(bs, offset, bytes, qiov, flags, found);
+    } else {
         ret = quorum_request_fail(req, "read");
     }
     quorum_request_free(req);
@@ -345,14 +358,15 @@ quorum_read_fifo_range(BlockDriverState *bs, int64_t offset, int64_t bytes,
  */
 static int coroutine_fn GRAPH_RDLOCK
 quorum_read_fifo(BlockDriverState *bs, int64_t offset, int64_t bytes,
-                 QEMUIOVector *qiov, BdrvRequestFlags flags)
+                 QEMUIOVector *qiov, BdrvRequestFlags flags,
+                 QuorumFindings *found)
 {
     BDRVQuorumState *s = bs->opaque;
     int64_t done = 0;
     int ret = 0;
 
     if (!quorum_sync_is_degraded(s->sync)) {
-        return quorum_read_fifo_range(bs, offset, bytes, qiov, flags);
+        return quorum_read_fifo_range(bs, offset, bytes, qiov, flags, found);
     }
     while (done < bytes && ret == 0) {
         int64_t size = quorum_sync_uniform_range(s->sync, offset + done,
@@ -360,52 +374,34 @@ quorum_read_fifo(BlockDriverState *bs, int64_t offset, int64_t bytes,
         QEMUIOVector part;
 
         qemu_iovec_init_slice(&part, qiov, done, size);
-        ret = quorum_read_fifo_range(bs, offset + done, size, &part, flags);
+        ret = quorum_read_fifo_range(bs, offset + done, size, &part, flags,
+                                     found);
         qemu_iovec_destroy(&part);
         done += size;
     }
     return ret;
 }
 
-/* --- repairing what a read has met --- */
-
-/* Repair the granule at @pos, unless all of it is in the range. */
-static void coroutine_fn GRAPH_RDLOCK
-quorum_repair_granule(BlockDriverState *bs, int64_t pos, int64_t offset,
-                      int64_t bytes)
-{
-    BDRVQuorumState *s = bs->opaque;
-    int64_t start = pos;
-    int64_t size = 1;
-
-    quorum_sync_widen(s->sync, &start, &size);
-    if (start + size > quorum_length(bs)) {
-        return;
-    }
-    if ((start < offset || start + size > offset + bytes) &&
-        size <= quorum_request_max_bytes(bs) &&
-        quorum_has_stale_repairable(bs, start, size)) {
-        quorum_repair_range(bs, start, size, NULL, "stale granule");
-    }
-}
+/* --- the callback --- */
 
 /*
- * A read that met stale granules repairs them, also where it covers only a part
- * of them.  (The locked read has repaired those that it covers completely.)
+ * A read has its answer: repair what it has @found behind it, and the granules
+ * that are stale, also those of which it covers only a part.
  */
 static void coroutine_fn GRAPH_RDLOCK
-quorum_repair_after_read(BlockDriverState *bs, int64_t offset, int64_t bytes)
+quorum_repair_after_read(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                         QuorumFindings *found)
 {
     BDRVQuorumState *s = bs->opaque;
 
-    if (s->opts.read_pattern == QUORUM_READ_PATTERN_FIFO) {
-        quorum_repair_range(bs, offset, bytes, NULL, "stale range");
+    if (quorum_sync_is_degraded(s->sync) &&
+        quorum_find_stale(found, bs, offset, bytes)) {
+        quorum_sync_widen(s->sync, &offset, &bytes);
     }
-    quorum_repair_granule(bs, offset, offset, bytes);
-    quorum_repair_granule(bs, offset + bytes - 1, offset, bytes);
+    if (found->to_repair) {
+        quorum_repair_behind(bs, offset, bytes, found);
+    }
 }
-
-/* --- the callback --- */
 
 /* A read that is small enough for the pool. */
 static int coroutine_fn GRAPH_RDLOCK
@@ -413,17 +409,18 @@ quorum_read(BlockDriverState *bs, int64_t offset, int64_t bytes,
             QEMUIOVector *qiov, BdrvRequestFlags flags)
 {
     BDRVQuorumState *s = bs->opaque;
+    QuorumFindings found = { 0 };
     int ret;
 
     if (s->opts.read_pattern == QUORUM_READ_PATTERN_FIFO) {
-        ret = quorum_read_fifo(bs, offset, bytes, qiov, flags);
+        ret = quorum_read_fifo(bs, offset, bytes, qiov, flags, &found);
     } else {
-        ret = quorum_read_vote(bs, offset, bytes, qiov, flags);
+        ret = quorum_read_vote(bs, offset, bytes, qiov, flags, &found);
     }
-    if (ret == 0 && quorum_sync_is_degraded(s->sync) &&
-        quorum_has_stale_repairable(bs, offset, bytes)) {
-        quorum_repair_after_read(bs, offset, bytes);
+    if (ret == 0) {
+        quorum_repair_after_read(bs, offset, bytes, &found);
     }
+    quorum_findings_clear(&found);
     return ret;
 }
 

@@ -64,6 +64,7 @@ QuorumRequest *quorum_request_new(BlockDriverState *bs, int64_t offset,
     req->bytes = bytes;
     req->qiov = qiov;
     req->flags = flags;
+    req->pool = &s->pool;
     req->bufs = (void **)((char *)req + layout.bufs);
     req->others = (void **)((char *)req + layout.others);
     req->missed = (bool *)req + layout.missed;
@@ -86,7 +87,10 @@ void coroutine_fn quorum_request_free(QuorumRequest *req)
     assert(!req->pending);
     quorum_tell_states(req->bs);
     if (req->n_bufs) {
-        buffer_pool_put(&req->s->pool, req->buf_bytes, req->n_bufs, req->bufs);
+        buffer_pool_put(req->pool, req->buf_bytes, req->n_bufs, req->bufs);
+    }
+    if (req->coroutines) {
+        fair_budget_give_back(&req->s->budget, req->coroutines);
     }
     g_free(req);
 }
@@ -109,7 +113,7 @@ bool coroutine_fn quorum_request_alloc(QuorumRequest *req)
     if (n <= 0) {
         return true;
     }
-    if (!buffer_pool_co_get(&req->s->pool, req->bytes, n, req->bufs)) {
+    if (!buffer_pool_co_get(req->pool, req->bytes, n, req->bufs)) {
         return false;
     }
     req->n_bufs = n;
@@ -140,11 +144,11 @@ void quorum_answer_leave_out(QuorumAnswer *a, QuorumPart part)
 {
     static const char *const why[] = {
         [QUORUM_PART_STALE] = "stale",
+        [QUORUM_PART_IN_REPAIR] = "being repaired",
         [QUORUM_PART_EXCLUDED] = "excluded",
     };
 
-    assert(a->child && (part == QUORUM_PART_STALE ||
-                        part == QUORUM_PART_EXCLUDED));
+    assert(a->child && part < ARRAY_SIZE(why) && why[part]);
     if (a->part != part) {
         a->part = part;
         trace_quorum_left_out(a->req->bs->node_name, quorum_answer_slot(a),
@@ -163,14 +167,13 @@ void quorum_request_leave_out_excluded(QuorumRequest *req)
     }
 }
 
-bool quorum_request_leave_out_stale(QuorumRequest *req)
+void quorum_request_leave_out_stale(QuorumRequest *req)
 {
     QuorumSync *sync = req->s->sync;
     g_autofree QuorumStaleness *staleness = NULL;
-    bool clear = true;
 
     if (!quorum_sync_is_degraded(sync)) {
-        return true;
+        return;
     }
     quorum_request_leave_out_excluded(req);
     staleness = g_new(QuorumStaleness, req->n);
@@ -178,12 +181,11 @@ bool quorum_request_leave_out_stale(QuorumRequest *req)
     for (int i = 0; i < req->n; i++) {
         QuorumAnswer *a = &req->answers[i];
 
-        clear &= staleness[i] != QUORUM_STALE_PARTLY;
         if (staleness[i] && quorum_answer_is_member(a)) {
+            a->absent |= staleness[i] == QUORUM_STALE_PARTLY;
             quorum_answer_leave_out(a, QUORUM_PART_STALE);
         }
     }
-    return clear;
 }
 
 void quorum_request_ask_excluded(QuorumRequest *req)
@@ -559,6 +561,55 @@ bool quorum_is_cut_off(BDRVQuorumState *s, int64_t end)
            end > quorum_sync_length(s->sync);
 }
 
+bool quorum_worth_repair(BlockDriverState *bs, int i)
+{
+    BDRVQuorumState *s = bs->opaque;
+
+    return s->opts.rewrite_corrupted && quorum_may_repair(bs, i) &&
+           !qatomic_read(&s->slots[i].repair_failed);
+}
+
+bool quorum_worth_rewrite(const QuorumAnswer *a)
+{
+    const QuorumRequest *req = a->req;
+    int i = quorum_answer_slot(a);
+
+    return quorum_worth_repair(req->bs, i) &&
+           quorum_child_reaches(a->child, req->offset + req->bytes) &&
+           qatomic_read(&req->s->slots[i].futile_repairs) <
+           QUORUM_FUTILE_REPAIRS;
+}
+
+/* --- what a read finds out --- */
+
+void quorum_findings_clear(QuorumFindings *found)
+{
+    g_clear_pointer(&found->reported, g_free);
+    g_clear_pointer(&found->to_repair, g_free);
+}
+
+void quorum_find_to_repair(QuorumFindings *found, const BDRVQuorumState *s,
+                           int i, const char *why)
+{
+    if (!found->to_repair) {
+        found->to_repair = g_new0(bool, s->num_slots);
+        found->why = why;
+    }
+    found->to_repair[i] = true;
+}
+
+void quorum_find_reported(QuorumFindings *found, const QuorumRequest *req)
+{
+    for (int i = 0; i < req->n; i++) {
+        if (req->answers[i].reported) {
+            if (!found->reported) {
+                found->reported = g_new0(bool, req->n);
+            }
+            found->reported[i] = true;
+        }
+    }
+}
+
 /* --- what the children say about themselves --- */
 
 int64_t quorum_winning_length(const BDRVQuorumState *s, const int64_t *lengths)
@@ -675,6 +726,7 @@ int coroutine_fn quorum_co_block_status(BlockDriverState *bs, bool want_zero,
     }
 
     req = quorum_request_new(bs, offset, bytes, NULL, 0);
+    quorum_request_admit(req);
     /* As far as each child is either stale or not */
     bytes = quorum_sync_uniform_range(s->sync, offset, bytes);
     req->bytes = bytes;

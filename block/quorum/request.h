@@ -10,18 +10,21 @@
  *   quorum_co_preadv()           splits it into ranges that the pool can serve
  *   quorum_read_vote()           leaves out stale children; pattern threshold
  *                                defers some
+ *   quorum_request_admit()       may wait for the node's budget of coroutines
  *   quorum_request_alloc()       all buffers at once; may wait for memory
  *   quorum_ask_all()             all children that are asked, in parallel
  *   quorum_unanimous()           all answers are alike, and enough: done
  *   ---------------------------  otherwise, with no buffer held:
  *   quorum_locked_read()         takes buffers, then the range: no write beside
  *   quorum_locked_read_vote()    asks again, then votes unit by unit
- *   quorum_repair_all()          if asked for: winners over all that differ
+ *   ---------------------------  if asked for, when the guest has its answer:
+ *   quorum_repair_behind()       a coroutine of its own, which votes again
+ *   quorum_repair_all()          winners over all that differ
  *
  * The life of a write (write.c; zeroes, discards and resizes are alike):
  *
- *   quorum_write_lock()          waits for the range, and a FUA write for
- *                                flush_lock
+ *   quorum_write_lock()          waits for the node's budget of coroutines, for
+ *                                the range, and a FUA write for flush_lock
  *   quorum_sync_write_begin()    the range counts as unflushed
  *   quorum_ask_all()             all children, stale ones, too
  *   quorum_collect_missed()      which children have not done it
@@ -32,6 +35,7 @@
  *
  * The life of a flush (flush.c):
  *
+ *   quorum_request_admit()       may wait for the node's budget of coroutines
  *   flush_lock                   alone: no FUA write and no other flush beside
  *   quorum_sync_flush_begin()    what is unflushed is being flushed now
  *   quorum_ask_all()             one that fails: quorum_sync_flush_failed()
@@ -56,6 +60,7 @@ typedef enum QuorumPart {
     QUORUM_PART_ASKED,          /* it is asked, and its answer counts */
     QUORUM_PART_DEFERRED,       /* it is asked later, if at all */
     QUORUM_PART_STALE,          /* none: it lacks data there */
+    QUORUM_PART_IN_REPAIR,      /* none: it is being repaired */
     QUORUM_PART_EXCLUDED,       /* none: it has another length */
     QUORUM_PART_VACANT,         /* there is no child */
 } QuorumPart;
@@ -67,10 +72,12 @@ struct QuorumAnswer {
     QuorumPart part;
     bool done;                  /* has answered in an earlier round */
     bool in_flight;             /* is at work.  Atomic */
-    bool reported;              /* that it can't read */
+    bool absent;                /* not asked, but may have a vote in parts */
+    bool reported;              /* as one that can't read, or was outvoted */
     int64_t ret;                /* a number, or -errno */
     uint8_t *buf;               /* one of req->bufs, or NULL */
     QEMUIOVector qiov;          /* of buf */
+    int64_t reread_ret;         /* what it says of req->reread */
     int64_t pnum;               /* block status: bytes it is good for */
     Error *err;                 /* resize: what the child says */
 };
@@ -95,15 +102,22 @@ struct QuorumRequest {
         PreallocMode prealloc;
     } resize;
 
+    struct {                    /* a part of it that is read by itself */
+        int64_t offset;
+        int64_t bytes;
+    } reread;
+
     QuorumAskFn *ask;           /* what is being asked */
     int64_t asked_ns;           /* when, in QEMU_CLOCK_REALTIME */
     int pending;                /* coroutines that have not ended */
     Coroutine *co;              /* sleeps until pending is 0, or NULL */
     QLIST_ENTRY(QuorumRequest) next;    /* in BDRVQuorumState.in_flight */
 
-    void **bufs;                /* from the pool, room for n + 1 of them */
-    int64_t buf_bytes;          /* in each of them */
+    int coroutines;             /* taken from the budget */
+    BufferPool *pool;           /* where bufs come from */
+    void **bufs;                /* room for n + 1 of them */
     int n_bufs;
+    int64_t buf_bytes;          /* of each of them */
     void **others;              /* of bufs, what one answer is compared with */
     QuorumScrub *scrub;         /* on whose behalf it is, or NULL */
     QuorumWrite write;          /* a request that changes the children */
@@ -128,6 +142,25 @@ QuorumRequest *GRAPH_RDLOCK
 quorum_request_new(BlockDriverState *bs, int64_t offset, int64_t bytes,
                    QEMUIOVector *qiov, BdrvRequestFlags flags);
 void coroutine_fn GRAPH_RDLOCK quorum_request_free(QuorumRequest *req);
+
+/*
+ * Wait until the coroutines that ask the children of @req fit into the budget
+ * of the node (promise 8); quorum_request_free() gives them back.  Called once,
+ * with nothing held: a request that waits here has nothing that others wait
+ * for, and the others have all the coroutines that they need.
+ *
+ * Requests that come from management alone, and do not read or write (lengths,
+ * sizes), need not be admitted: there are few, and a resize that holds its
+ * range asks for a length.
+ */
+static inline void coroutine_fn quorum_request_admit(QuorumRequest *req)
+{
+    assert(!req->coroutines);
+    if (req->n > 1) {
+        req->coroutines = req->n - 1;
+        fair_budget_co_take(&req->s->budget, req->coroutines);
+    }
+}
 
 /*
  * Get all the memory that @req needs from the pool at once (promise 8), with no
@@ -174,10 +207,10 @@ void GRAPH_RDLOCK quorum_request_leave_out_excluded(QuorumRequest *req);
 
 /*
  * The same, and leave out the children that are stale in the range (promise 3).
- * Returns false if a child is stale in a part of it only: the locked read can
- * tell the parts from each other.
+ * One that is stale in a part of it only is QuorumAnswer.absent: the locked
+ * read can tell the parts from each other.
  */
-bool GRAPH_RDLOCK quorum_request_leave_out_stale(QuorumRequest *req);
+void GRAPH_RDLOCK quorum_request_leave_out_stale(QuorumRequest *req);
 
 /* Ask the excluded children as well. */
 void GRAPH_RDLOCK quorum_request_ask_excluded(QuorumRequest *req);
@@ -300,6 +333,22 @@ int GRAPH_RDLOCK quorum_request_fail(const QuorumRequest *req,
  */
 bool GRAPH_RDLOCK quorum_may_repair(BlockDriverState *bs, int i);
 
+/*
+ * How many futile repairs of a child, one after the other, are enough.  A disk
+ * may need a second try; each costs a write and a read.
+ */
+#define QUORUM_FUTILE_REPAIRS 3
+
+/*
+ * Whether a read that has found the child in slot @i to be wrong should have it
+ * repaired: the options ask for it, it may be written to, and the last repair
+ * did not fail.
+ */
+bool GRAPH_RDLOCK quorum_worth_repair(BlockDriverState *bs, int i);
+
+/* Whether that is so of the child of @a, which could not read. */
+bool GRAPH_RDLOCK quorum_worth_rewrite(const QuorumAnswer *a);
+
 /* Remember whether repairs of @slot are worth a try: see repair_failed. */
 static inline void quorum_set_repair_failed(QuorumSlot *slot, bool failed)
 {
@@ -330,6 +379,26 @@ static inline bool GRAPH_RDLOCK quorum_child_reaches(BdrvChild *child,
  * makes it shorter.  A hint, unless the range is held.
  */
 bool quorum_is_cut_off(BDRVQuorumState *s, int64_t end);
+
+/* --- what a read finds out --- */
+
+/* Zeroed at first.  The arrays are freed by quorum_findings_clear(). */
+typedef struct QuorumFindings {
+    bool *reported;             /* [slot]: the read has reported it, or NULL */
+    bool *to_repair;            /* [slot]: it should be repaired, or NULL */
+    const char *why;            /* to_repair: for traces */
+} QuorumFindings;
+
+void quorum_findings_clear(QuorumFindings *found);
+
+/* The child in slot @i should be repaired. */
+void GRAPH_RDLOCK quorum_find_to_repair(QuorumFindings *found,
+                                        const BDRVQuorumState *s, int i,
+                                        const char *why);
+
+/* Add the children that @req has reported. */
+void GRAPH_RDLOCK quorum_find_reported(QuorumFindings *found,
+                                       const QuorumRequest *req);
 
 /* --- what the children say about themselves --- */
 

@@ -402,6 +402,7 @@ void coroutine_fn quorum_extend_children(BlockDriverState *bs, int64_t end,
     }
     req = quorum_request_new(bs, shortest, end - shortest, NULL, 0);
     req->scrub = scrub;
+    quorum_request_admit(req);
     quorum_range_lock(bs, &range, shortest, INT64_MAX - shortest);
     req->resize.length = quorum_sync_length(s->sync);
     for (int i = 0; i < req->n; i++) {

@@ -24,6 +24,9 @@ void coroutine_fn quorum_write_lock(QuorumRequest *req, RangeLockRequest *range,
 {
     bool fua = req->flags & BDRV_REQ_FUA;
 
+    if (!req->coroutines) {
+        quorum_request_admit(req);  /* a resize may come here again */
+    }
     quorum_range_lock(req->bs, range, offset, locked_bytes);
     if (fua) {
         qemu_co_rwlock_rdlock(&req->s->flush_lock);

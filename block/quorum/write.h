@@ -17,7 +17,7 @@
 
 /*
  * Begin to change the children in [@offset, @offset + @bytes): wait for
- * @locked_bytes from @offset on, leave out the children that have been excluded
+ * the budget, and for @locked_bytes from @offset on, leave out the children that have been excluded
  * meanwhile, and tell the QuorumSync of req->write.  Ended by
  * quorum_write_unlock(), after req->write has been settled or abandoned.
  */

@@ -30,7 +30,8 @@ static bool has_said(const Child *c, int cell, uint8_t value, int start)
 
 /*
  * How many children say in all of @unit what @op writes?  They must have said
- * it since a read there has begun that is still in flight, and hold it now.
+ * it since a read there has begun and the guest's last write there has ended,
+ * and hold it now.
  */
 static void repair_votes(Op *op, int unit, int *winners, int *others)
 {
@@ -40,11 +41,15 @@ static void repair_votes(Op *op, int unit, int *winners, int *others)
     for (int i = 0; i < sim.guest.next_req; i++) {
         Req *r = &sim.s->reqs[i];
 
-        /* A read that meets a stale granule repairs all of it. */
-        if ((r->type == REQ_READ || r->type == REQ_SCRUB) && r->end == NEVER &&
+        /* A read that meets a stale granule repairs all of it, later. */
+        if ((r->type == REQ_READ || r->type == REQ_SCRUB) &&
+            r->start != NEVER &&
             sim_granules_mask(r->mask) & sim_unit_mask(unit)) {
             start = MIN(start, r->start);
         }
+    }
+    for (uint64_t m = mask; m && start != NEVER; m &= m - 1) {
+        start = MAX(start, sim.seen.written_at[ctz64(m)]);
     }
 
     *winners = *others = 0;

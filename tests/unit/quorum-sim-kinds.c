@@ -30,6 +30,7 @@ const Rates sim_rates = {
     .all_zero = 500,
     .all_zero_growth = 500,
 
+    .small_budget = 300,
     .small_pool = 300,
     .coarse_maps = 300,
     .fine_unflushed = 500,

@@ -305,6 +305,9 @@ static void op_finish(Op *op)
         break;
     case OP_WRITE:
     case OP_ZERO:
+        for (uint64_t m = op->repair ? 0 : op->mask; m; m &= m - 1) {
+            sim.seen.written_at[ctz64(m)] = sim.now;
+        }
         if (op->ret < 0 && op->req && op->req->type != REQ_WRITE) {
             op->req->issued[c->index] &= ~op->cover;    /* try again */
         }

@@ -309,7 +309,7 @@ static void node_close(void)
 static bool can_start(Req *next)
 {
     if (!next || sim.guest.in_flight >= sim.s->depth ||
-        (sim.guest.in_flight && next->alone)) {
+        ((sim.guest.in_flight || sim.pending.num) && next->alone)) {
         return false;
     }
     switch (next->type) {
@@ -352,7 +352,7 @@ static bool step(void)
         guest_start(next);
     }
     poll_until_idle();
-    if (!sim.guest.in_flight) {
+    if (!sim.guest.in_flight && !sim.pending.num) {
         sim_check_lengths();
         sim_check_known();
     }
@@ -408,6 +408,7 @@ static void reset(Schedule *s, bool record, bool with_trace)
     sim.seen.cut_in_vain = sim.seen.leftover = 0;
     memset(sim.seen.grown_at, 0, sizeof(sim.seen.grown_at));
     sim.seen.decided = 0;
+    memset(sim.seen.written_at, 0, sizeof(sim.seen.written_at));
     memset(&sim.faults, 0, sizeof(sim.faults));
     g_free(sim.verdict.text);
     if (sim.verdict.trace) {

@@ -324,11 +324,18 @@ static void make_limits(Schedule *s, uint64_t *rng)
     const Rates *rates = &s->rates;
 
     s->limits = sim_limits;
+    if (rng_hit(rng, rates->small_budget)) {
+        /* For one request, or one and a half */
+        s->limits.coroutines = MAX(1, s->num_children - 1 +
+                                      rng_below(rng, s->num_children));
+    }
     if (rng_hit(rng, rates->small_pool)) {
         /* What is read at once, and room for one or two such reads */
         s->limits.pool_bytes = (UINT64_C(4096) << rng_below(rng, 3)) *
                                (s->num_children + 1 +
                                 rng_below(rng, s->num_children + 1));
+        s->limits.repair_pool_bytes = (UINT64_C(4096) << rng_below(rng, 3)) *
+                                      (s->num_children + 1);
     }
     if (rng_hit(rng, rates->coarse_maps)) {
         s->limits.stale_bits = 1 + rng_below(rng, 6);

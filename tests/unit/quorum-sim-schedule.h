@@ -117,6 +117,7 @@ typedef struct Plan {
     X(all_zero)         /* all children can */                          \
     X(all_zero_growth)  /* all children can grow by zeroes */           \
     /* the driver */                                                    \
+    X(small_budget)     /* for requests that wait for coroutines */     \
     X(small_pool)       /* for reads in pieces, and waiting for memory */ \
     X(coarse_maps)      /* granules larger than a unit */               \
     X(fine_unflushed)   /* what a failed flush loses is known well */   \

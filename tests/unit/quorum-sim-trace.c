@@ -206,11 +206,14 @@ char *sim_schedule_text(const Schedule *s)
                            "zeroes advertised %x, native %x\n", s->cells,
                            s->cell_bytes, s->align, s->fua, s->zeroes,
                            s->native_zeroes);
-    g_string_append_printf(text, "pool of %" PRIu64 " bytes, stale map of %"
-                           PRId64 " bits, unflushed map of %" PRId64 " bits of "
-                           "%d bytes, %d FUA writes remembered, fast paths "
-                           "%s\n", s->limits.pool_bytes, s->limits.stale_bits,
-                           s->limits.unflushed_bits,
+    g_string_append_printf(text, "%d coroutines, pool of %" PRIu64 " bytes, "
+                           "of %" PRIu64 " for repairs\n",
+                           s->limits.coroutines, s->limits.pool_bytes,
+                           s->limits.repair_pool_bytes);
+    g_string_append_printf(text, "stale map of %" PRId64 " bits, unflushed map "
+                           "of %" PRId64 " bits of %d bytes, %d FUA writes "
+                           "remembered, fast paths %s\n",
+                           s->limits.stale_bits, s->limits.unflushed_bits,
                            1 << s->limits.unflushed_shift, s->limits.fua_done,
                            s->no_fast_path ? "off" : "on");
     append_faults(text, s);

@@ -190,6 +190,7 @@ typedef struct Sim {
         /* Cells that a scrub which prefers a child may have filled anyhow */
         uint64_t decided;
         uint64_t leftover;      /* of failed requests, since a restart */
+        int written_at[MAX_CELLS];      /* when a child ended a write there */
         /* By cell and value: first end and last start of its requests */
         int first_end[MAX_CELLS][NUM_VALUES];
         int last_start[MAX_CELLS][NUM_VALUES];

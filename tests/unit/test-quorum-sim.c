@@ -134,6 +134,7 @@ static bool shrink_setting(Schedule *s, int what)
         return true;
     case 4:
         s->limits.pool_bytes = sim_limits.pool_bytes;
+        s->limits.repair_pool_bytes = sim_limits.repair_pool_bytes;
         return true;
     case 5:
         s->limits.stale_bits = sim_limits.stale_bits;
@@ -144,6 +145,9 @@ static bool shrink_setting(Schedule *s, int what)
         return true;
     case 7:
         s->limits.fua_done = sim_limits.fua_done;
+        return true;
+    case 8:
+        s->limits.coroutines = sim_limits.coroutines;
         return true;
     default:
         return false;

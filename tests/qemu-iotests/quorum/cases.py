@@ -261,6 +261,11 @@ class QuorumTestCase(QuorumNodeTestCase):
     def check_io(self, *commands: str) -> None:
         self.assertEqual(self.io(*commands), [])
 
+    def check_repair(self, *commands: str) -> None:
+        """The same, and what is repaired behind the reads is done, too."""
+        self.check_io(*commands)
+        self.drain()
+
     @contextmanager
     def little_memory(self, size: int) -> Iterator[None]:
         """QEMU gets no more than @size bytes of it."""

@@ -6,7 +6,7 @@
 
 from contextlib import contextmanager
 from enum import IntEnum
-from errno import EINVAL
+from errno import EINVAL, EIO
 import os
 import socket
 import struct
@@ -119,6 +119,7 @@ class HeldNBD:
 
     A request is answered at once, unless hold(request) is true: then release()
     does what it asks for, and answers it.  Later requests don't wait for it.
+    One for which fail(request) is true gets an error instead.
     announce(offset) is called before the payload of a write is received.
     A change of @offer is for the next connection; what it does not include is
     refused.
@@ -131,6 +132,7 @@ class HeldNBD:
         self.offer = offer
         self.offered = 0                    # how often it was
         self.hold: Callable[[Request], bool] = lambda request: False
+        self.fail: Callable[[Request], bool] = lambda request: False
         self.announce: Callable[[int], None] = lambda offset: None
         self.seen: List[Request] = []       # all that have come
         self.held: List[Request] = []       # those without an answer
@@ -292,6 +294,9 @@ class HeldNBD:
         end = request.offset + request.length
         if not self._is_offered(request):
             self._reply(request, EINVAL)
+            return
+        if self.fail(request):
+            self._reply(request, EIO)
             return
         data = b''
         if request.kind == READ:

@@ -69,6 +69,10 @@ class QuorumCommands:
         """Add, replace or take out a child."""
         self.cmd('x-blockdev-change', {'parent': self.quorum, **dashed(args)})
 
+    def drain(self) -> None:
+        """Wait until no request is in flight, nor a repair behind a read."""
+        self.cmd('transaction', {'actions': []})
+
     def export_nbd(self, path: str, writable: bool = True,
                    **options: Any) -> None:
         """Export the quorum over NBD, at a socket."""
