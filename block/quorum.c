@@ -387,6 +387,29 @@ static void quorum_vacate_read_only(BlockDriverState *bs, int occupied)
     }
 }
 
+/* All of the state but the options: @slots vacant slots. */
+static void quorum_init_state(BlockDriverState *bs, int slots)
+{
+    BDRVQuorumState *s = bs->opaque;
+
+    fair_budget_init(&s->budget, quorum_limits.coroutines);
+    buffer_pool_init(&s->pool, quorum_limits.pool_bytes,
+                     qemu_real_host_page_size());
+    range_lock_init(&s->range_lock);
+    qemu_co_rwlock_init(&s->flush_lock);
+    stat64_init(&s->last_flush_ns, get_clock());
+    stat64_init(&s->cut_from, INT64_MAX);
+    qemu_spin_init(&s->in_flight_lock);
+    QLIST_INIT(&s->in_flight);
+    stat64_init(&s->next_failure, 0);
+    s->migration_bh = aio_bh_new(qemu_get_aio_context(),
+                                 quorum_unblock_migration, bs);
+    quorum_repairs_init(s);
+    s->sync = quorum_sync_new(bs->node_name, slots);
+    s->slots = quorum_slots_new(slots);
+    s->num_slots = slots;
+}
+
 static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
                        Error **errp)
 {
@@ -413,22 +436,7 @@ static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
         return ret;
     }
 
-    fair_budget_init(&s->budget, quorum_limits.coroutines);
-    buffer_pool_init(&s->pool, quorum_limits.pool_bytes,
-                     qemu_real_host_page_size());
-    range_lock_init(&s->range_lock);
-    qemu_co_rwlock_init(&s->flush_lock);
-    stat64_init(&s->last_flush_ns, get_clock());
-    stat64_init(&s->cut_from, INT64_MAX);
-    qemu_spin_init(&s->in_flight_lock);
-    QLIST_INIT(&s->in_flight);
-    stat64_init(&s->next_failure, 0);
-    s->migration_bh = aio_bh_new(qemu_get_aio_context(),
-                                 quorum_unblock_migration, bs);
-    quorum_repairs_init(s);
-    s->sync = quorum_sync_new(bs->node_name, slots);
-    s->slots = quorum_slots_new(slots);
-    s->num_slots = slots;
+    quorum_init_state(bs, slots);
     for (int i = 0; i < slots; i++) {
         ret = quorum_open_slot(bs, options, i, &occupied, errp);
         if (ret < 0) {

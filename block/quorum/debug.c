@@ -8,6 +8,7 @@
 
 #include "qemu/osdep.h"
 #include "block/block-common.h"
+#include "qemu/timer.h"
 #include "qemu/units.h"
 #include "debug.h"
 #include "opts.h"
@@ -73,6 +74,12 @@ QuorumLimits quorum_limits = {
      * each.
      */
     .fua_done = 1024,
+
+    /*
+     * A child that fails a FUA write becomes stale in all that is unflushed.
+     * Guests that flush do so more often than this.
+     */
+    .flush_after_ns = 5 * NANOSECONDS_PER_SECOND,
 };
 
 const char *const quorum_branch_text[QUORUM_BRANCH__MAX] = {

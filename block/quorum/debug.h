@@ -90,6 +90,7 @@ typedef struct QuorumLimits {
     int64_t unflushed_bits;     /* of the unflushed map, in the same way */
     int unflushed_shift;        /* log2 of its smallest granule, in bytes */
     int fua_done;               /* FUA writes that are remembered one by one */
+    int64_t flush_after_ns;     /* how long something may be unflushed */
 } QuorumLimits;
 
 extern QuorumLimits quorum_limits;

@@ -12,14 +12,8 @@
 #include "qemu/osdep.h"
 #include "block/block-io.h"
 #include "qemu/timer.h"
+#include "debug.h"
 #include "write.h"
-
-/*
- * How long something may be unflushed if the guest does not flush: a child that
- * fails a FUA write becomes stale in all of it.  Guests that flush do so more
- * often.
- */
-#define QUORUM_FLUSH_AFTER_NS (5 * NANOSECONDS_PER_SECOND)
 
 int64_t coroutine_fn quorum_ask_flush(QuorumRequest *req, QuorumAnswer *a)
 {
@@ -104,7 +98,8 @@ void coroutine_fn quorum_flush_after_a_while(BlockDriverState *bs)
         return;
     }
     now = get_clock();
-    if (now - (int64_t)stat64_get(&s->last_flush_ns) < QUORUM_FLUSH_AFTER_NS) {
+    if (now - (int64_t)stat64_get(&s->last_flush_ns) <
+        quorum_limits.flush_after_ns) {
         return;
     }
     /* Also if the core leaves the flush out, the next try is a while later. */

@@ -181,8 +181,13 @@ quorum_write_begin(QuorumRequest *req, RangeLockRequest *range)
     int64_t end = req->offset + req->bytes;
     int64_t start = quorum_length(req->bs);
 
+    if (unlikely(end > start)) {
+        /* The block layer counts the length in sectors. */
+        end = ROUND_UP(end, BDRV_SECTOR_SIZE);
+    }
     if (likely(req->offset <= start) || !quorum_gap_is_garbage(req->s)) {
-        quorum_write_lock(req, range, req->offset, req->bytes, req->bytes);
+        quorum_write_lock(req, range, req->offset, end - req->offset,
+                          end - req->offset);
         return;
     }
     quorum_write_lock(req, range, start, end - start, INT64_MAX - start);

@@ -16,10 +16,10 @@
 /* --- for write.c, flush.c and resize.c --- */
 
 /*
- * Begin to change the children in [@offset, @offset + @bytes): wait for
- * the budget, and for @locked_bytes from @offset on, leave out the children that have been excluded
- * meanwhile, and tell the QuorumSync of req->write.  Ended by
- * quorum_write_unlock(), after req->write has been settled or abandoned.
+ * Begin to change the children in [@offset, @offset + @bytes): wait for the
+ * budget, and for @locked_bytes from @offset on, leave out the children that
+ * have been excluded meanwhile, and tell the QuorumSync of req->write.  Ended
+ * by quorum_write_unlock(), after req->write has been settled or abandoned.
  */
 void coroutine_fn GRAPH_RDLOCK
 quorum_write_lock(QuorumRequest *req, RangeLockRequest *range,
