@@ -65,6 +65,13 @@ int coroutine_fn quorum_co_flush(BlockDriverState *bs)
 
 /* --- flushes that the guest has not asked for --- */
 
+void quorum_flush_failed_unheard(BlockDriverState *bs)
+{
+    BDRVQuorumState *s = bs->opaque;
+
+    qatomic_set(&s->flush_failed_unheard, true);
+}
+
 static void coroutine_fn GRAPH_UNLOCKED quorum_flush_entry(void *opaque)
 {
     BlockDriverState *bs = opaque;
@@ -72,7 +79,7 @@ static void coroutine_fn GRAPH_UNLOCKED quorum_flush_entry(void *opaque)
 
     WITH_GRAPH_RDLOCK_GUARD() {
         if (bdrv_co_flush(bs) < 0) {
-            qatomic_set(&s->flush_failed_unheard, true);
+            quorum_flush_failed_unheard(bs);
         }
     }
     qatomic_set(&s->flushes_by_itself, false);

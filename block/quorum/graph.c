@@ -49,12 +49,25 @@ void quorum_slots_free(QuorumSlot *slots, int n)
 
 /* --- the graph around us --- */
 
-/* Whether @child ends before @bs does, and could be extended. */
+/*
+ * Whether @child ends before @bs does, and may be extended: not if another user
+ * of the node relies on its length.
+ */
 static bool GRAPH_RDLOCK quorum_child_is_short(BlockDriverState *bs,
                                                BdrvChild *child)
 {
-    return quorum_length_is_majority(bs->opaque) &&
-           child->bs->total_sectors < bs->total_sectors;
+    BdrvChild *other;
+
+    if (!quorum_length_is_majority(bs->opaque) ||
+        child->bs->total_sectors >= bs->total_sectors) {
+        return false;
+    }
+    QLIST_FOREACH(other, &child->bs->parents, next_parent) {
+        if (other != child && !(other->shared_perm & BLK_PERM_RESIZE)) {
+            return false;
+        }
+    }
+    return true;
 }
 
 void quorum_child_perm(BlockDriverState *bs, BdrvChild *c, BdrvChildRole role,

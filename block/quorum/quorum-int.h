@@ -227,7 +227,8 @@ static inline bool GRAPH_RDLOCK quorum_is_member(BDRVQuorumState *s, int i)
  * write or resize that made the node longer and was acknowledged is on at least
  * threshold children, which are at least that long; and one that made it
  * shorter has left fewer than threshold children that are longer.  So that
- * length is right, whatever else the children were in the middle of.
+ * length is right, whatever else the children were in the middle of.  A child
+ * whose length is not known may be one of the longest, so it counts as that.
  *
  * With a smaller threshold, the children vote on the length, as they do on
  * data, and one that has another length is excluded.

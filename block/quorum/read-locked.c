@@ -21,6 +21,7 @@
 #include "qemu/units.h"
 #include "debug.h"
 #include "read-locked-int.h"
+#include "scrub-chunk.h"
 #include "trace.h"
 #include "vote.h"
 #include "write.h"
@@ -147,11 +148,6 @@ static void quorum_judge_unit(QuorumLockedRead *lr, int u, int winner,
     QuorumRequest *req = lr->req;
 
     for (int i = 0; i < req->n; i++) {
-        if (req->scrub && req->answers[i].part == QUORUM_PART_EXCLUDED) {
-            /* A scrub tells that the disk has lost a child. */
-            set_bit(quorum_bit(lr, i, u), lr->missing);
-            set_bit(u, lr->weak);
-        }
         if (!quorum_answer_is_member(&req->answers[i]) ||
             lr->version[i] == winner) {
             continue;
@@ -222,6 +218,21 @@ static int GRAPH_RDLOCK quorum_prefer(QuorumLockedRead *lr, int u)
     return preferred;
 }
 
+/* A scrub tells of unit @u that the disk has lost a child. */
+static void quorum_note_excluded(QuorumLockedRead *lr, int u)
+{
+    const QuorumRequest *req = lr->req;
+
+    for (int i = 0; i < req->n; i++) {
+        if (req->answers[i].part == QUORUM_PART_EXCLUDED) {
+            set_bit(quorum_bit(lr, i, u), lr->missing);
+            if (req->scrub->repair) {
+                set_bit(u, lr->weak);
+            }
+        }
+    }
+}
+
 /* Vote on unit @u.  Returns 0, or -errno: no winner. */
 static int coroutine_fn GRAPH_RDLOCK quorum_vote_unit(QuorumLockedRead *lr,
                                                       int u)
@@ -233,6 +244,9 @@ static int coroutine_fn GRAPH_RDLOCK quorum_vote_unit(QuorumLockedRead *lr,
     int voters = 0, answers = 0;
     int winner, members;
 
+    if (req->scrub) {
+        quorum_note_excluded(lr, u);
+    }
     for (int i = 0; i < req->n; i++) {
         QuorumAnswer *a = &req->answers[i];
         bool votes = quorum_answer_counts(a) &&
@@ -702,9 +716,6 @@ int coroutine_fn quorum_locked_read(BlockDriverState *bs, int64_t offset,
     QuorumLockedRead lr;
     int ret = -ENOMEM;
 
-    if (req->s->opts.rewrite_corrupted) {
-        quorum_extend_children(bs, offset + bytes, NULL);
-    }
     if (quorum_locked_read_alloc(&lr, req)) {
         ret = quorum_locked_read_vote(&lr, false);
         if (ret == 0) {

@@ -201,7 +201,8 @@ static void coroutine_fn quorum_repair(const QuorumRepair *r)
 
         GRAPH_RDLOCK_GUARD();
         end = MIN(r->end, quorum_length(bs));
-        more = pos < end;
+        /* A drain waits for what is being done, not for all the rest. */
+        more = pos < end && !qatomic_read(&bs->quiesce_counter);
         if (more) {
             int64_t size = quorum_repair_next(bs, pos, end);
 

@@ -401,7 +401,8 @@ void quorum_tell_states(BlockDriverState *bs)
         if (likely(!change)) {
             return;
         }
-        if (change->was == QUORUM_CHILD_STATE_REBUILDING) {
+        if (change->state != QUORUM_CHILD_STATE_REBUILDING) {
+            /* No child may be rebuilding any more; a bottom half looks. */
             qemu_bh_schedule(s->migration_bh);
         }
         name = quorum_child_name(change->child);
@@ -415,7 +416,11 @@ void quorum_tell_states(BlockDriverState *bs)
     }
 }
 
-/* Whether an event may be sent now, which is not again before @next. */
+/*
+ * Whether an event may be sent now, which is not again before @next.  It is one
+ * of few then, if errors come in a flood: the monitor holds back all but the
+ * first one and the last one of a second.
+ */
 static bool quorum_event_is_due(Stat64 *next)
 {
     /* The clock that the monitor throttles with */
@@ -615,10 +620,19 @@ void quorum_find_reported(QuorumFindings *found, const QuorumRequest *req)
 int64_t quorum_winning_length(const BDRVQuorumState *s, const int64_t *lengths)
 {
     g_autofree int *version = NULL;
+    int unknown = 0;
     int winner;
 
+    for (int i = 0; i < s->num_slots; i++) {
+        unknown += lengths[i] < 0;
+    }
+    if (s->num_slots - unknown < s->opts.threshold) {
+        return -1;
+    }
     if (quorum_length_is_majority(s)) {
-        return quorum_nth_largest(lengths, s->num_slots, s->opts.threshold);
+        /* Those that are not there may be among the threshold longest. */
+        return quorum_nth_largest(lengths, s->num_slots,
+                                  MAX(s->opts.threshold - unknown, 1));
     }
     version = g_new(int, s->num_slots);
     quorum_group_values(lengths, s->num_slots, version);

@@ -27,6 +27,7 @@
 #include "qemu/units.h"
 #include "scrub-chunk.h"
 #include "trace.h"
+#include "write.h"
 
 /*
  * How much is read at once: enough for disks to be busy, little enough for a
@@ -263,6 +264,9 @@ static int coroutine_fn GRAPH_UNLOCKED quorum_scrub_flush(QuorumScrubJob *sj)
     }
     errors = quorum_flush_errors(bs->opaque);
     ret = bdrv_co_flush(bs);
+    if (ret < 0) {
+        quorum_flush_failed_unheard(bs);
+    }
     if (ret == 0 && quorum_flush_errors(bs->opaque) != errors) {
         ret = -EIO;
     }

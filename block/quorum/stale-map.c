@@ -336,7 +336,7 @@ int64_t quorum_sync_granule(int64_t bytes)
 
 int64_t quorum_sync_unflushed_bits(int64_t bytes, int shift)
 {
-    return MAX(DIV_ROUND_UP(bytes, INT64_C(1) << shift), 1);
+    return bytes > 0 ? ((bytes - 1) >> shift) + 1 : 1;
 }
 
 void quorum_sync_set_bits(unsigned long *map, int shift, int64_t offset,

@@ -80,12 +80,35 @@ void quorum_trace_missed(const QuorumRequest *req, const char *what)
 
 /* --- asking --- */
 
-/* Whether @child can be written to where @req wants to. */
+/*
+ * Whether a write behind the end of @bs makes it longer for good.  Most formats
+ * have their length in a header, which only a resize changes.
+ */
+static bool GRAPH_RDLOCK quorum_grows_by_writes(BlockDriverState *bs)
+{
+    while (bs && bs->drv) {
+        if (bs->drv->is_format && strcmp(bs->drv->format_name, "raw") &&
+            strcmp(bs->drv->format_name, "luks")) {
+            return false;
+        }
+        bs = bdrv_primary_bs(bs);
+    }
+    return true;
+}
+
+/*
+ * Whether @child can be written to where @req wants to.  A child that is
+ * shorter than the node may have to be extended before.
+ */
 static bool GRAPH_RDLOCK quorum_child_can_take(const QuorumRequest *req,
                                                BdrvChild *child)
 {
-    return quorum_child_reaches(child, req->offset + req->bytes) ||
-           (child->perm & BLK_PERM_RESIZE);
+    int64_t end = req->offset + req->bytes;
+
+    return quorum_child_reaches(child, end) ||
+           ((child->perm & BLK_PERM_RESIZE) &&
+            (end > quorum_length(req->bs) ||
+             quorum_grows_by_writes(child->bs)));
 }
 
 /* Whether @ret may say that the child has not even tried. */

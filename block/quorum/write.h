@@ -42,6 +42,12 @@ int64_t coroutine_fn GRAPH_RDLOCK quorum_ask_flush(QuorumRequest *req,
 void quorum_trace_missed(const QuorumRequest *req, const char *what);
 
 /*
+ * A flush that the guest has not asked for has failed: the next one that it
+ * asks for fails, too.
+ */
+void quorum_flush_failed_unheard(BlockDriverState *bs);
+
+/*
  * Something has been written that the guest may never flush: flush it if that
  * has not happened for a while.  Does not wait.
  */
