@@ -161,6 +161,8 @@ static int GRAPH_RDLOCK quorum_vote_length(BlockDriverState *bs, Error **errp)
             quorum_sync_set_touched_end(s->sync, lengths[i]);
         }
     }
+    /* Others had the image, and did not say which child has missed a write. */
+    quorum_sync_set_unverified(s->sync, quorum_opts_verify(&s->opts));
     quorum_tell_states(bs);
     return 0;
 }

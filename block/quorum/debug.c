@@ -126,6 +126,7 @@ const char *const quorum_branch_text[QUORUM_BRANCH__MAX] = {
     [QUORUM_BRANCH_GROWTH_ZEROED] = "zeroes written before a growing write",
     [QUORUM_BRANCH_CHILD_EXTENDED] = "shorter child extended",
     [QUORUM_BRANCH_READ_CLIPPED] = "locked read of what was cut off meanwhile",
+    [QUORUM_BRANCH_VERIFIED] = "children found alike after an open",
     [QUORUM_BRANCH_MAPS_COARSER] = "granules of the maps doubled",
     [QUORUM_BRANCH_MAPS_FINER] = "granules of the maps halved",
 };

@@ -232,12 +232,25 @@ static void GRAPH_WRLOCK quorum_change_slots_end(BDRVQuorumState *s,
     g_free(change->from);
 }
 
+/* The options were @old.  What other ones have found out is not enough. */
+static void quorum_change_unverified(BDRVQuorumState *s,
+                                     const QuorumOptions *old)
+{
+    bool verify = quorum_opts_verify(&s->opts);
+
+    if (!verify || !quorum_opts_verify(old) ||
+        s->opts.threshold > old->threshold) {
+        quorum_sync_set_unverified(s->sync, verify);
+    }
+}
+
 static void GRAPH_WRLOCK quorum_change_commit(void *opaque)
 {
     QuorumChange *change = opaque;
     BDRVQuorumState *s = change->bs->opaque;
 
     quorum_change_slots_end(s, change, true);
+    quorum_change_unverified(s, &change->opts);
     quorum_tell_states(change->bs);
     trace_quorum_change_end(change->bs->node_name, s->num_slots,
                             s->opts.threshold, true);

@@ -36,6 +36,15 @@ typedef struct QuorumOptions {
     bool open_degraded;         /* do without children that can't be opened */
 } QuorumOptions;
 
+/*
+ * Whether one child is believed, although a write counts only if several store
+ * it: then it must be known that the child has not missed any.
+ */
+static inline bool quorum_opts_verify(const QuorumOptions *o)
+{
+    return o->read_pattern == QUORUM_READ_PATTERN_FIFO && o->threshold > 1;
+}
+
 /* --- file names --- */
 
 /* What a file name of the form quorum:THRESHOLD/TOTAL:FILE1:...:FILEn says. */

@@ -24,6 +24,7 @@ typedef struct QuorumLockedRead {
     RangeLockRequest range;
     int64_t base;               /* where unit 0 begins, or would */
     int units;
+    bool may_verify;            /* what is found to be alike is verified */
 
     /*
      * Where there is no winner, the child decides whose node this is, without
@@ -78,6 +79,12 @@ void quorum_locked_read_free(QuorumLockedRead *lr);
  */
 int coroutine_fn GRAPH_RDLOCK
 quorum_locked_read_vote(QuorumLockedRead *lr, bool all_units);
+/*
+ * All units have been voted on, the range is still held, and nothing more is to
+ * be repaired: what all children hold alike is verified (quorum_opts_verify()).
+ */
+void quorum_locked_read_verify(const QuorumLockedRead *lr);
+
 void coroutine_fn quorum_locked_read_unlock(QuorumLockedRead *lr);
 
 /* Report and count those that were outvoted, and have not been reported. */

@@ -405,6 +405,9 @@ quorum_locked_read_vote(QuorumLockedRead *lr, bool all_units)
     if (req->bytes == 0) {
         return 0;
     }
+    /* An inactive image may be written by others all the time. */
+    lr->may_verify = quorum_opts_verify(&req->s->opts) &&
+                     !(req->bs->open_flags & BDRV_O_INACTIVE);
     quorum_choose_voters(lr);
     quorum_ask_all(req, quorum_ask_read);
     quorum_choose_voters(lr);
@@ -667,6 +670,48 @@ int coroutine_fn quorum_repair_all(QuorumLockedRead *lr)
     return ret;
 }
 
+/* --- what is known of the children afterwards --- */
+
+/* Whether all children that are not stale in unit @u hold the same now. */
+static bool quorum_unit_is_alike(const QuorumLockedRead *lr, int u)
+{
+    if (test_bit(u, lr->weak)) {
+        return false;
+    }
+    for (int i = 0; i < lr->req->n; i++) {
+        long bit = quorum_bit(lr, i, u);
+
+        if (test_bit(bit, lr->to_repair) && !test_bit(bit, lr->stale)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void quorum_locked_read_verify(const QuorumLockedRead *lr)
+{
+    int past;
+
+    if (!lr->may_verify) {
+        return;
+    }
+    for (int u = 0; u < lr->units; u = past) {
+        bool alike = quorum_unit_is_alike(lr, u);
+
+        past = u + 1;
+        while (past < lr->units && quorum_unit_is_alike(lr, past) == alike) {
+            past++;
+        }
+        if (alike) {
+            int64_t start = quorum_unit(lr, u).start;
+            int64_t end = quorum_unit(lr, past - 1).end;
+
+            quorum_reached(QUORUM_BRANCH_VERIFIED);
+            quorum_sync_set_verified(lr->req->s->sync, start, end - start);
+        }
+    }
+}
+
 /* --- the two that read for the guest --- */
 
 QuorumRequest *
@@ -707,8 +752,8 @@ static void GRAPH_RDLOCK quorum_locked_read_find(const QuorumLockedRead *lr,
 }
 
 int coroutine_fn quorum_locked_read(BlockDriverState *bs, int64_t offset,
-                                    int64_t bytes, QEMUIOVector *qiov,
-                                    BdrvRequestFlags flags,
+                                    int64_t bytes, int64_t skip,
+                                    QEMUIOVector *qiov, BdrvRequestFlags flags,
                                     QuorumFindings *found, const char *why)
 {
     QuorumRequest *req = quorum_locked_request_new(bs, offset, bytes, flags,
@@ -721,14 +766,15 @@ int coroutine_fn quorum_locked_read(BlockDriverState *bs, int64_t offset,
         if (ret == 0) {
             quorum_report_wrong(&lr);
             quorum_locked_read_find(&lr, found);
+            quorum_locked_read_verify(&lr);
         }
         quorum_locked_read_unlock(&lr);
-        if (ret < 0) {
-            quorum_report_failure(req, "read", ret);
-        } else {
+        if (ret == 0) {
             /* The guest may read what it is cutting off: zeroes will do. */
             memset(lr.result + req->bytes, 0, bytes - req->bytes);
-            qemu_iovec_from_buf(qiov, 0, lr.result, bytes);
+            qemu_iovec_from_buf(qiov, 0, lr.result + skip, qiov->size);
+        } else if (qiov->size == bytes) {
+            quorum_report_failure(req, "read", ret);
         }
     }
     quorum_locked_read_free(&lr);
@@ -752,6 +798,7 @@ void coroutine_fn quorum_repair_range(BlockDriverState *bs, int64_t offset,
         if (req->s->opts.rewrite_corrupted) {
             quorum_repair_all(&lr);
         }
+        quorum_locked_read_verify(&lr);
         quorum_locked_read_unlock(&lr);
         quorum_flush_after_a_while(bs);
     }

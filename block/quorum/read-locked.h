@@ -12,14 +12,16 @@
 #include "request.h"
 
 /*
- * Read for the guest, with the range held, and fill @qiov with the winners.
+ * Read for the guest, with the range held, and fill @qiov with the winners from
+ * @skip bytes behind @offset on.  The guest hears of a failure unless it has
+ * asked for less than what is read.
  * Reports dissenters and failures, but for children that are in
  * @found->reported already, and adds them there; adds to @found what is to be
  * repaired.  @why is for traces.  Returns 0, or -errno if a unit has no winner.
  */
 int coroutine_fn GRAPH_RDLOCK
 quorum_locked_read(BlockDriverState *bs, int64_t offset, int64_t bytes,
-                   QEMUIOVector *qiov, BdrvRequestFlags flags,
+                   int64_t skip, QEMUIOVector *qiov, BdrvRequestFlags flags,
                    QuorumFindings *found, const char *why);
 
 /*

@@ -230,7 +230,7 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
     if ((quorum_sync_is_degraded(req->s->sync) ||
          qatomic_read(&req->s->num_repairs)) && !quorum_leave_out_absent(req)) {
         quorum_request_free(req);
-        return quorum_locked_read(bs, offset, bytes, qiov, flags, found,
+        return quorum_locked_read(bs, offset, bytes, 0, qiov, flags, found,
                                   "stale child");
     }
     if (defer) {
@@ -276,7 +276,7 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
     /* The buffers go back before we wait for the range. */
     quorum_find_reported(found, req);
     quorum_request_free(req);
-    return quorum_locked_read(bs, offset, bytes, qiov, flags, found,
+    return quorum_locked_read(bs, offset, bytes, 0, qiov, flags, found,
                               "no agreement");
 }
 
@@ -382,6 +382,36 @@ quorum_read_fifo(BlockDriverState *bs, int64_t offset, int64_t bytes,
     return ret;
 }
 
+/*
+ * Children may lack what was acknowledged before the node was opened: vote.
+ * The range [*@start, *@start + *@size) has whole granules, so that they are
+ * known from then on.  Where that has no winner, or a repair is not to be waited
+ * for, vote on what the guest wants.  *@start and *@size tell what was voted on.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+quorum_read_unverified(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                       QEMUIOVector *qiov, BdrvRequestFlags flags,
+                       QuorumFindings *found, int64_t *start, int64_t *size)
+{
+    BDRVQuorumState *s = bs->opaque;
+
+    if (*size > quorum_request_max_bytes(bs)) {
+        *start = offset;
+        *size = bytes;
+    }
+    if (!qatomic_read(&s->num_repairs)) {
+        int ret = quorum_locked_read(bs, *start, *size, offset - *start, qiov,
+                                     flags, found, "unverified");
+
+        if (ret == 0 || *size == bytes) {
+            return ret;
+        }
+    }
+    *start = offset;
+    *size = bytes;
+    return quorum_read_vote(bs, offset, bytes, qiov, flags, found);
+}
+
 /* --- the callback --- */
 
 /*
@@ -410,15 +440,19 @@ quorum_read(BlockDriverState *bs, int64_t offset, int64_t bytes,
 {
     BDRVQuorumState *s = bs->opaque;
     QuorumFindings found = { 0 };
+    int64_t start = offset, size = bytes;
     int ret;
 
-    if (s->opts.read_pattern == QUORUM_READ_PATTERN_FIFO) {
-        ret = quorum_read_fifo(bs, offset, bytes, qiov, flags, &found);
-    } else {
+    if (s->opts.read_pattern != QUORUM_READ_PATTERN_FIFO) {
         ret = quorum_read_vote(bs, offset, bytes, qiov, flags, &found);
+    } else if (quorum_sync_widen_unverified(s->sync, &start, &size)) {
+        ret = quorum_read_unverified(bs, offset, bytes, qiov, flags, &found,
+                                     &start, &size);
+    } else {
+        ret = quorum_read_fifo(bs, offset, bytes, qiov, flags, &found);
     }
     if (ret == 0) {
-        quorum_repair_after_read(bs, offset, bytes, &found);
+        quorum_repair_after_read(bs, start, size, &found);
     }
     quorum_findings_clear(&found);
     return ret;

@@ -228,6 +228,7 @@ static int coroutine_fn GRAPH_RDLOCK quorum_scrub_range(QuorumLockedRead *lr)
     if (scrub->repair) {
         repair_ret = quorum_repair_all(lr);
     }
+    quorum_locked_read_verify(lr);
     quorum_locked_read_unlock(lr);
 
     if (vote_ret < 0 && !scrub->failure_reported) {

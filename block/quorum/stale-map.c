@@ -7,7 +7,8 @@
  *
  * Each child has, from its first failure on, a *stale map*: where it lacks what
  * has been acknowledged.  The node has an *unflushed map*: where a child may
- * have lost something if a flush fails on it.
+ * have lost something if a flush fails on it; and, if it believes one child,
+ * an *unverified map*: where it does not know yet what each child lacks.
  *
  * This is the mechanism.  What makes a child stale, or ends that, and why, is
  * decided in settle.c.
@@ -68,6 +69,7 @@ void quorum_sync_free(QuorumSync *sync)
     for (int i = 0; i < sync->num_children; i++) {
         quorum_sync_free_child(&sync->children[i]);
     }
+    g_clear_pointer(&sync->unverified, hbitmap_free);
     g_free(sync->children);
     g_free(sync->unflushed);
     g_free(sync->flushing);
@@ -377,6 +379,17 @@ static void quorum_sync_resize_unflushed_locked(QuorumSync *sync,
     g_free(old);
 }
 
+/* From now on, @map says what is unverified; it may be NULL, or empty. */
+static void quorum_sync_install_unverified_locked(QuorumSync *sync,
+                                                  HBitmap *map)
+{
+    assert(sync->locked);
+    if (map && hbitmap_empty(map)) {
+        g_clear_pointer(&map, hbitmap_free);
+    }
+    qatomic_set(&sync->unverified, map);
+}
+
 static void quorum_sync_drop_map_locked(QuorumSync *sync, int i,
                                         const char *why)
 {
@@ -419,6 +432,10 @@ void quorum_sync_resize_locked(QuorumSync *sync, int64_t bytes)
         quorum_sync_resize_unflushed_locked(sync, &c->may_lose,
                                             unflushed_shift, bytes);
     }
+    /* What the node grows by is written by requests that are settled. */
+    quorum_sync_install_unverified_locked(
+        sync, quorum_sync_resize_map_locked(sync, sync->unverified, stale_shift,
+                                            bytes));
     quorum_sync_resize_unflushed_locked(sync, &sync->unflushed,
                                         unflushed_shift, bytes);
     quorum_sync_resize_unflushed_locked(sync, &sync->flushing, unflushed_shift,
@@ -672,6 +689,61 @@ void quorum_sync_flushed_locked(QuorumSync *sync, int i)
         qatomic_set(&c->rebuilding, false);
         quorum_sync_note_state_locked(sync, i, "flushed");
     }
+}
+
+/* --- what is unverified --- */
+
+void quorum_sync_set_unverified(QuorumSync *sync, bool unverified)
+{
+    HBitmap *map = NULL;
+
+    QUORUM_SYNC_GUARD(sync);
+    if (unverified && sync->bytes) {
+        map = hbitmap_alloc(sync->bytes, sync->stale_shift);
+        hbitmap_set(map, 0, sync->bytes);
+    }
+    if (sync->unverified) {
+        hbitmap_free(sync->unverified);
+    }
+    quorum_sync_install_unverified_locked(sync, map);
+}
+
+void quorum_sync_set_verified(QuorumSync *sync, int64_t offset, int64_t bytes)
+{
+    int64_t start = offset;
+    int64_t end = offset + bytes;
+
+    if (!qatomic_read(&sync->unverified)) {
+        return;
+    }
+    QUORUM_SYNC_GUARD(sync);
+    quorum_sync_whole_granules_locked(sync, &start, &end);
+    if (sync->unverified && start < end) {
+        hbitmap_reset(sync->unverified, start, end - start);
+        quorum_sync_install_unverified_locked(sync, sync->unverified);
+    }
+}
+
+bool quorum_sync_widen_unverified(QuorumSync *sync, int64_t *offset,
+                                  int64_t *bytes)
+{
+    int64_t end = *offset + *bytes;
+    int64_t granule, inside;
+
+    if (!qatomic_read(&sync->unverified)) {
+        return false;
+    }
+    QUORUM_SYNC_GUARD(sync);
+    inside = MIN(end, sync->bytes) - *offset;
+    if (!sync->unverified || inside <= 0 ||
+        hbitmap_next_dirty(sync->unverified, *offset, inside) < 0) {
+        return false;
+    }
+    granule = INT64_C(1) << sync->stale_shift;
+    *offset = QEMU_ALIGN_DOWN(*offset, granule);
+    end = MAX(end, MIN(ROUND_UP(end, granule), sync->bytes));
+    *bytes = end - *offset;
+    return true;
 }
 
 /* --- asking the maps --- */

@@ -82,6 +82,7 @@ char *quorum_sync_text(const QuorumSync *sync)
                            sync->node, sync->bytes,
                            INT64_C(1) << sync->stale_shift,
                            sync->num_degraded);
+    quorum_text_of_map(text, sync, "unverified", sync->unverified);
     for (int i = 0; i < sync->num_children; i++) {
         const QuorumSyncChild *c = &sync->children[i];
 
@@ -203,6 +204,8 @@ void quorum_check_invariants_locked(const QuorumSync *sync)
         degraded += c->stale || c->excluded;
     }
     quorum_check(sync, sync->num_degraded == degraded);
+    quorum_check_map_locked(sync, sync->unverified);
+    quorum_check(sync, !sync->unverified || !hbitmap_empty(sync->unverified));
     quorum_check_fua_locked(sync);
 }
 

@@ -130,6 +130,12 @@ struct QuorumSync {
     int64_t touched_end;
 
     /*
+     * Where members may lack what was acknowledged before the node was opened,
+     * in the granules of stale maps; NULL if nowhere.  The pointer is atomic.
+     */
+    HBitmap *unverified;
+
+    /*
      * What was written and not flushed yet, a bit for 1 << unflushed_shift
      * bytes: a child whose flush fails may have lost any of it.  A flush moves
      * it to flushing, where it stays until the flush is settled.

@@ -19,6 +19,10 @@
  * the one of the node: it neither votes nor counts.  A *member* is a child that
  * is there and not excluded.
  *
+ * A range is *unverified* as long as it is not known of some member whether it
+ * lacks something that was acknowledged before the node was opened.  Only the
+ * pattern that believes one child cares.
+ *
  * A QuorumSync does no I/O and knows nothing of the block layer.  Children are
  * named by their slots, 0 to num_children - 1.  Offsets and lengths are bytes.
  *
@@ -223,6 +227,27 @@ void quorum_sync_whole_granules(QuorumSync *sync, int64_t *start, int64_t *end);
  * write of it ends any staleness in it.
  */
 void quorum_sync_widen(QuorumSync *sync, int64_t *offset, int64_t *bytes);
+
+/* --- what is not known of the children --- */
+
+/*
+ * All of the node is unverified from now on, or nothing of it, if not
+ * @unverified.
+ */
+void quorum_sync_set_unverified(QuorumSync *sync, bool unverified);
+
+/*
+ * The range is held, and all members that are not stale there hold the same,
+ * which has won a vote: the granules that are whole in it are verified.
+ */
+void quorum_sync_set_verified(QuorumSync *sync, int64_t offset, int64_t bytes);
+
+/*
+ * Whether some of the range is unverified; if so, the range is widened to whole
+ * granules.  One atomic load if nothing of the node is.
+ */
+bool quorum_sync_widen_unverified(QuorumSync *sync, int64_t *offset,
+                                  int64_t *bytes);
 
 /* --- writes and repairs --- */
 

@@ -160,7 +160,8 @@ sim_co_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
     Op op;
 
     op_init(&op, bs, OP_READ, offset, bytes, flags);
-    if (g_str_equal(sim.s->read_pattern, "fifo") &&
+    /* With a larger threshold, it may be a vote. */
+    if (g_str_equal(sim.s->read_pattern, "fifo") && sim.s->threshold == 1 &&
         !sim.s->rewrite_corrupted && sim.s->cell_bytes >= sim.s->align &&
         sim_is_stale(op.child, op.mask) &&
         !sim_is_scrubbed(REQ_SCRUB, op.mask) &&

@@ -446,8 +446,7 @@ bool sim_may_restart(void)
         }
     }
     return sim.s->seed & 2 && is_majority() && sim_has_lengths(sim.s->kind) &&
-           !g_str_equal(sim.s->read_pattern, "fifo") && !sim_any_drops() &&
-           !sim_any_liars() &&
+           !sim_any_drops() && !sim_any_liars() &&
            ctpop32(sim_bad_children(sim.s)) < sim.s->threshold;
 }
 

@@ -284,8 +284,8 @@ void sim_check_lengths(void);
 
 /*
  * Whether the node may be closed, and opened again, at the end of a schedule:
- * that forgets who was stale, which is no danger where threshold is a majority
- * and there is a vote, all children were there from the start, and those that
+ * that forgets who was stale, which is no danger where threshold is a majority,
+ * all children were there from the start, and those that
  * lie and lose are not enough to outvote the others.
  */
 bool sim_may_restart(void);

@@ -670,6 +670,87 @@ static void test_growth_within_granule(void)
     quorum_sync_free(s);
 }
 
+/* Whether some of the range is unverified, and what it is widened to then */
+static void check_unverified(QuorumSync *s, int64_t offset, int64_t bytes,
+                             int64_t start, int64_t end)
+{
+    g_assert_true(quorum_sync_widen_unverified(s, &offset, &bytes));
+    g_assert_cmpint(offset, ==, start);
+    g_assert_cmpint(offset + bytes, ==, end);
+}
+
+static void check_verified(QuorumSync *s, int64_t offset, int64_t bytes)
+{
+    int64_t start = offset, size = bytes;
+
+    g_assert_false(quorum_sync_widen_unverified(s, &start, &size));
+    g_assert_cmpint(start, ==, offset);
+    g_assert_cmpint(size, ==, bytes);
+}
+
+/* Granules that are whole in what is verified are so from then on. */
+static void test_verify(void)
+{
+    const int64_t unit = QUORUM_UNIT, end = MiB + 512;
+    QuorumSync *s = sync_new(end);
+
+    check_verified(s, 0, end);
+    quorum_sync_set_unverified(s, true);
+    check_unverified(s, unit + 512, 512, unit, 2 * unit);
+    quorum_sync_set_verified(s, unit - 512, unit + 1024);
+    check_verified(s, unit, unit);
+    check_unverified(s, unit, unit + 1, unit, 3 * unit);
+    check_unverified(s, 0, unit + 1, 0, 2 * unit);
+
+    /* The last granule is a short one.  Behind it, there is nothing. */
+    check_unverified(s, MiB, 1, MiB, end);
+    check_unverified(s, MiB + 1, MiB, MiB, 2 * MiB + 1);
+    check_verified(s, end, MiB);
+    check_verified(s, end + unit, unit);
+    quorum_sync_set_verified(s, MiB, 511);
+    check_unverified(s, MiB, 1, MiB, end);
+    quorum_sync_set_verified(s, MiB, 512);
+    check_verified(s, MiB, 512);
+
+    /* With the last one, the map is gone. */
+    quorum_sync_set_verified(s, 2 * unit, MiB);
+    check_unverified(s, 0, end, 0, end);
+    quorum_sync_set_verified(s, 0, unit);
+    check_verified(s, 0, end);
+    quorum_sync_set_unverified(s, true);
+    quorum_sync_set_unverified(s, true);
+    quorum_sync_set_unverified(s, false);
+    check_verified(s, 0, end);
+    quorum_sync_resize(s, 0);
+    quorum_sync_set_unverified(s, true);
+    quorum_sync_resize(s, MiB);
+    check_verified(s, 0, MiB);
+    quorum_sync_free(s);
+}
+
+/* What the node grows by is verified; what is cut off need not be. */
+static void test_verify_and_resize(void)
+{
+    const int64_t large = TiB;
+    int64_t start = 0, granule = 1;
+    QuorumSync *s = sync_new(GiB);
+
+    quorum_sync_set_unverified(s, true);
+    quorum_sync_set_verified(s, QUORUM_UNIT, GiB);
+    quorum_sync_resize(s, 2 * GiB);
+    check_verified(s, QUORUM_UNIT, 2 * GiB - QUORUM_UNIT);
+
+    quorum_sync_resize(s, large);
+    quorum_sync_widen(s, &start, &granule);
+    g_assert_cmpint(granule, >, QUORUM_UNIT);
+    check_unverified(s, QUORUM_UNIT, 1, 0, granule);
+    check_verified(s, granule, large - granule);
+    quorum_sync_resize(s, 0);
+    quorum_sync_resize(s, GiB);
+    check_verified(s, 0, GiB);
+    quorum_sync_free(s);
+}
+
 /* A debugger is told which child lacks what, and which FUA writes there are. */
 static void test_text(void)
 {
@@ -684,8 +765,12 @@ static void test_text(void)
     }
     quorum_sync_write_begin(s, &slow, 0, QUORUM_UNIT, true, missed);
     write_well(s, 3 * MiB, MiB, true);
+    quorum_sync_set_unverified(s, true);
+    quorum_sync_set_verified(s, 0, GiB - QUORUM_UNIT);
     text = quorum_sync_text(s);
     g_assert_nonnull(strstr(text, "quorum test: 1073741824 bytes"));
+    g_assert_nonnull(strstr(text, "unverified: 4096 bytes "
+                                  "[1073737728, 1073741824)"));
     g_assert_nonnull(strstr(text, "recovered since the flush began: 1048576 "
                                   "bytes [3145728, 4194304)"));
     g_assert_nonnull(strstr(text, "[7340032, 7344128) [8388608, 8392704) ..."));
@@ -738,6 +823,9 @@ int main(int argc, char **argv)
                     test_outage_beside_flush);
     g_test_add_func("/quorum-sync/outage/and-resize", test_outage_and_resize);
     g_test_add_func("/quorum-sync/outage/and-fua", test_outage_and_fua);
+    g_test_add_func("/quorum-sync/unverified/until-verified", test_verify);
+    g_test_add_func("/quorum-sync/unverified/follows-resizes",
+                    test_verify_and_resize);
     g_test_add_func("/quorum-sync/text", test_text);
     g_test_add_func("/quorum-sync/overlapping-writes/are-noticed",
                     test_overlap);
