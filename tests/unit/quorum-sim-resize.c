@@ -445,8 +445,10 @@ bool sim_may_restart(void)
             return false;
         }
     }
-    return sim.s->seed & 2 && is_majority() && sim_has_lengths(sim.s->kind) &&
-           !sim_any_drops() && !sim_any_liars() &&
+    return sim.s->seed & 2 && is_majority() &&
+           (sim_has_lengths(sim.s->kind) ||
+            g_str_equal(sim.s->read_pattern, "fifo")) && !sim_any_drops() &&
+           !sim_any_liars() &&
            ctpop32(sim_bad_children(sim.s)) < sim.s->threshold;
 }
 
