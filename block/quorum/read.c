@@ -385,8 +385,9 @@ quorum_read_fifo(BlockDriverState *bs, int64_t offset, int64_t bytes,
 /*
  * Children may lack what was acknowledged before the node was opened: vote.
  * The range [*@start, *@start + *@size) has whole granules, so that they are
- * known from then on.  Where that has no winner, or a repair is not to be waited
- * for, vote on what the guest wants.  *@start and *@size tell what was voted on.
+ * known from then on.  Where that has no winner, or a repair is not to be
+ * waited for, vote on what the guest wants.  *@start and *@size tell what was
+ * voted on.
  */
 static int coroutine_fn GRAPH_RDLOCK
 quorum_read_unverified(BlockDriverState *bs, int64_t offset, int64_t bytes,

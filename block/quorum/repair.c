@@ -10,6 +10,7 @@
 #include "block/block-io.h"
 #include "block/aio.h"
 #include "qemu/lockable.h"
+#include "qemu/timer.h"
 #include "qemu/units.h"
 #include "debug.h"
 #include "read-locked.h"
@@ -30,6 +31,9 @@
  * that what one has tried lies within one chunk of the other.
  */
 #define QUORUM_REPAIR_CHUNK (1 * MiB)
+
+/* How long a drain waits for a repair that takes several chunks. */
+#define QUORUM_REPAIR_DRAIN_NS (1 * NANOSECONDS_PER_SECOND)
 
 struct QuorumRepair {
     BlockDriverState *bs;
@@ -190,10 +194,26 @@ static QuorumRepair *quorum_repair_finish(BDRVQuorumState *s, QuorumRepair *r)
 
 /* --- repairing --- */
 
+/*
+ * Whether the node is being drained for longer than what has begun should make
+ * it wait; *@since is 0 at first.  (When a tool ends, that drains, too, and
+ * what it has read is to be repaired.)
+ */
+static bool quorum_drain_waits_long(BlockDriverState *bs, int64_t *since)
+{
+    if (!qatomic_read(&bs->quiesce_counter)) {
+        *since = 0;
+        return false;
+    }
+    *since = *since ?: get_clock();
+    return get_clock() - *since > QUORUM_REPAIR_DRAIN_NS;
+}
+
 static void coroutine_fn quorum_repair(const QuorumRepair *r)
 {
     BlockDriverState *bs = r->bs;
     int64_t pos = r->start;
+    int64_t drained_ns = 0;
     bool more = true;
 
     while (more) {
@@ -201,8 +221,7 @@ static void coroutine_fn quorum_repair(const QuorumRepair *r)
 
         GRAPH_RDLOCK_GUARD();
         end = MIN(r->end, quorum_length(bs));
-        /* A drain waits for what is being done, not for all the rest. */
-        more = pos < end && !qatomic_read(&bs->quiesce_counter);
+        more = pos < end && !quorum_drain_waits_long(bs, &drained_ns);
         if (more) {
             int64_t size = quorum_repair_next(bs, pos, end);
 
