@@ -252,6 +252,8 @@ static void GRAPH_WRLOCK quorum_change_commit(void *opaque)
     quorum_change_slots_end(s, change, true);
     quorum_change_unverified(s, &change->opts);
     quorum_tell_states(change->bs);
+    /* A child that was rebuilding may be gone. */
+    qemu_bh_schedule(s->migration_bh);
     trace_quorum_change_end(change->bs->node_name, s->num_slots,
                             s->opts.threshold, true);
 }

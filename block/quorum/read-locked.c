@@ -761,6 +761,7 @@ int coroutine_fn quorum_locked_read(BlockDriverState *bs, int64_t offset,
     QuorumLockedRead lr;
     int ret = -ENOMEM;
 
+    req->quiet = found->in_order;
     if (quorum_locked_read_alloc(&lr, req)) {
         ret = quorum_locked_read_vote(&lr, false);
         if (ret == 0) {
@@ -775,6 +776,9 @@ int coroutine_fn quorum_locked_read(BlockDriverState *bs, int64_t offset,
             qemu_iovec_from_buf(qiov, 0, lr.result + skip, qiov->size);
         } else if (qiov->size == bytes) {
             quorum_report_failure(req, "read", ret);
+        }
+        if (found->in_order && (ret == 0 || qiov->size == bytes)) {
+            quorum_tell_errors_in_order(req, offset + skip, qiov->size);
         }
     }
     quorum_locked_read_free(&lr);

@@ -241,6 +241,7 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
      * itself or be scribbled on by the guest, the answers differ and the locked
      * read decides from private buffers.
      */
+    req->quiet = found->in_order;
     quorum_request_admit(req);
     if (!quorum_request_alloc(req)) {
         trace_quorum_failure(bs->node_name, "read", offset, bytes, -ENOMEM);
@@ -268,6 +269,9 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
         }
         if (failed && quorum_answers_outnumber_rest(req)) {
             quorum_find_failed(found, req);
+        }
+        if (found->in_order) {
+            quorum_tell_errors_in_order(req, offset, bytes);
         }
         quorum_request_free(req);
         return 0;
@@ -396,6 +400,7 @@ quorum_read_unverified(BlockDriverState *bs, int64_t offset, int64_t bytes,
 {
     BDRVQuorumState *s = bs->opaque;
 
+    found->in_order = true;
     if (*size > quorum_request_max_bytes(bs)) {
         *start = offset;
         *size = bytes;

@@ -326,11 +326,29 @@ void coroutine_fn quorum_ask_one(QuorumAnswer *a, QuorumAskFn *ask)
 /* The child of @a can't read: report it, the first time. */
 static int64_t GRAPH_RDLOCK quorum_read_failed(QuorumAnswer *a, int ret)
 {
-    if (!a->reported) {
+    if (!a->reported && !a->req->quiet) {
         a->reported = true;
         quorum_answer_failed(a, QUORUM_OP_TYPE_READ, ret);
     }
     return ret;
+}
+
+void quorum_tell_errors_in_order(QuorumRequest *req, int64_t offset,
+                                 int64_t bytes)
+{
+    req->quiet = false;
+    req->offset = offset;
+    req->bytes = bytes;
+    for (int i = 0; i < req->n; i++) {
+        QuorumAnswer *a = &req->answers[i];
+
+        if (quorum_answer_counts(a) && a->ret >= 0) {
+            return;
+        }
+        if (quorum_answer_counts(a)) {
+            quorum_read_failed(a, a->ret);
+        }
+    }
 }
 
 /*
@@ -417,20 +435,25 @@ void quorum_tell_states(BlockDriverState *bs)
 }
 
 /*
- * Whether an event may be sent now, which is not again before @next.  It is one
- * of few then, if errors come in a flood: the monitor holds back all but the
- * first one and the last one of a second.
+ * Whether an event may be sent now.  The monitor sends the first one of an
+ * interval at once, and when the interval ends, one that came meanwhile: so two
+ * are enough, and a flood of errors does not build more.  @next is twice the
+ * end of the interval, and 1 more when the second one has been sent.
  */
 static bool quorum_event_is_due(Stat64 *next)
 {
     /* The clock that the monitor throttles with */
     int64_t now = qemu_clock_get_ms(qtest_enabled() ? QEMU_CLOCK_VIRTUAL
                                                     : QEMU_CLOCK_REALTIME);
+    int64_t old = stat64_get(next);
 
-    if (now < stat64_get(next)) {
+    if (now >= old / 2) {
+        stat64_set(next, (now + QUORUM_EVENT_INTERVAL_MS) * 2);
+    } else if (old % 2 == 0) {
+        stat64_set(next, old + 1);
+    } else {
         return false;
     }
-    stat64_set(next, now + QUORUM_EVENT_INTERVAL_MS);
     return true;
 }
 

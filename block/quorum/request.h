@@ -113,6 +113,7 @@ struct QuorumRequest {
     Coroutine *co;              /* sleeps until pending is 0, or NULL */
     QLIST_ENTRY(QuorumRequest) next;    /* in BDRVQuorumState.in_flight */
 
+    bool quiet;                 /* children that can't read are not told of */
     int coroutines;             /* taken from the budget */
     BufferPool *pool;           /* where bufs come from */
     void **bufs;                /* room for n + 1 of them */
@@ -384,12 +385,21 @@ bool quorum_is_cut_off(BDRVQuorumState *s, int64_t end);
 
 /* Zeroed at first.  The arrays are freed by quorum_findings_clear(). */
 typedef struct QuorumFindings {
+    bool in_order;              /* tell of errors as pattern fifo does */
     bool *reported;             /* [slot]: the read has reported it, or NULL */
     bool *to_repair;            /* [slot]: it should be repaired, or NULL */
     const char *why;            /* to_repair: for traces */
 } QuorumFindings;
 
 void quorum_findings_clear(QuorumFindings *found);
+
+/*
+ * The read @req is quiet, because it asks more than the guest wants, or more
+ * children than pattern fifo does.  Tell, of the guest's range, of the errors
+ * that the latter would have met: those before the first child that can read.
+ */
+void GRAPH_RDLOCK quorum_tell_errors_in_order(QuorumRequest *req,
+                                              int64_t offset, int64_t bytes);
 
 /* The child in slot @i should be repaired. */
 void GRAPH_RDLOCK quorum_find_to_repair(QuorumFindings *found,

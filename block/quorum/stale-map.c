@@ -247,10 +247,11 @@ static void quorum_sync_note_change_locked(QuorumSync *sync,
 
             state = c->state = quorum_sync_state_locked(c);
         }
-        if (state != was) {
+        /* A child that is removed, or added in sync, is what was asked for. */
+        if (state != was && state != QUORUM_CHILD_STATE_VACANT &&
+            !(change->from[i] < 0 && state == QUORUM_CHILD_STATE_OK)) {
             quorum_sync_add_state_change_locked(
-                sync, i, was, state, state == QUORUM_CHILD_STATE_VACANT ?
-                "removed" : change->from[i] < 0 ? "added" : "moved");
+                sync, i, was, state, change->from[i] < 0 ? "added" : "moved");
         }
     }
 }
