@@ -125,7 +125,8 @@ static void GRAPH_RDLOCK quorum_judge_short_child(BlockDriverState *bs, int i,
 static int GRAPH_RDLOCK quorum_vote_length(BlockDriverState *bs, Error **errp)
 {
     BDRVQuorumState *s = bs->opaque;
-    bool inactive = bs->open_flags & BDRV_O_INACTIVE;
+    bool may_differ = quorum_length_is_majority(s) &&
+                      !(bs->open_flags & BDRV_O_INACTIVE);
     g_autofree int64_t *lengths = g_new(int64_t, s->num_slots);
     int64_t winner;
 
@@ -141,8 +142,6 @@ static int GRAPH_RDLOCK quorum_vote_length(BlockDriverState *bs, Error **errp)
 
     quorum_sync_resize(s->sync, winner);
     for (int i = 0; i < s->num_slots; i++) {
-        bool may_differ = quorum_length_is_majority(s) && !inactive;
-
         if (!s->slots[i].child) {
             continue;
         }
@@ -310,9 +309,6 @@ static int quorum_open_slot(BlockDriverState *bs, QDict *options, int i,
         quorum_delete_options(bs, key);
         return 0;
     }
-    if (s->opts.open_degraded) {
-        bs->open_timeout_ms = QUORUM_OPEN_TIMEOUT_MS;
-    }
     s->slots[i].child = bdrv_open_child(NULL, options, key, bs, &child_of_bds,
                                         BDRV_CHILD_DATA, false, &local_err);
     if (s->slots[i].child) {
@@ -439,6 +435,9 @@ static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
     }
 
     quorum_init_state(bs, slots);
+    if (s->opts.open_degraded) {
+        bs->open_timeout_ms = QUORUM_OPEN_TIMEOUT_MS;
+    }
     for (int i = 0; i < slots; i++) {
         ret = quorum_open_slot(bs, options, i, &occupied, errp);
         if (ret < 0) {

@@ -92,14 +92,12 @@ static bool GRAPH_RDLOCK quorum_find_stale(QuorumFindings *found,
 {
     BDRVQuorumState *s = bs->opaque;
     g_autofree QuorumStaleness *staleness = NULL;
-    int64_t start = 0, granule = 1;
     bool any = false;
 
     if (!s->opts.rewrite_corrupted) {
         return false;
     }
-    quorum_sync_widen(s->sync, &start, &granule);
-    if (granule > quorum_repair_max_bytes(bs)) {
+    if (quorum_sync_granule_bytes(s->sync) > quorum_repair_max_bytes(bs)) {
         return false;           /* a scrub may have enough memory */
     }
     staleness = g_new(QuorumStaleness, s->num_slots);

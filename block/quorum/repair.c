@@ -70,24 +70,18 @@ int64_t quorum_repair_max_bytes(BlockDriverState *bs)
     return buffer_pool_max_size(&s->repair_pool, s->num_slots + 1);
 }
 
-/*
- * How much of the range from @start to @end is repaired next.  It ends at a
- * multiple of the chunk's size, so that granules of stale maps are whole in it.
- */
+/* How much of the range from @start to @end is repaired next. */
 static int64_t quorum_repair_next(BlockDriverState *bs, int64_t start,
                                   int64_t end)
 {
     BDRVQuorumState *s = bs->opaque;
-    int64_t granule_start = 0, granule = 1;
     int n = s->num_slots + 1;
     int64_t chunk = MIN(buffer_pool_max_size(&s->repair_pool,
                                              QUORUM_REPAIRS_AT_WORK * n),
                         QUORUM_REPAIR_CHUNK);
 
-    quorum_sync_widen(s->sync, &granule_start, &granule);
-    chunk = MIN(MAX(chunk, MAX(QUORUM_UNIT, pow2ceil(granule))),
-                quorum_repair_max_bytes(bs));
-    return MIN(end, QEMU_ALIGN_DOWN(start + chunk, chunk)) - start;
+    return quorum_sync_chunk(s->sync, start, end, MAX(chunk, QUORUM_UNIT),
+                             quorum_repair_max_bytes(bs));
 }
 
 /* --- the repairs of a node; called with repairs_lock held --- */

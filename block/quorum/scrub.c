@@ -170,8 +170,6 @@ static bool GRAPH_RDLOCK quorum_scrub_next(QuorumScrubJob *sj, int64_t length,
                                            int64_t *start, int64_t *bytes)
 {
     BDRVQuorumState *s = sj->bs->opaque;
-    int64_t granule_start = 0, granule = 1;
-    int64_t chunk;
 
     *start = sj->offset;
     *bytes = length - sj->offset;
@@ -180,10 +178,9 @@ static bool GRAPH_RDLOCK quorum_scrub_next(QuorumScrubJob *sj, int64_t length,
          !quorum_sync_next_stale(s->sync, sj->offset, length, start, bytes))) {
         return false;
     }
-    quorum_sync_widen(s->sync, &granule_start, &granule);
-    chunk = MIN(MAX(QUORUM_SCRUB_CHUNK, pow2ceil(granule)),
-                quorum_request_max_bytes(sj->bs));
-    *bytes = MIN(*bytes, QEMU_ALIGN_DOWN(*start + chunk, chunk) - *start);
+    *bytes = quorum_sync_chunk(s->sync, *start, *start + *bytes,
+                               QUORUM_SCRUB_CHUNK,
+                               quorum_request_max_bytes(sj->bs));
     return true;
 }
 

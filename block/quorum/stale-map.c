@@ -692,6 +692,18 @@ void quorum_sync_flushed_locked(QuorumSync *sync, int i)
     }
 }
 
+/* As quorum_sync_widen(). */
+static void quorum_sync_widen_locked(const QuorumSync *sync, int64_t *offset,
+                                     int64_t *bytes)
+{
+    int64_t granule = INT64_C(1) << sync->stale_shift;
+    int64_t end = ROUND_UP(*offset + *bytes, granule);
+
+    assert(sync->locked);
+    *offset = QEMU_ALIGN_DOWN(*offset, granule);
+    *bytes = MIN(end, sync->bytes) - *offset;
+}
+
 /* --- what is unverified --- */
 
 void quorum_sync_set_unverified(QuorumSync *sync, bool unverified)
@@ -729,7 +741,7 @@ bool quorum_sync_widen_unverified(QuorumSync *sync, int64_t *offset,
                                   int64_t *bytes)
 {
     int64_t end = *offset + *bytes;
-    int64_t granule, inside;
+    int64_t inside;
 
     if (!qatomic_read(&sync->unverified)) {
         return false;
@@ -740,10 +752,8 @@ bool quorum_sync_widen_unverified(QuorumSync *sync, int64_t *offset,
         hbitmap_next_dirty(sync->unverified, *offset, inside) < 0) {
         return false;
     }
-    granule = INT64_C(1) << sync->stale_shift;
-    *offset = QEMU_ALIGN_DOWN(*offset, granule);
-    end = MAX(end, MIN(ROUND_UP(end, granule), sync->bytes));
-    *bytes = end - *offset;
+    quorum_sync_widen_locked(sync, offset, bytes);
+    *bytes = MAX(*bytes, end - *offset);
     return true;
 }
 
@@ -879,11 +889,22 @@ int64_t quorum_sync_uniform_range(QuorumSync *sync, int64_t offset,
 void quorum_sync_widen(QuorumSync *sync, int64_t *offset, int64_t *bytes)
 {
     QUORUM_SYNC_GUARD(sync);
-    int64_t granule = INT64_C(1) << sync->stale_shift;
-    int64_t end = ROUND_UP(*offset + *bytes, granule);
+    quorum_sync_widen_locked(sync, offset, bytes);
+}
 
-    *offset = QEMU_ALIGN_DOWN(*offset, granule);
-    *bytes = MIN(end, sync->bytes) - *offset;
+int64_t quorum_sync_granule_bytes(QuorumSync *sync)
+{
+    int64_t offset = 0, granule = 1;
+
+    quorum_sync_widen(sync, &offset, &granule);
+    return granule;
+}
+
+int64_t quorum_sync_chunk(QuorumSync *sync, int64_t start, int64_t end,
+                          int64_t chunk, int64_t most)
+{
+    chunk = MIN(MAX(chunk, pow2ceil(quorum_sync_granule_bytes(sync))), most);
+    return MIN(end, QEMU_ALIGN_DOWN(start + chunk, chunk)) - start;
 }
 
 static int64_t quorum_sync_stale_bytes_locked(const QuorumSync *sync, int i)

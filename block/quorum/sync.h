@@ -228,6 +228,17 @@ void quorum_sync_whole_granules(QuorumSync *sync, int64_t *start, int64_t *end);
  */
 void quorum_sync_widen(QuorumSync *sync, int64_t *offset, int64_t *bytes);
 
+/* How large a granule of stale maps is, or the node if it is smaller. */
+int64_t quorum_sync_granule_bytes(QuorumSync *sync);
+
+/*
+ * How much of the range from @start to @end to repair at once: up to a multiple
+ * of @chunk, or of what a granule takes if that is more, so that granules of
+ * stale maps are whole in it; but in no chunks of more than @most bytes.
+ */
+int64_t quorum_sync_chunk(QuorumSync *sync, int64_t start, int64_t end,
+                          int64_t chunk, int64_t most);
+
 /* --- what is not known of the children --- */
 
 /*
