@@ -34,8 +34,8 @@
  *
  * What *stale* means is in sync.h.  Each room of the driver says in its own
  * header what others may ask of it: flush.c and resize.c in write.h, reopen.c
- * in graph.h, and the class QuorumSync (stale-map.c, settle.c, sync-debug.c) in
- * sync.h.
+ * in graph.h, and the class QuorumSync (children.c, stale-map.c, settle.c,
+ * sync-debug.c) in sync.h.
  */
 
 #ifndef BLOCK_QUORUM_INT_H

@@ -5,8 +5,9 @@
  *
  * Copyright (c) 2026 The quorum project authors
  *
- * stale-map.c is the mechanism: the maps of each child, and what they say.
- * settle.c decides.  Only these two, and sync-debug.c, include this file.
+ * children.c knows the children and their states.  stale-map.c is the
+ * mechanism: the maps of each child, and what they say.  settle.c decides.
+ * Only these three, and sync-debug.c, include this file.
  *
  * Functions whose names end in _locked are called with QuorumSync.lock held;
  * others take the lock themselves, or do without.
@@ -211,7 +212,7 @@ void quorum_check_copies_locked(const QuorumSync *sync, int64_t offset,
 /* A flush begins: assert that no flush and no FUA write is beside it. */
 void quorum_check_flush_begins_locked(const QuorumSync *sync);
 
-/* --- stale-map.c --- */
+/* --- children.c --- */
 
 /* Whether the child in slot @i is there and not excluded.  Any thread. */
 static inline bool quorum_sync_is_member(const QuorumSync *sync, int i)
@@ -223,6 +224,17 @@ static inline bool quorum_sync_is_member(const QuorumSync *sync, int i)
 
 /* The state that follows from what is known of a child. */
 QuorumChildState quorum_sync_state_locked(const QuorumSyncChild *c);
+
+/* The child in slot @i may be in another state now: queue what has changed. */
+void quorum_sync_note_state_locked(QuorumSync *sync, int i, const char *why);
+
+/* A stale map has come or gone, or a child is excluded or included. */
+void quorum_sync_count_degraded_locked(QuorumSync *sync);
+
+/* Free the maps of @c, not itself. */
+void quorum_sync_free_child(QuorumSyncChild *c);
+
+/* --- stale-map.c --- */
 
 /* As the public functions without _locked. */
 void quorum_sync_resize_locked(QuorumSync *sync, int64_t bytes);
