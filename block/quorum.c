@@ -47,6 +47,9 @@ static const char *const quorum_mutable_opts[] = {
     QUORUM_OPT_REWRITE_CORRUPTED,
     QUORUM_OPT_READ_PATTERN,
     QUORUM_OPT_OPEN_DEGRADED,
+    QUORUM_OPT_CHILD_TIMEOUT,
+    QUORUM_OPT_EARLY_READS,
+    QUORUM_OPT_AUTO_RESYNC,
     NULL
 };
 

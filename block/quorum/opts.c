@@ -416,6 +416,22 @@ static QemuOptsList quorum_runtime_opts = {
             .type = QEMU_OPT_BOOL,
             .help = "Do without a child that can't be opened",
         },
+        {
+            .name = QUORUM_OPT_CHILD_TIMEOUT,
+            .type = QEMU_OPT_NUMBER,
+            .help = "Go on without a child that takes that many ms longer than "
+                    "enough others; 0: wait for ever",
+        },
+        {
+            .name = QUORUM_OPT_EARLY_READS,
+            .type = QEMU_OPT_BOOL,
+            .help = "Answer reads without waiting for the slowest children",
+        },
+        {
+            .name = QUORUM_OPT_AUTO_RESYNC,
+            .type = QEMU_OPT_BOOL,
+            .help = "Copy to children what they lack, in the background",
+        },
         { /* end of list */ }
     },
 };
@@ -433,6 +449,18 @@ static bool quorum_check_threshold(int64_t threshold, int occupied,
         error_setg(errp, "threshold may not exceed children count");
         error_append_hint(errp, "vote-threshold is %" PRId64 ", and %d "
                           "children are given.\n", threshold, occupied);
+        return false;
+    }
+    return true;
+}
+
+static bool quorum_check_child_timeout(uint64_t ms, Error **errp)
+{
+    if (ms && (ms < QUORUM_CHILD_TIMEOUT_MIN ||
+               ms > QUORUM_CHILD_TIMEOUT_MAX)) {
+        error_setg(errp, "Parameter 'child-timeout' expects milliseconds from "
+                   "%d to %d, or 0 for ever; it is %" PRIu64,
+                   QUORUM_CHILD_TIMEOUT_MIN, QUORUM_CHILD_TIMEOUT_MAX, ms);
         return false;
     }
     return true;
@@ -456,6 +484,10 @@ static bool quorum_check_options(const QuorumOptions *o, int slots,
                    "exactly two files and vote-threshold is 2");
         return false;
     }
+    if (o->early_reads) {
+        error_setg(errp, "early-reads=on cannot be used with blkverify=on");
+        return false;
+    }
     if (o->rewrite_corrupted) {
         error_setg(errp,
                    "rewrite-corrupted=on cannot be used with blkverify=on");
@@ -477,6 +509,7 @@ int quorum_read_options(QuorumOptions *o, QDict *options, int slots,
                                       &error_abort);
     const char *pattern;
     int64_t threshold;
+    uint64_t timeout;
     int value;
     int ret = -EINVAL;
 
@@ -490,7 +523,10 @@ int quorum_read_options(QuorumOptions *o, QDict *options, int slots,
     value = qapi_enum_parse(&QuorumReadPattern_lookup, pattern,
                             pattern ? -EINVAL : QUORUM_READ_PATTERN_QUORUM,
                             NULL);
-    if (!quorum_check_threshold(threshold, occupied, errp)) {
+    timeout = qemu_opt_get_number(opts, QUORUM_OPT_CHILD_TIMEOUT,
+                                  QUORUM_CHILD_TIMEOUT_DEFAULT);
+    if (!quorum_check_threshold(threshold, occupied, errp) ||
+        !quorum_check_child_timeout(timeout, errp)) {
         goto out;
     }
     if (value < 0) {
@@ -508,6 +544,10 @@ int quorum_read_options(QuorumOptions *o, QDict *options, int slots,
         .read_pattern = value,
         .open_degraded =
             qemu_opt_get_bool(opts, QUORUM_OPT_OPEN_DEGRADED, false),
+        .child_timeout_ms = timeout,
+        .early_reads = qemu_opt_get_bool(opts, QUORUM_OPT_EARLY_READS, false),
+        .auto_resync = qemu_opt_get_bool(opts, QUORUM_OPT_AUTO_RESYNC,
+                                         threshold > slots / 2),
     };
     assert(o->threshold >= 1 && o->threshold <= occupied && occupied <= slots);
     ret = quorum_check_options(o, slots, occupied, errp) ? 0 : -EINVAL;

@@ -26,6 +26,18 @@
 #define QUORUM_OPT_REWRITE_CORRUPTED "rewrite-corrupted"
 #define QUORUM_OPT_READ_PATTERN      "read-pattern"
 #define QUORUM_OPT_OPEN_DEGRADED     "open-degraded"
+#define QUORUM_OPT_CHILD_TIMEOUT     "child-timeout"
+#define QUORUM_OPT_EARLY_READS       "early-reads"
+#define QUORUM_OPT_AUTO_RESYNC       "auto-resync"
+
+/*
+ * Values of child-timeout, in ms.  Less than the smallest is less than what a
+ * healthy disk takes now and then, and a guest has given up long before the
+ * largest.
+ */
+#define QUORUM_CHILD_TIMEOUT_DEFAULT 10000
+#define QUORUM_CHILD_TIMEOUT_MIN     100
+#define QUORUM_CHILD_TIMEOUT_MAX     600000
 
 typedef struct QuorumOptions {
     int threshold;              /* 1 to the number of occupied slots */
@@ -34,6 +46,9 @@ typedef struct QuorumOptions {
     bool rewrite_corrupted;     /* repair on read */
     QuorumReadPattern read_pattern;
     bool open_degraded;         /* do without children that can't be opened */
+    int child_timeout_ms;       /* do without those that don't answer; or 0 */
+    bool early_reads;           /* answer without waiting for all children */
+    bool auto_resync;           /* copy what children lack, in background */
 } QuorumOptions;
 
 /*
