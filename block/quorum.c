@@ -27,6 +27,7 @@
 #include "quorum/debug.h"
 #include "quorum/graph.h"
 #include "quorum/info.h"
+#include "quorum/late.h"
 #include "quorum/quorum-int.h"
 #include "quorum/read.h"
 #include "quorum/repair.h"
@@ -52,9 +53,6 @@ static const char *const quorum_mutable_opts[] = {
     QUORUM_OPT_AUTO_RESYNC,
     NULL
 };
-
-/* How long a child may take to open, if the disk can do without it. */
-#define QUORUM_OPEN_TIMEOUT_MS 10000
 
 /* --- the length --- */
 
@@ -202,6 +200,7 @@ static void quorum_close(BlockDriverState *bs)
         migrate_del_blocker(&s->migration_blocker);
     }
     qemu_bh_delete(s->migration_bh);
+    quorum_late_cleanup(bs);
     quorum_slots_free(s->slots, s->num_slots);
     quorum_sync_free(s->sync);
     range_lock_destroy(&s->range_lock);
@@ -406,6 +405,7 @@ static void quorum_init_state(BlockDriverState *bs, int slots)
     s->migration_bh = aio_bh_new(qemu_get_aio_context(),
                                  quorum_unblock_migration, bs);
     quorum_repairs_init(s);
+    quorum_late_init(bs);
     s->sync = quorum_sync_new(bs->node_name, slots);
     s->slots = quorum_slots_new(slots);
     s->num_slots = slots;
@@ -439,7 +439,8 @@ static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
 
     quorum_init_state(bs, slots);
     if (s->opts.open_degraded) {
-        bs->open_timeout_ms = QUORUM_OPEN_TIMEOUT_MS;
+        bs->open_timeout_ms = s->opts.child_timeout_ms ?:
+                              QUORUM_CHILD_TIMEOUT_DEFAULT;
     }
     for (int i = 0; i < slots; i++) {
         ret = quorum_open_slot(bs, options, i, &occupied, errp);
@@ -453,6 +454,11 @@ static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
     }
 
     bdrv_graph_rdlock_main_loop();
+    for (int i = 0; i < slots; i++) {
+        if (s->slots[i].child) {
+            quorum_late_attached(bs, s->slots[i].child);
+        }
+    }
     ret = quorum_vote_length(bs, errp);
     bdrv_graph_rdunlock_main_loop();
     if (ret < 0) {

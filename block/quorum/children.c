@@ -20,6 +20,7 @@ QuorumChildState quorum_sync_state_locked(const QuorumSyncChild *c)
     return !c->present ? QUORUM_CHILD_STATE_VACANT :
            c->corrupt ? QUORUM_CHILD_STATE_CORRUPT :
            c->excluded ? QUORUM_CHILD_STATE_EXCLUDED :
+           c->lagging ? QUORUM_CHILD_STATE_LAGGING :
            c->rebuilding ? QUORUM_CHILD_STATE_REBUILDING :
            c->stale ? QUORUM_CHILD_STATE_STALE : QUORUM_CHILD_STATE_OK;
 }
@@ -100,13 +101,27 @@ void quorum_sync_set_corrupt(QuorumSync *sync, int i, const char *why)
     }
 }
 
+void quorum_sync_set_lagging(QuorumSync *sync, int i, bool lagging,
+                             const char *why)
+{
+    QUORUM_SYNC_GUARD(sync);
+    qatomic_set(&sync->children[i].lagging, lagging);
+    quorum_sync_count_degraded_locked(sync);
+    quorum_sync_note_state_locked(sync, i, why);
+}
+
+bool quorum_sync_is_lagging(QuorumSync *sync, int i)
+{
+    return qatomic_read(&sync->children[i].lagging);
+}
+
 void quorum_sync_count_degraded_locked(QuorumSync *sync)
 {
     int degraded = 0;
 
     assert(sync->locked);
     for (int i = 0; i < sync->num_children; i++) {
-        degraded += sync->children[i].stale || sync->children[i].excluded;
+        degraded += quorum_sync_child_is_degraded(&sync->children[i]);
     }
     qatomic_set(&sync->num_degraded, degraded);
 }
@@ -121,6 +136,7 @@ bool quorum_sync_is_degraded(QuorumSync *sync)
 void quorum_sync_free_child(QuorumSyncChild *c)
 {
     g_clear_pointer(&c->stale, hbitmap_free);
+    g_clear_pointer(&c->late, hbitmap_free);
     g_clear_pointer(&c->recovered_since_flush, hbitmap_free);
     g_clear_pointer(&c->recovered_before_flush, hbitmap_free);
     g_clear_pointer(&c->may_lose, g_free);
@@ -215,6 +231,7 @@ void quorum_sync_change_end(QuorumSync *sync, QuorumSyncChange *change,
                                             : &children[i];
 
             loser->stale = NULL;
+            loser->late = NULL;
             loser->recovered_since_flush = NULL;
             loser->recovered_before_flush = NULL;
             loser->may_lose = NULL;

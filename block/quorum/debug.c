@@ -129,4 +129,9 @@ const char *const quorum_branch_text[QUORUM_BRANCH__MAX] = {
     [QUORUM_BRANCH_VERIFIED] = "children found alike after an open",
     [QUORUM_BRANCH_MAPS_COARSER] = "granules of the maps doubled",
     [QUORUM_BRANCH_MAPS_FINER] = "granules of the maps halved",
+    [QUORUM_BRANCH_LATE_DROPPED] = "a child that did not answer dropped",
+    [QUORUM_BRANCH_LATE_BACK] = "a child that was dropped back again",
+    [QUORUM_BRANCH_LATE_WRITE] = "a write that failed may still come",
+    [QUORUM_BRANCH_LATE_WAIT] = "a write waited for the end of late ones",
+    [QUORUM_BRANCH_LATE_QUARANTINE] = "late writes ended by quarantine",
 };

@@ -27,6 +27,21 @@ int64_t coroutine_fn quorum_ask_flush(QuorumRequest *req, QuorumAnswer *a)
     return ret;
 }
 
+static void quorum_flush_collect_missed(QuorumRequest *req)
+{
+    for (int i = 0; i < req->n; i++) {
+        req->missed[i] = !quorum_answer_is_good(&req->answers[i]);
+    }
+}
+
+/* A QuorumEnoughFn. */
+static bool quorum_flush_is_enough(QuorumRequest *req)
+{
+    quorum_flush_collect_missed(req);
+    return quorum_sync_would_flush(req->s->sync, req->missed,
+                                   req->s->opts.threshold);
+}
+
 int coroutine_fn quorum_co_flush(BlockDriverState *bs)
 {
     BDRVQuorumState *s = bs->opaque;
@@ -40,14 +55,12 @@ int coroutine_fn quorum_co_flush(BlockDriverState *bs)
     qemu_co_rwlock_wrlock(&s->flush_lock);
     req->bytes = quorum_length(bs);
     if (quorum_sync_is_degraded(s->sync)) {
-        quorum_request_leave_out_excluded(req);
+        quorum_request_leave_out_unasked(req);
     }
     quorum_sync_flush_begin(s->sync);
+    req->enough = quorum_flush_is_enough;
     quorum_ask_all(req, quorum_ask_flush);
-    for (int i = 0; i < req->n; i++) {
-        req->missed[i] = !quorum_answer_counts(&req->answers[i]) ||
-                         req->answers[i].ret < 0;
-    }
+    quorum_flush_collect_missed(req);
     acknowledged = quorum_sync_flush_settle(s->sync, req->missed,
                                             s->opts.threshold);
     quorum_trace_missed(req, acknowledged ? "flush" : "failed flush");

@@ -16,6 +16,7 @@
 #include "migration/blocker.h"
 #include "qapi/error.h"
 #include "graph.h"
+#include "late.h"
 #include "request.h"
 
 /* --- slots --- */
@@ -32,6 +33,9 @@ QuorumSlot *quorum_slots_new(int n)
         stat64_init(&slots[i].counters.flush_errors, 0);
         stat64_init(&slots[i].counters.mismatches, 0);
         stat64_init(&slots[i].counters.repaired_bytes, 0);
+        stat64_init(&slots[i].counters.timeouts, 0);
+        stat64_init(&slots[i].answered_ns, 0);
+        stat64_init(&slots[i].late_ns, 0);
         for (int j = 0; j < ARRAY_SIZE(slots[i].next_report); j++) {
             stat64_init(&slots[i].next_report[j], 0);
         }
@@ -456,6 +460,9 @@ int quorum_change_children(BlockDriverState *bs, const QuorumOptions *opts,
                                                  BDRV_CHILD_DATA, tran, errp);
             if (!children[i]) {
                 return -EINVAL;
+            }
+            if (from[i] < 0) {
+                quorum_late_attached(bs, children[i]);
             }
         }
     }

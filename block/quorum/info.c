@@ -34,6 +34,7 @@ BlockStatsSpecific *quorum_get_stats(BlockDriverState *bs)
         info->flush_errors = stat64_get(&slot->counters.flush_errors);
         info->mismatches = stat64_get(&slot->counters.mismatches);
         info->repaired_bytes = stat64_get(&slot->counters.repaired_bytes);
+        info->timeouts = stat64_get(&slot->counters.timeouts);
         QAPI_LIST_APPEND(tail, info);
     }
     return stats;

@@ -544,6 +544,7 @@ int quorum_read_options(QuorumOptions *o, QDict *options, int slots,
         .read_pattern = value,
         .open_degraded =
             qemu_opt_get_bool(opts, QUORUM_OPT_OPEN_DEGRADED, false),
+        .child_timeout_given = qemu_opt_find(opts, QUORUM_OPT_CHILD_TIMEOUT),
         .child_timeout_ms = timeout,
         .early_reads = qemu_opt_get_bool(opts, QUORUM_OPT_EARLY_READS, false),
         .auto_resync = qemu_opt_get_bool(opts, QUORUM_OPT_AUTO_RESYNC,

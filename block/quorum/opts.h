@@ -46,6 +46,7 @@ typedef struct QuorumOptions {
     bool rewrite_corrupted;     /* repair on read */
     QuorumReadPattern read_pattern;
     bool open_degraded;         /* do without children that can't be opened */
+    bool child_timeout_given;   /* it is not the default */
     int child_timeout_ms;       /* do without those that don't answer; or 0 */
     bool early_reads;           /* answer without waiting for all children */
     bool auto_resync;           /* copy what children lack, in background */

@@ -31,6 +31,11 @@
  *    not the disk, while threshold others are well.
  * 8. Bounded memory.  What the driver itself holds is capped: buffers, maps,
  *    and coroutines beyond the one that each request comes with.
+ * 9. Silence costs its latency once.  While enough others have done a request,
+ *    a child that does not answer delays it by at most child-timeout, and from
+ *    then on it delays nothing.  When its old requests have ended, it comes
+ *    back, stale where it missed something.  What it was asked before may still
+ *    reach its disk later, and never undoes newer data unnoticed.
  *
  * What *stale* means is in sync.h.  Each room of the driver says in its own
  * header what others may ask of it: flush.c and resize.c in write.h, reopen.c
@@ -61,7 +66,21 @@ typedef struct QuorumCounters {
     Stat64 flush_errors;
     Stat64 mismatches;          /* reads in which the child was outvoted */
     Stat64 repaired_bytes;
+    Stat64 timeouts;            /* times that it did not answer in time */
 } QuorumCounters;
+
+/* How late.c looks after one child. */
+typedef struct QuorumLateness {
+    bool probing;               /* a probe of it is in flight */
+    bool back;                  /* the probe is to find out if it is back */
+    bool cut;                   /* its requests were abandoned, and still are */
+    int64_t probed_ns;          /* when the last probe began */
+    int64_t backoff_ns;         /* how long after that the next one may */
+    int64_t dropped_ns[3];      /* when it was given up, the latest first */
+
+    /* Its writes that may still come count as ended then; 0: not known yet. */
+    int64_t late_until_ns;
+} QuorumLateness;
 
 /* Slot N, the child children.N.  Which data it stores: QuorumSync. */
 typedef struct QuorumSlot {
@@ -97,6 +116,17 @@ typedef struct QuorumSlot {
      * it fails, and, at the end, for an answer that is not the winner.
      */
     Stat64 next_report[QUORUM_OP_TYPE__MAX + 1];
+
+    /* Used by late.c, in the main thread only. */
+
+    QuorumLateness late;
+
+    /*
+     * Atomic: when the child last answered a probe of late.c, and when a write
+     * of it was last found to be late, by get_clock().
+     */
+    Stat64 answered_ns;
+    Stat64 late_ns;
 
     /* Used by the scrub only. */
 
@@ -138,6 +168,9 @@ typedef struct BDRVQuorumState {
      */
     Error *migration_blocker;
     QEMUBH *migration_bh;
+
+    /* Looks after children that do not answer: late.c. */
+    QEMUTimer *late_timer;
 
     /* Atomic. */
 
@@ -201,6 +234,9 @@ typedef struct BDRVQuorumState {
      */
     QemuSpin in_flight_lock;
     QLIST_HEAD(, QuorumRequest) in_flight;
+
+    /* The timer of late.c is armed. */
+    bool late_ticks;
 
     /* Under repairs_lock. */
 

@@ -20,6 +20,7 @@
 #include "qemu/cutils.h"
 #include "qemu/units.h"
 #include "debug.h"
+#include "late.h"
 #include "read-locked-int.h"
 #include "scrub-chunk.h"
 #include "trace.h"
@@ -69,7 +70,7 @@ static void GRAPH_RDLOCK quorum_choose_voters(QuorumLockedRead *lr)
     if (!quorum_sync_is_degraded(req->s->sync)) {
         return;
     }
-    quorum_request_leave_out_excluded(req);
+    quorum_request_leave_out_unasked(req);
     staleness = g_new(QuorumStaleness, req->n);
     quorum_sync_stale_units(req->s->sync, req->offset, req->bytes, staleness,
                             lr->stale, lr->units);
@@ -111,6 +112,7 @@ quorum_reread_unit(QuorumLockedRead *lr, int u)
     int answers = 0;
 
     quorum_reached(QUORUM_BRANCH_UNIT_READ_AGAIN);
+    req->enough = NULL;
     req->reread.offset = unit.start;
     req->reread.bytes = unit.end - unit.start;
     for (int i = 0; i < req->n; i++) {
@@ -233,6 +235,35 @@ static void quorum_note_excluded(QuorumLockedRead *lr, int u)
     }
 }
 
+/*
+ * A QuorumEnoughFn: whether each unit has a winner, among those that have
+ * answered.
+ */
+static bool quorum_vote_is_enough(QuorumRequest *req)
+{
+    const QuorumLockedRead *lr = req->locked;
+    g_autofree const uint8_t **data = g_new(const uint8_t *, req->n);
+    g_autofree int *version = g_new(int, req->n);
+
+    for (int u = 0; u < lr->units; u++) {
+        QuorumRange unit = quorum_unit(lr, u);
+
+        for (int i = 0; i < req->n; i++) {
+            QuorumAnswer *a = &req->answers[i];
+
+            data[i] = quorum_answer_is_good(a) &&
+                      !test_bit(quorum_bit(lr, i, u), lr->stale) &&
+                      quorum_has_unit(lr, a, unit) ?
+                      quorum_at(lr, a->buf, unit.start) : NULL;
+        }
+        quorum_group_data(data, req->n, unit.end - unit.start, version);
+        if (quorum_winner(version, req->n, req->s->opts.threshold, NULL) < 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* Vote on unit @u.  Returns 0, or -errno: no winner. */
 static int coroutine_fn GRAPH_RDLOCK quorum_vote_unit(QuorumLockedRead *lr,
                                                       int u)
@@ -241,7 +272,7 @@ static int coroutine_fn GRAPH_RDLOCK quorum_vote_unit(QuorumLockedRead *lr,
     int threshold = req->s->opts.threshold;
     QuorumRange unit = quorum_unit(lr, u);
     int64_t size = unit.end - unit.start;
-    int voters = 0, answers = 0;
+    int voters = 0, answers = 0, lagging = 0;
     int winner, members;
 
     if (req->scrub) {
@@ -255,6 +286,8 @@ static int coroutine_fn GRAPH_RDLOCK quorum_vote_unit(QuorumLockedRead *lr,
         lr->data[i] = votes && quorum_has_unit(lr, a, unit) ?
                       quorum_at(lr, a->buf, unit.start) : NULL;
         voters += votes;
+        lagging += a->part == QUORUM_PART_LAGGING &&
+                   !test_bit(quorum_bit(lr, i, u), lr->stale);
         answers += lr->data[i] != NULL;
     }
 
@@ -288,7 +321,7 @@ static int coroutine_fn GRAPH_RDLOCK quorum_vote_unit(QuorumLockedRead *lr,
 
     assert(members >= threshold && members <= voters);
     memcpy(quorum_at(lr, lr->result, unit.start), lr->data[winner], size);
-    quorum_judge_unit(lr, u, winner, members, voters);
+    quorum_judge_unit(lr, u, winner, members, voters + lagging);
     return 0;
 }
 
@@ -349,6 +382,7 @@ bool coroutine_fn quorum_locked_read_alloc(QuorumLockedRead *lr,
         .data = g_new(const uint8_t *, req->n),
         .version = g_new(int, req->n),
     };
+    req->locked = lr;
     quorum_request_admit(req);
     if (!quorum_request_alloc(req)) {
         return false;
@@ -409,6 +443,7 @@ quorum_locked_read_vote(QuorumLockedRead *lr, bool all_units)
     lr->may_verify = quorum_opts_verify(&req->s->opts) &&
                      !(req->bs->open_flags & BDRV_O_INACTIVE);
     quorum_choose_voters(lr);
+    req->enough = quorum_vote_is_enough;
     quorum_ask_all(req, quorum_ask_read);
     quorum_choose_voters(lr);
     quorum_forget_futile(req);
@@ -533,6 +568,7 @@ quorum_repair_slot_range(QuorumLockedRead *lr, int i, QuorumRange range,
     trace_quorum_repair(req->bs->node_name, i, range.start, size, ret);
     quorum_set_repair_failed(slot, ret < 0);
     if (ret < 0) {
+        quorum_late_note(&req->answers[i], range.start, size);
         quorum_answer_failed(&req->answers[i], QUORUM_OP_TYPE_WRITE, ret);
         return ret;
     }
@@ -649,6 +685,7 @@ int coroutine_fn quorum_repair_all(QuorumLockedRead *lr)
     if (find_first_bit(lr->to_repair, bits) == bits) {
         return 0;
     }
+    req->enough = quorum_enough_already;
     quorum_sync_write_begin(req->s->sync, &req->write, req->offset, req->bytes,
                             false, req->missed);
     for (int i = 0; i < req->n; i++) {

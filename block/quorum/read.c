@@ -26,6 +26,7 @@
 #include "qemu/osdep.h"
 #include "block/block-io.h"
 #include "debug.h"
+#include "late.h"
 #include "read.h"
 #include "read-locked.h"
 #include "repair.h"
@@ -48,7 +49,7 @@ static QuorumAnswer *quorum_unanimous(QuorumRequest *req, bool *failed)
 
         if (!quorum_answer_counts(a)) {
             unasked += a->part == QUORUM_PART_DEFERRED || a->absent;
-        } else if (a->ret < 0) {
+        } else if (!quorum_answer_is_good(a)) {
             *failed = true;
         } else if (one && a->buf) {
             req->others[others++] = a->buf;
@@ -64,6 +65,26 @@ static QuorumAnswer *quorum_unanimous(QuorumRequest *req, bool *failed)
     }
     return qemu_iovec_equals_bufs(quorum_answer_qiov(one), req->others, others)
            ? one : NULL;
+}
+
+/*
+ * A QuorumEnoughFn.  Pattern threshold asks the others if a child fails: so
+ * they have to show that they answer.
+ */
+static bool quorum_read_is_enough(QuorumRequest *req)
+{
+    bool failed;
+
+    assume_graph_lock();    /* the request holds it */
+    if (quorum_unanimous(req, &failed)) {
+        return true;
+    }
+    for (int i = 0; i < req->n; i++) {
+        if (req->answers[i].part == QUORUM_PART_DEFERRED) {
+            return quorum_others_answer(req);
+        }
+    }
+    return false;
 }
 
 /* --- what is worth a repair --- */
@@ -246,6 +267,7 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
         quorum_request_free(req);
         return -ENOMEM;
     }
+    req->enough = quorum_read_is_enough;
     quorum_ask_all(req, quorum_ask_read);
 
     if (defer && quorum_count_good(req) < quorum_count_asked(req)) {

@@ -16,6 +16,7 @@
 #include "qapi/qapi-events-block-core.h"
 #include "qemu/timer.h"
 #include "system/qtest.h"
+#include "late.h"
 #include "request.h"
 #include "vote.h"
 
@@ -77,7 +78,7 @@ QuorumRequest *quorum_request_new(BlockDriverState *bs, int64_t offset,
         a->part = a->child ? QUORUM_PART_ASKED : QUORUM_PART_VACANT;
     }
     if (quorum_sync_is_degraded(s->sync)) {
-        quorum_request_leave_out_excluded(req);
+        quorum_request_leave_out_unasked(req);
     }
     return req;
 }
@@ -145,6 +146,7 @@ void quorum_answer_leave_out(QuorumAnswer *a, QuorumPart part)
     static const char *const why[] = {
         [QUORUM_PART_STALE] = "stale",
         [QUORUM_PART_IN_REPAIR] = "being repaired",
+        [QUORUM_PART_LAGGING] = "lagging",
         [QUORUM_PART_EXCLUDED] = "excluded",
     };
 
@@ -156,13 +158,15 @@ void quorum_answer_leave_out(QuorumAnswer *a, QuorumPart part)
     }
 }
 
-void quorum_request_leave_out_excluded(QuorumRequest *req)
+void quorum_request_leave_out_unasked(QuorumRequest *req)
 {
     for (int i = 0; i < req->n; i++) {
         QuorumAnswer *a = &req->answers[i];
 
         if (a->child && quorum_sync_is_excluded(req->s->sync, i)) {
             quorum_answer_leave_out(a, QUORUM_PART_EXCLUDED);
+        } else if (a->child && quorum_sync_is_lagging(req->s->sync, i)) {
+            quorum_answer_leave_out(a, QUORUM_PART_LAGGING);
         }
     }
 }
@@ -175,7 +179,7 @@ void quorum_request_leave_out_stale(QuorumRequest *req)
     if (!quorum_sync_is_degraded(sync)) {
         return;
     }
-    quorum_request_leave_out_excluded(req);
+    quorum_request_leave_out_unasked(req);
     staleness = g_new(QuorumStaleness, req->n);
     quorum_sync_staleness(sync, req->offset, req->bytes, staleness);
     for (int i = 0; i < req->n; i++) {
@@ -207,10 +211,20 @@ void quorum_request_ask_excluded(QuorumRequest *req)
  */
 static inline void quorum_request_sent(QuorumRequest *req)
 {
+    BDRVQuorumState *s = req->s;
+    bool wake;
+
     req->asked_ns = get_clock();
-    qemu_spin_lock(&req->s->in_flight_lock);
-    QLIST_INSERT_HEAD(&req->s->in_flight, req, next);
-    qemu_spin_unlock(&req->s->in_flight_lock);
+    req->enough_ns = 0;
+    req->ctx = qemu_get_current_aio_context();
+    qemu_spin_lock(&s->in_flight_lock);
+    QLIST_INSERT_HEAD(&s->in_flight, req, next);
+    wake = !s->late_ticks && s->opts.child_timeout_ms;
+    s->late_ticks |= wake;
+    qemu_spin_unlock(&s->in_flight_lock);
+    if (unlikely(wake)) {
+        quorum_late_wake(s);
+    }
 }
 
 static inline void quorum_request_answered(QuorumRequest *req)
@@ -536,7 +550,7 @@ int quorum_count_good(const QuorumRequest *req)
     for (int i = 0; i < req->n; i++) {
         const QuorumAnswer *a = &req->answers[i];
 
-        good += quorum_answer_counts(a) && a->ret >= 0;
+        good += quorum_answer_is_good(a);
     }
     return good;
 }
@@ -578,7 +592,7 @@ bool quorum_may_repair(BlockDriverState *bs, int i)
 {
     BDRVQuorumState *s = bs->opaque;
 
-    return quorum_is_member(s, i) &&
+    return quorum_is_member(s, i) && !quorum_sync_is_lagging(s->sync, i) &&
            (s->slots[i].child->perm & BLK_PERM_WRITE) &&
            !(bs->open_flags & BDRV_O_INACTIVE);
 }
@@ -708,7 +722,7 @@ int coroutine_fn quorum_co_get_info(BlockDriverState *bs, BlockDriverInfo *bdi)
     for (int i = 0; i < s->num_slots; i++) {
         BlockDriverInfo child_info = { 0 };
 
-        if (quorum_is_member(s, i) &&
+        if (quorum_is_member(s, i) && !quorum_sync_is_lagging(s->sync, i) &&
             bdrv_co_get_info(s->slots[i].child->bs, &child_info) >= 0) {
             bdi->cluster_size = MAX(bdi->cluster_size,
                                     child_info.cluster_size);

@@ -55,12 +55,20 @@ typedef struct QuorumScrub QuorumScrub;
 /* Ask one child, with the graph lock held; returns its number, or -errno. */
 typedef int64_t coroutine_fn QuorumAskFn(QuorumRequest *req, QuorumAnswer *a);
 
+/*
+ * Whether enough children have answered for the request to succeed, if all that
+ * are still QuorumAnswer.in_flight failed.  Not in a coroutine, but in the
+ * thread of the request; takes no lock but that of the QuorumSync.
+ */
+typedef bool QuorumEnoughFn(QuorumRequest *req);
+
 /* What part a child has in a request. */
 typedef enum QuorumPart {
     QUORUM_PART_ASKED,          /* it is asked, and its answer counts */
     QUORUM_PART_DEFERRED,       /* it is asked later, if at all */
     QUORUM_PART_STALE,          /* none: it lacks data there */
     QUORUM_PART_IN_REPAIR,      /* none: it is being repaired */
+    QUORUM_PART_LAGGING,        /* none: it does not answer */
     QUORUM_PART_EXCLUDED,       /* none: it has another length */
     QUORUM_PART_VACANT,         /* there is no child */
 } QuorumPart;
@@ -109,6 +117,9 @@ struct QuorumRequest {
 
     QuorumAskFn *ask;           /* what is being asked */
     int64_t asked_ns;           /* when, in QEMU_CLOCK_REALTIME */
+    QuorumEnoughFn *enough;     /* for late.c; NULL: see there */
+    int64_t enough_ns;          /* when it was first seen to be so, or 0 */
+    AioContext *ctx;            /* whose thread it belongs to */
     int pending;                /* coroutines that have not ended */
     Coroutine *co;              /* sleeps until pending is 0, or NULL */
     QLIST_ENTRY(QuorumRequest) next;    /* in BDRVQuorumState.in_flight */
@@ -120,6 +131,7 @@ struct QuorumRequest {
     int n_bufs;
     int64_t buf_bytes;          /* of each of them */
     void **others;              /* of bufs, what one answer is compared with */
+    struct QuorumLockedRead *locked;    /* that votes on it, or NULL */
     QuorumScrub *scrub;         /* on whose behalf it is, or NULL */
     QuorumWrite write;          /* a request that changes the children */
     bool *missed;               /* [slot], all false: memory for write */
@@ -200,11 +212,12 @@ static inline bool quorum_answer_is_member(const QuorumAnswer *a)
 void quorum_answer_leave_out(QuorumAnswer *a, QuorumPart part);
 
 /*
- * Leave out the children that have been excluded since: a resize may have done
- * that while the request waited for its range.  (A resize may have included a
- * child as well; as that child is stale, it can wait for the next request.)
+ * Leave out the children that lag behind, or have been excluded since: a resize
+ * may have done that while the request waited for its range.  (A resize may
+ * have included a child as well; as that child is stale, it can wait for the
+ * next request.)
  */
-void GRAPH_RDLOCK quorum_request_leave_out_excluded(QuorumRequest *req);
+void GRAPH_RDLOCK quorum_request_leave_out_unasked(QuorumRequest *req);
 
 /*
  * The same, and leave out the children that are stale in the range (promise 3).
@@ -283,7 +296,13 @@ static inline void coroutine_fn quorum_range_lock(BlockDriverState *bs,
 
 /* --- counting and reporting --- */
 
-/* How many children take part, and how many of them have not failed. */
+/* Whether the child of @a has answered, and has not failed. */
+static inline bool quorum_answer_is_good(const QuorumAnswer *a)
+{
+    return quorum_answer_counts(a) && a->ret >= 0 && !a->in_flight;
+}
+
+/* How many children take part, and how many of them have answered well. */
 int quorum_count_asked(const QuorumRequest *req);
 int quorum_count_good(const QuorumRequest *req);
 

@@ -20,6 +20,7 @@
 #include "qemu/osdep.h"
 #include "block/block-io.h"
 #include "debug.h"
+#include "late.h"
 #include "qapi/error.h"
 #include "vote.h"
 #include "write.h"
@@ -130,10 +131,28 @@ static void coroutine_fn GRAPH_RDLOCK quorum_ask_shrink(QuorumRequest *req)
     }
 }
 
+/*
+ * A QuorumEnoughFn.  An exact shrink asks one child after the other: others
+ * have to show that they answer.
+ */
+static bool quorum_resize_is_enough(QuorumRequest *req)
+{
+    int good = 0;
+
+    assume_graph_lock();    /* the request holds it */
+    for (int i = 0; i < req->n; i++) {
+        good += req->answers[i].done &&
+                quorum_answer_is_good(&req->answers[i]) &&
+                quorum_is_member(req->s, i);
+    }
+    return good >= req->s->opts.threshold || quorum_others_answer(req);
+}
+
 static void coroutine_fn GRAPH_RDLOCK quorum_ask_resize(QuorumRequest *req)
 {
     bool shrinks = req->resize.length < req->resize.old_length;
 
+    req->enough = quorum_resize_is_enough;
     quorum_request_ask_excluded(req);
     if (shrinks && req->resize.exact && quorum_length_is_majority(req->s)) {
         quorum_ask_shrink(req);
@@ -473,6 +492,7 @@ int coroutine_fn quorum_co_truncate(BlockDriverState *bs, int64_t offset,
     quorum_collect_missed(req);
     quorum_sync_write_abandon(s->sync, &req->write);
 
+    quorum_late_note_all(req, req->offset, INT64_MAX - req->offset);
     quorum_report_errors(req, QUORUM_OP_TYPE_WRITE);
     quorum_trace_missed(req, "resize");
     if (!quorum_settle_resize(req, &length)) {

@@ -350,14 +350,12 @@ static void quorum_sync_end_fua_locked(QuorumSync *sync, QuorumWrite *w,
 /*
  * @w was a FUA write and failed on some children.  The part that failed may
  * have been the flush, so those children may also have lost everything they had
- * not flushed yet.  The caller has checked that enough children store @w
- * itself; check the same for that older data.  If enough do, mark the failed
- * children stale there and return true.  Otherwise change nothing and return
- * false.
+ * not flushed yet.  Enough children store @w itself: is that so of the older
+ * data, too?
  */
-static bool quorum_sync_settle_failed_fua_locked(QuorumSync *sync,
-                                                 const QuorumWrite *w,
-                                                 int threshold)
+static bool quorum_sync_survives_failed_fua_locked(const QuorumSync *sync,
+                                                   const QuorumWrite *w,
+                                                   int threshold)
 {
     QuorumFuaDone *done;
     bool ok = quorum_sync_map_has_copies_locked(sync, sync->unflushed,
@@ -368,17 +366,21 @@ static bool quorum_sync_settle_failed_fua_locked(QuorumSync *sync,
                                                  done->bytes, false, w,
                                                  threshold);
     }
-    if (!ok) {
-        quorum_reached(QUORUM_BRANCH_FUA_REFUSED);
-        return false;
-    }
+    return ok;
+}
+
+/* That is so: the children that have failed are stale in the older data. */
+static void quorum_sync_settle_failed_fua_locked(QuorumSync *sync,
+                                                 const QuorumWrite *w)
+{
+    QuorumFuaDone *done;
+
     quorum_reached(QUORUM_BRANCH_FUA_MADE_STALE);
     QSIMPLEQ_FOREACH(done, &sync->fua_done, next) {
         quorum_sync_range_lost_locked(sync, w->missed, done->offset,
                                       done->bytes, "failed FUA write");
     }
     quorum_sync_unflushed_lost_locked(sync, w->missed, "failed FUA write");
-    return true;
 }
 
 /* --- writes --- */
@@ -469,7 +471,8 @@ static bool quorum_sync_stores_write_locked(const QuorumSync *sync,
     int64_t start = w->offset;
     int64_t end = w->offset + w->bytes;
 
-    if (!quorum_sync_is_member(sync, i) || w->missed[i]) {
+    if (!quorum_sync_is_member(sync, i) || w->missed[i] ||
+        quorum_sync_is_late_locked(sync, i, start, end - start)) {
         return false;
     }
     if (!sync->children[i].stale) {
@@ -496,7 +499,8 @@ static void quorum_sync_acknowledge_locked(QuorumSync *sync,
         if (!sync->children[i].present) {
             continue;
         }
-        if (w->missed[i] || !quorum_sync_is_member(sync, i)) {
+        if (w->missed[i] || !quorum_sync_is_member(sync, i) ||
+            quorum_sync_is_late_locked(sync, i, w->offset, w->bytes)) {
             if (!quorum_sync_is_stale_locked(sync, i, w->offset, w->bytes)) {
                 quorum_reached(QUORUM_BRANCH_WRITE_MADE_STALE);
             }
@@ -532,12 +536,59 @@ static void quorum_sync_settle_growth_locked(QuorumSync *sync,
     quorum_sync_set_unflushed_locked(sync, w->offset, w->fua ? gap : w->bytes);
 }
 
+/*
+ * A write that grows, and begins behind the end: who has done it also has the
+ * zeroes in between, and no one else.  Makes them a part of @w, and returns how
+ * much that is.
+ */
+static int64_t quorum_sync_add_gap_locked(const QuorumSync *sync,
+                                          QuorumWrite *w)
+{
+    int64_t gap = w->grows ? MAX(w->offset - sync->bytes, 0) : 0;
+
+    w->offset -= gap;
+    w->bytes += gap;
+    return gap;
+}
+
+/* Whether @w may be acknowledged. */
+static bool quorum_sync_is_held_locked(const QuorumSync *sync,
+                                       const QuorumWrite *w, bool any_missed,
+                                       int threshold)
+{
+    int copies = 0;
+
+    for (int i = 0; i < sync->num_children; i++) {
+        copies += quorum_sync_stores_write_locked(sync, w, i);
+    }
+    return copies >= threshold &&
+           (!w->fua || !any_missed ||
+            quorum_sync_survives_failed_fua_locked(sync, w, threshold));
+}
+
+bool quorum_sync_would_hold(QuorumSync *sync, const QuorumWrite *w,
+                            bool *missed, int threshold)
+{
+    QuorumWrite copy = *w;
+    bool any_missed;
+
+    QUORUM_SYNC_GUARD(sync);
+    copy.missed = missed;
+    for (int i = 0; i < sync->num_children; i++) {
+        missed[i] |= w->missed[i] ||
+                     sync->children[i].failed_flush_generation >
+                     w->flush_generation;
+    }
+    quorum_sync_count_done(sync, missed, &any_missed);
+    quorum_sync_add_gap_locked(sync, &copy);
+    return quorum_sync_is_held_locked(sync, &copy, any_missed, threshold);
+}
+
 bool quorum_sync_write_settle(QuorumSync *sync, QuorumWrite *w, int threshold)
 {
     bool any_missed;
     int done = quorum_sync_count_done(sync, w->missed, &any_missed);
-    int64_t gap = 0;
-    int copies = 0;
+    int64_t gap;
     bool acknowledged;
 
     /*
@@ -567,18 +618,12 @@ bool quorum_sync_write_settle(QuorumSync *sync, QuorumWrite *w, int threshold)
     QUORUM_SYNC_GUARD(sync);
     quorum_sync_catch_up_locked(sync, w);
     quorum_sync_count_done(sync, w->missed, &any_missed);
-    if (w->grows && w->offset > sync->bytes) {
-        /* Who has done it also has the zeroes in between, and no one else. */
-        gap = w->offset - sync->bytes;
-        w->offset -= gap;
-        w->bytes += gap;
-    }
-    for (int i = 0; i < sync->num_children; i++) {
-        copies += quorum_sync_stores_write_locked(sync, w, i);
-    }
-    acknowledged = copies >= threshold;
-    if (acknowledged && w->fua && any_missed) {
-        acknowledged = quorum_sync_settle_failed_fua_locked(sync, w, threshold);
+    gap = quorum_sync_add_gap_locked(sync, w);
+    acknowledged = quorum_sync_is_held_locked(sync, w, any_missed, threshold);
+    if (w->fua && any_missed && acknowledged) {
+        quorum_sync_settle_failed_fua_locked(sync, w);
+    } else if (w->fua && any_missed) {
+        quorum_reached(QUORUM_BRANCH_FUA_REFUSED);
     }
     if (w->grows) {
         quorum_sync_settle_growth_locked(sync, w, gap, acknowledged);
@@ -605,7 +650,8 @@ bool quorum_sync_repair_settle(QuorumSync *sync, QuorumWrite *w, int i,
 
     QUORUM_SYNC_GUARD(sync);
     quorum_sync_catch_up_locked(sync, w);
-    if (!quorum_sync_is_member(sync, i) || w->missed[i]) {
+    if (!quorum_sync_is_member(sync, i) || w->missed[i] ||
+        quorum_sync_is_late_locked(sync, i, offset, bytes)) {
         quorum_reached(QUORUM_BRANCH_REPAIR_LOST);
         return false;
     }
@@ -690,10 +736,40 @@ static bool quorum_sync_recovered_since_flush_locked(const QuorumSync *sync)
     return false;
 }
 
+/*
+ * Whether the flush may be acknowledged.  What children have recovered before
+ * it began is flushed by now on those that have done it.
+ */
+static bool quorum_sync_is_flushed_locked(const QuorumSync *sync,
+                                          const bool *missed, bool any_missed,
+                                          int threshold)
+{
+    bool ignored;
+    bool too_late = quorum_sync_recovered_since_flush_locked(sync);
+
+    if (too_late) {
+        quorum_reached(QUORUM_BRANCH_RECOVERED_TOO_LATE);
+    }
+    if (quorum_sync_count_done(sync, missed, &ignored) < threshold) {
+        return false;
+    }
+    /* Counting the children that have flushed may not be enough. */
+    return !(any_missed || too_late || sync->num_degraded) ||
+           quorum_sync_flush_may_succeed_locked(sync, missed, any_missed,
+                                                threshold);
+}
+
+bool quorum_sync_would_flush(QuorumSync *sync, const bool *missed,
+                             int threshold)
+{
+    QUORUM_SYNC_GUARD(sync);
+    return quorum_sync_is_flushed_locked(sync, missed, true, threshold);
+}
+
 bool quorum_sync_flush_settle(QuorumSync *sync, const bool *missed,
                               int threshold)
 {
-    bool any_missed, too_late;
+    bool any_missed;
     int64_t bits;
     bool ok;
 
@@ -705,16 +781,8 @@ bool quorum_sync_flush_settle(QuorumSync *sync, const bool *missed,
     }
     bits = quorum_sync_unflushed_bits(sync->bytes, sync->unflushed_shift);
 
-    ok = quorum_sync_count_done(sync, missed, &any_missed) >= threshold;
-    too_late = quorum_sync_recovered_since_flush_locked(sync);
-    if (too_late) {
-        quorum_reached(QUORUM_BRANCH_RECOVERED_TOO_LATE);
-    }
-    if (ok && (any_missed || too_late || sync->num_degraded)) {
-        /* Counting the children that have flushed is not enough. */
-        ok = quorum_sync_flush_may_succeed_locked(sync, missed, any_missed,
-                                                  threshold);
-    }
+    quorum_sync_count_done(sync, missed, &any_missed);
+    ok = quorum_sync_is_flushed_locked(sync, missed, any_missed, threshold);
     if (!ok) {
         quorum_reached(QUORUM_BRANCH_FLUSH_REFUSED);
         bitmap_or(sync->unflushed, sync->unflushed, sync->flushing, bits);

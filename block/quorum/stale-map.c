@@ -178,6 +178,12 @@ static void quorum_sync_drop_map_locked(QuorumSync *sync, int i,
     quorum_sync_note_state_locked(sync, i, why);
 }
 
+static void quorum_sync_drop_late_locked(QuorumSync *sync, int i)
+{
+    g_clear_pointer(&sync->children[i].late, hbitmap_free);
+    quorum_sync_count_degraded_locked(sync);
+}
+
 void quorum_sync_resize_locked(QuorumSync *sync, int64_t bytes)
 {
     int stale_shift = quorum_sync_shift(bytes, QUORUM_STALE_SHIFT,
@@ -200,6 +206,7 @@ void quorum_sync_resize_locked(QuorumSync *sync, int64_t bytes)
         QuorumSyncChild *c = &sync->children[i];
         HBitmap **maps[] = {
             &c->stale, &c->recovered_since_flush, &c->recovered_before_flush,
+            &c->late,
         };
 
         for (int j = 0; j < ARRAY_SIZE(maps); j++) {
@@ -231,6 +238,9 @@ void quorum_sync_resize_locked(QuorumSync *sync, int64_t bytes)
         }
         if (c->stale && hbitmap_empty(c->stale)) {
             quorum_sync_drop_map_locked(sync, i, "cut off");
+        }
+        if (c->late && hbitmap_empty(c->late)) {
+            quorum_sync_drop_late_locked(sync, i);
         }
     }
 }
@@ -382,7 +392,8 @@ void quorum_sync_clear_stale_locked(QuorumSync *sync, int i, int64_t offset,
     int64_t end = offset + bytes;
 
     quorum_sync_whole_granules_locked(sync, &start, &end);
-    if (!c->stale || start == end) {
+    if (!c->stale || start == end ||
+        quorum_sync_is_late_locked(sync, i, start, end - start)) {
         return;
     }
     quorum_sync_remember_recovered_locked(sync, i, start, end);
@@ -391,6 +402,65 @@ void quorum_sync_clear_stale_locked(QuorumSync *sync, int i, int64_t offset,
         quorum_sync_drop_map_locked(sync, i, "all written");
     }
 }
+
+/* --- writes that may still come --- */
+
+bool quorum_sync_is_late_locked(const QuorumSync *sync, int i, int64_t offset,
+                                int64_t bytes)
+{
+    HBitmap *late = sync->children[i].late;
+
+    assert(sync->locked);
+    if (!late) {
+        return false;
+    }
+    bytes = MIN(bytes, sync->bytes - offset);
+    return bytes > 0 && hbitmap_next_dirty(late, offset, bytes) >= 0;
+}
+
+void quorum_sync_mark_late(QuorumSync *sync, int i, int64_t offset,
+                           int64_t bytes)
+{
+    QuorumSyncChild *c = &sync->children[i];
+
+    QUORUM_SYNC_GUARD(sync);
+    bytes = MIN(bytes, sync->bytes - offset);
+    if (bytes <= 0) {
+        return;
+    }
+    if (!c->late) {
+        c->late = hbitmap_alloc(sync->bytes, sync->stale_shift);
+        quorum_sync_count_degraded_locked(sync);
+    }
+    trace_quorum_child_late(sync->node, i, offset, bytes);
+    c->late_marks++;
+    hbitmap_set(c->late, offset, bytes);
+}
+
+uint64_t quorum_sync_late_marks(QuorumSync *sync, int i)
+{
+    if (!quorum_sync_is_degraded(sync)) {
+        return 0;
+    }
+    QUORUM_SYNC_GUARD(sync);
+    return sync->children[i].late ? sync->children[i].late_marks : 0;
+}
+
+void quorum_sync_clear_late(QuorumSync *sync, int i, uint64_t marks)
+{
+    QUORUM_SYNC_GUARD(sync);
+    if (sync->children[i].late_marks == marks) {
+        quorum_sync_drop_late_locked(sync, i);
+    }
+}
+
+bool quorum_sync_is_late(QuorumSync *sync, int i, int64_t offset, int64_t bytes)
+{
+    QUORUM_SYNC_GUARD(sync);
+    return quorum_sync_is_late_locked(sync, i, offset, bytes);
+}
+
+/* --- flushes --- */
 
 /* Add what is in *@from, which may be NULL, to *@to, and forget *@from. */
 static void quorum_sync_move_map_locked(HBitmap **to, HBitmap **from)
@@ -716,7 +786,7 @@ int64_t quorum_sync_stale_sum(QuorumSync *sync, int64_t offset, int64_t bytes)
         int64_t pos = offset;
         int64_t count;
 
-        if (!stale || !quorum_sync_is_member(sync, i)) {
+        if (!stale || !quorum_sync_is_asked(sync, i)) {
             continue;
         }
         if (bytes == sync->bytes) {
@@ -743,7 +813,7 @@ static int64_t quorum_sync_stale_end_locked(const QuorumSync *sync, int64_t pos,
         for (int i = 0; i < sync->num_children && pos < end; i++) {
             HBitmap *stale = sync->children[i].stale;
 
-            if (stale && quorum_sync_is_member(sync, i) &&
+            if (stale && quorum_sync_is_asked(sync, i) &&
                 hbitmap_get(stale, pos)) {
                 int64_t edge = hbitmap_next_zero(stale, pos, end - pos);
 
@@ -764,7 +834,7 @@ bool quorum_sync_next_stale(QuorumSync *sync, int64_t offset, int64_t end,
     end = MIN(end, sync->bytes);
     for (int i = 0; i < sync->num_children; i++) {
         HBitmap *stale = sync->children[i].stale;
-        int64_t next = stale && offset < end && quorum_sync_is_member(sync, i) ?
+        int64_t next = stale && offset < end && quorum_sync_is_asked(sync, i) ?
                        hbitmap_next_dirty(stale, offset, end - offset) : -1;
 
         if (next >= 0) {

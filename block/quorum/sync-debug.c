@@ -78,7 +78,7 @@ char *quorum_sync_text(const QuorumSync *sync)
     GString *text = g_string_new(NULL);
 
     g_string_append_printf(text, "quorum %s: %" PRId64 " bytes, granules of %"
-                           PRId64 ", %d children stale or excluded\n",
+                           PRId64 ", %d children degraded\n",
                            sync->node, sync->bytes,
                            INT64_C(1) << sync->stale_shift,
                            sync->num_degraded);
@@ -86,12 +86,14 @@ char *quorum_sync_text(const QuorumSync *sync)
     for (int i = 0; i < sync->num_children; i++) {
         const QuorumSyncChild *c = &sync->children[i];
 
-        g_string_append_printf(text, "  child %d:%s%s%s, flush failed at %"
+        g_string_append_printf(text, "  child %d:%s%s%s%s, flush failed at %"
                                PRIu64 "\n", i, c->present ? "" : " vacant",
                                c->excluded ? " excluded" : "",
                                c->rebuilding ? " rebuilding" : "",
+                               c->lagging ? " lagging" : "",
                                c->failed_flush_generation);
         quorum_text_of_map(text, sync, "stale", c->stale);
+        quorum_text_of_map(text, sync, "late", c->late);
         quorum_text_of_map(text, sync, "recovered since the flush began",
                            c->recovered_since_flush);
         quorum_text_of_map(text, sync, "recovered before the flush",
@@ -138,12 +140,15 @@ static void quorum_check_child_locked(const QuorumSync *sync,
     quorum_check_map_locked(sync, c->stale);
     quorum_check_map_locked(sync, c->recovered_since_flush);
     quorum_check_map_locked(sync, c->recovered_before_flush);
+    quorum_check_map_locked(sync, c->late);
 
     /* A stale map that is empty is none. */
     quorum_check(sync, !c->stale || !hbitmap_empty(c->stale));
     quorum_check(sync, c->stale || !c->may_lose);
+    quorum_check(sync, !c->late || !hbitmap_empty(c->late));
     if (!c->present) {
-        quorum_check(sync, !c->corrupt && !c->excluded && !c->rebuilding);
+        quorum_check(sync, !c->corrupt && !c->excluded && !c->rebuilding &&
+                           !c->lagging && !c->late);
         quorum_check(sync, !c->stale && !c->recovered_since_flush &&
                            !c->recovered_before_flush);
     }
@@ -201,7 +206,7 @@ void quorum_check_invariants_locked(const QuorumSync *sync)
         const QuorumSyncChild *c = &sync->children[i];
 
         quorum_check_child_locked(sync, c);
-        degraded += c->stale || c->excluded;
+        degraded += quorum_sync_child_is_degraded(c);
     }
     quorum_check(sync, sync->num_degraded == degraded);
     quorum_check_map_locked(sync, sync->unverified);

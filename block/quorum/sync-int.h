@@ -33,6 +33,7 @@ typedef struct QuorumSyncChild {
      */
     bool excluded;
     bool rebuilding;
+    bool lagging;
 
     bool corrupt;
 
@@ -46,6 +47,13 @@ typedef struct QuorumSyncChild {
 
     /* Where the child lacks what has been acknowledged; NULL if nowhere. */
     HBitmap *stale;
+
+    /*
+     * Where a write that failed on the child may still reach its disk, however
+     * late; NULL if nowhere.  In the granules of stale maps.
+     */
+    HBitmap *late;
+    uint64_t late_marks;        /* how often that was added to */
 
     /*
      * Ranges that were stale and have been written since the child's last
@@ -93,7 +101,7 @@ struct QuorumSync {
 
     /* Atomic: written under lock, read without. */
 
-    /* Children that have a stale map or are excluded. */
+    /* Children that have a map of their own, are excluded, or lag behind. */
     int num_degraded;
 
     /* The queue of state changes is not empty. */
@@ -222,13 +230,26 @@ static inline bool quorum_sync_is_member(const QuorumSync *sync, int i)
     return c->present && !qatomic_read(&c->excluded);
 }
 
+/* Whether it is also asked.  Any thread. */
+static inline bool quorum_sync_is_asked(const QuorumSync *sync, int i)
+{
+    return quorum_sync_is_member(sync, i) &&
+           !qatomic_read(&sync->children[i].lagging);
+}
+
 /* The state that follows from what is known of a child. */
 QuorumChildState quorum_sync_state_locked(const QuorumSyncChild *c);
 
 /* The child in slot @i may be in another state now: queue what has changed. */
 void quorum_sync_note_state_locked(QuorumSync *sync, int i, const char *why);
 
-/* A stale map has come or gone, or a child is excluded or included. */
+/* Whether the fast paths must not pass over the child. */
+static inline bool quorum_sync_child_is_degraded(const QuorumSyncChild *c)
+{
+    return c->stale || c->late || c->excluded || c->lagging;
+}
+
+/* What quorum_sync_child_is_degraded() looks at has changed. */
 void quorum_sync_count_degraded_locked(QuorumSync *sync);
 
 /* Free the maps of @c, not itself. */
@@ -251,6 +272,10 @@ void quorum_sync_mark_stale_locked(QuorumSync *sync, int i, int64_t offset,
  */
 void quorum_sync_clear_stale_locked(QuorumSync *sync, int i, int64_t offset,
                                     int64_t bytes);
+
+/* Whether a write to the child in slot @i may still come, in the range. */
+bool quorum_sync_is_late_locked(const QuorumSync *sync, int i, int64_t offset,
+                                int64_t bytes);
 
 /* Whether the child in slot @i is stale in any of the range. */
 bool quorum_sync_is_stale_locked(const QuorumSync *sync, int i, int64_t offset,

@@ -118,7 +118,8 @@ void quorum_sync_change_end(QuorumSync *sync, QuorumSyncChange *change,
 /* --- what is known of the children --- */
 
 /*
- * Whether some child is stale or excluded.  False means that no child is; it is
+ * Whether some child is stale, excluded or lagging, or has a write that may
+ * still come.  False means that no child is; it is
  * exact where the caller holds off all that could change it, and otherwise a
  * hint that may be outdated when the caller gets it.  Callers may rely on one
  * direction only: a child that was stale before the call began, and still is,
@@ -163,6 +164,37 @@ void quorum_sync_exclude(QuorumSync *sync, int i, bool inactive,
  */
 void quorum_sync_include(QuorumSync *sync, int i, bool missed_writes);
 bool quorum_sync_is_excluded(QuorumSync *sync, int i);
+
+/*
+ * The child in slot @i has not answered in time, for the reason @why, and is
+ * asked for nothing; or it answers again.  It stays a member: it is counted
+ * with those that have missed what they were not asked.
+ */
+void quorum_sync_set_lagging(QuorumSync *sync, int i, bool lagging,
+                             const char *why);
+bool quorum_sync_is_lagging(QuorumSync *sync, int i);
+
+/*
+ * A write to the child in slot @i has failed, but may still reach its disk, any
+ * time until quorum_sync_clear_late().  Nothing that the child is given in that
+ * range until then counts as stored, for it may be undone: a write that is
+ * acknowledged makes the child stale there, and no write or repair ends that.
+ * The range of the write is held.
+ */
+void quorum_sync_mark_late(QuorumSync *sync, int i, int64_t offset,
+                           int64_t bytes);
+
+/*
+ * How often quorum_sync_mark_late() was called for the child in slot @i; 0 if
+ * nothing is late.  No write to it may come any more that was marked before
+ * there were @marks of them: if there are no more now, nothing is late.
+ */
+uint64_t quorum_sync_late_marks(QuorumSync *sync, int i);
+void quorum_sync_clear_late(QuorumSync *sync, int i, uint64_t marks);
+
+/* Whether something is late on the child in slot @i in the range. */
+bool quorum_sync_is_late(QuorumSync *sync, int i, int64_t offset,
+                         int64_t bytes);
 
 /* The child in slot @i can't be used any more: its image is corrupt. */
 void quorum_sync_set_corrupt(QuorumSync *sync, int i, const char *why);
@@ -285,6 +317,13 @@ void quorum_sync_write_begin(QuorumSync *sync, QuorumWrite *w, int64_t offset,
 bool quorum_sync_write_settle(QuorumSync *sync, QuorumWrite *w, int threshold);
 
 /*
+ * Whether quorum_sync_write_settle() would return true if the children in
+ * @missed[slot] have not done @w; adds those that are known to have lost it.
+ */
+bool quorum_sync_would_hold(QuorumSync *sync, const QuorumWrite *w,
+                            bool *missed, int threshold);
+
+/*
  * @w has ended without being settled as a whole.  If a flush has begun since @w
  * did, the range counts as unflushed again; if a flush has failed on a child
  * meanwhile, the child is in @w->missed.  If @w was FUA, other FUA writes that
@@ -325,6 +364,10 @@ void quorum_sync_flush_begin(QuorumSync *sync);
  */
 bool quorum_sync_flush_settle(QuorumSync *sync, const bool *missed,
                               int threshold);
+
+/* Whether quorum_sync_flush_settle() would return true. */
+bool quorum_sync_would_flush(QuorumSync *sync, const bool *missed,
+                             int threshold);
 
 /*
  * The node has @bytes from now on.  What was known of a range that is cut off

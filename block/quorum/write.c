@@ -14,9 +14,33 @@
 #include "qemu/osdep.h"
 #include "block/block-io.h"
 #include "debug.h"
+#include "late.h"
 #include "write.h"
 
 /* --- what writes, zeroes and resizes share --- */
+
+/* Whether @ret may say that the child has not even tried. */
+static bool quorum_is_refusal(int64_t ret)
+{
+    return ret == -ENOTSUP || ret == -EINVAL;
+}
+
+/* A QuorumEnoughFn. */
+static bool quorum_write_is_enough(QuorumRequest *req)
+{
+    g_autofree bool *missed = g_new(bool, req->n);
+
+    for (int i = 0; i < req->n; i++) {
+        const QuorumAnswer *a = &req->answers[i];
+
+        /* One that refuses zeroes without a fallback will write them. */
+        missed[i] = !quorum_answer_is_good(a) &&
+                    (a->in_flight || !(req->flags & BDRV_REQ_NO_FALLBACK) ||
+                     !quorum_answer_counts(a) || !quorum_is_refusal(a->ret));
+    }
+    return quorum_sync_would_hold(req->s->sync, &req->write, missed,
+                                  req->s->opts.threshold);
+}
 
 void coroutine_fn quorum_write_lock(QuorumRequest *req, RangeLockRequest *range,
                                     int64_t offset, int64_t bytes,
@@ -28,14 +52,18 @@ void coroutine_fn quorum_write_lock(QuorumRequest *req, RangeLockRequest *range,
         quorum_request_admit(req);  /* a resize may come here again */
     }
     quorum_range_lock(req->bs, range, offset, locked_bytes);
+    if (unlikely(quorum_sync_is_degraded(req->s->sync))) {
+        quorum_late_wait(req, offset, bytes);
+    }
     if (fua) {
         qemu_co_rwlock_rdlock(&req->s->flush_lock);
     }
     if (quorum_sync_is_degraded(req->s->sync)) {
-        quorum_request_leave_out_excluded(req);
+        quorum_request_leave_out_unasked(req);
     }
     quorum_sync_write_begin(req->s->sync, &req->write, offset, bytes, fua,
                             req->missed);
+    req->enough = quorum_write_is_enough;
 }
 
 void coroutine_fn quorum_write_unlock(QuorumRequest *req,
@@ -80,11 +108,7 @@ void quorum_trace_missed(const QuorumRequest *req, const char *what)
 
 /* --- asking --- */
 
-/*
- * Whether a write behind the end of @bs makes it longer for good.  Most formats
- * have their length in a header, which only a resize changes.
- */
-static bool GRAPH_RDLOCK quorum_grows_by_writes(BlockDriverState *bs)
+bool quorum_grows_by_writes(BlockDriverState *bs)
 {
     while (bs && bs->drv) {
         if (bs->drv->is_format && strcmp(bs->drv->format_name, "raw") &&
@@ -109,12 +133,6 @@ static bool GRAPH_RDLOCK quorum_child_can_take(const QuorumRequest *req,
            ((child->perm & BLK_PERM_RESIZE) &&
             (end > quorum_length(req->bs) ||
              quorum_grows_by_writes(child->bs)));
-}
-
-/* Whether @ret may say that the child has not even tried. */
-static bool quorum_is_refusal(int64_t ret)
-{
-    return ret == -ENOTSUP || ret == -EINVAL;
 }
 
 /*
@@ -241,6 +259,7 @@ quorum_write_end(QuorumRequest *req, RangeLockRequest *range)
     int ret = 0;
 
     if (errors) {
+        quorum_late_note_all(req, req->write.offset, req->write.bytes);
         quorum_trace_missed(req, acknowledged ? "write" : "failed write");
     }
     quorum_write_unlock(req, range);

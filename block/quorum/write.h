@@ -34,6 +34,13 @@ void coroutine_fn quorum_write_unlock(QuorumRequest *req,
  */
 bool GRAPH_RDLOCK quorum_collect_missed(QuorumRequest *req);
 
+/*
+ * Whether a write behind the end of @bs makes it longer for good.  Most formats
+ * have their length in a header, which only a resize changes, and metadata
+ * which writes change.
+ */
+bool GRAPH_RDLOCK quorum_grows_by_writes(BlockDriverState *bs);
+
 /* A QuorumAskFn: flush the child. */
 int64_t coroutine_fn GRAPH_RDLOCK quorum_ask_flush(QuorumRequest *req,
                                                    QuorumAnswer *a);

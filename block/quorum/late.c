@@ -1,0 +1,677 @@
+/*
+ * Quorum block driver: children that do not answer
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Copyright (c) 2026 The quorum project authors
+ *
+ * What runs where: quorum_late_tick(), quorum_late_act() and
+ * quorum_probe_done() in the main thread, quorum_late_look() in the thread of
+ * the requests that it looks at, probes in the AioContext of the node.  Each of
+ * them but the first holds a count of bs->in_flight, so that the node and its
+ * slots stay.
+ */
+
+#include "qemu/osdep.h"
+#include "block/block-io.h"
+#include "qapi/error.h"
+#include "qemu/error-report.h"
+#include "qemu/memalign.h"
+#include "qemu/timer.h"
+#include "debug.h"
+#include "late.h"
+#include "write.h"
+
+/* How often requests are looked at; or 1/8 of child-timeout, if that is less */
+#define QUORUM_LATE_PERIOD_NS (100 * SCALE_MS)
+
+/*
+ * For how long after the first answer of a child, its writes that have failed
+ * may still come, if no one can tell when they have ended.  By then a server
+ * that has been stopped, or a network that was cut, has long delivered what it
+ * was holding, or lost it.
+ */
+#define QUORUM_LATE_QUARANTINE_NS (10LL * NANOSECONDS_PER_SECOND)
+
+/* When a child that was dropped is probed, and how long between probes. */
+#define QUORUM_BACKOFF_MIN_NS (1LL * NANOSECONDS_PER_SECOND)
+#define QUORUM_BACKOFF_MAX_NS (60LL * NANOSECONDS_PER_SECOND)
+
+/* A child that was dropped three times within this time is not trusted soon. */
+#define QUORUM_FLAPPING_NS (600LL * NANOSECONDS_PER_SECOND)
+
+/* How much is read to see whether a child answers, how often, with breaks. */
+#define QUORUM_PROBE_BYTES 4096
+#define QUORUM_PROBES_GOOD 2
+#define QUORUM_PROBE_BREAK_NS (50 * SCALE_MS)
+
+/* How long a write waits to see whether a child with late writes is there. */
+#define QUORUM_LATE_CHANCE_NS (1LL * NANOSECONDS_PER_SECOND)
+#define QUORUM_LATE_WAIT_NS (20 * SCALE_MS)
+
+/* What quorum_late_look() finds out about the requests of one thread. */
+typedef struct QuorumLook {
+    BlockDriverState *bs;
+    AioContext *ctx;
+    bool *drop;                 /* [slot]: the child is to be dropped */
+    int others;                 /* so many others have answered */
+    bool probe;                 /* see who answers */
+} QuorumLook;
+
+typedef struct QuorumProbe {
+    BlockDriverState *bs;
+    int slot;
+    bool back;                  /* is a child that was dropped back? */
+    int64_t most_ns;            /* how long that may take */
+    int ret;
+} QuorumProbe;
+
+/* child-timeout; if it is 0, what is used for probes. */
+static int64_t quorum_timeout_ns(const BDRVQuorumState *s)
+{
+    return (int64_t)(s->opts.child_timeout_ms ?:
+                     QUORUM_CHILD_TIMEOUT_DEFAULT) * SCALE_MS;
+}
+
+static int64_t quorum_late_period_ns(const BDRVQuorumState *s)
+{
+    return MIN(quorum_timeout_ns(s) / 8, QUORUM_LATE_PERIOD_NS);
+}
+
+void quorum_late_wake(BDRVQuorumState *s)
+{
+    timer_mod_ns(s->late_timer, qemu_clock_get_ns(QEMU_CLOCK_REALTIME) +
+                                quorum_late_period_ns(s));
+}
+
+/* Arm the timer unless it is.  See quorum_request_sent() for the other place. */
+static void quorum_late_arm(BDRVQuorumState *s)
+{
+    bool wake;
+
+    qemu_spin_lock(&s->in_flight_lock);
+    wake = !s->late_ticks;
+    s->late_ticks = true;
+    qemu_spin_unlock(&s->in_flight_lock);
+    if (wake) {
+        quorum_late_wake(s);
+    }
+}
+
+/* --- probes --- */
+
+static int64_t coroutine_fn GRAPH_RDLOCK
+quorum_ask_probe(QuorumRequest *req, QuorumAnswer *a)
+{
+    int64_t bytes = MIN(req->bytes, quorum_child_length(a->child));
+
+    return bdrv_co_preadv(a->child, 0, bytes, &a->qiov, 0);
+}
+
+/*
+ * Read from the child in slot @i.  Takes no memory from a pool, which requests
+ * that wait for this probe may hold.
+ */
+static int coroutine_fn GRAPH_RDLOCK quorum_probe_once(BlockDriverState *bs,
+                                                       int i)
+{
+    QuorumRequest *req = quorum_request_new(bs, 0, QUORUM_PROBE_BYTES, NULL, 0);
+    QuorumAnswer *a = &req->answers[i];
+    void *buf = NULL;
+    int ret = -ENOMEDIUM;
+
+    if (a->child) {
+        buf = qemu_try_blockalign(a->child->bs, QUORUM_PROBE_BYTES);
+        ret = buf ? 0 : -ENOMEM;
+    }
+    if (ret == 0) {
+        a->part = QUORUM_PART_ASKED;
+        qemu_iovec_init_buf(&a->qiov, buf, QUORUM_PROBE_BYTES);
+        quorum_ask_one(a, quorum_ask_probe);
+        ret = a->ret;
+    }
+    if (ret >= 0) {
+        stat64_set(&req->s->slots[i].answered_ns, get_clock());
+    }
+    quorum_request_free(req);
+    qemu_vfree(buf);
+    return ret;
+}
+
+/* The probe @opaque has ended. */
+static void quorum_probe_done(void *opaque)
+{
+    QuorumProbe *p = opaque;
+    BDRVQuorumState *s = p->bs->opaque;
+    QuorumSlot *slot = &s->slots[p->slot];
+    QuorumLateness *l = &slot->late;
+
+    bdrv_graph_rdlock_main_loop();
+    trace_quorum_late_probe(p->bs->node_name, p->slot, p->ret);
+    l->probing = false;
+    if (p->back && p->ret >= 0) {
+        quorum_reached(QUORUM_BRANCH_LATE_BACK);
+        trace_quorum_late_back(p->bs->node_name, p->slot);
+        l->cut = false;
+        quorum_sync_set_lagging(s->sync, p->slot, false, "answers again");
+        quorum_tell_states(p->bs);
+    } else if (p->back) {
+        l->cut = true;
+        bdrv_abandon(slot->child);
+        if (!qatomic_read(&p->bs->quiesce_counter)) {
+            l->backoff_ns = MIN(l->backoff_ns * 2, QUORUM_BACKOFF_MAX_NS);
+        }
+    }
+    bdrv_graph_rdunlock_main_loop();
+    bdrv_dec_in_flight(p->bs);
+    g_free(p);
+}
+
+/*
+ * Probe a child.  One that was dropped may need some tries, until it is
+ * connected again, and has to answer more than once.
+ */
+static void coroutine_fn GRAPH_UNLOCKED quorum_probe_entry(void *opaque)
+{
+    QuorumProbe *p = opaque;
+    int64_t start = get_clock();
+    int good = 0;
+
+    while (true) {
+        WITH_GRAPH_RDLOCK_GUARD() {
+            p->ret = quorum_probe_once(p->bs, p->slot);
+        }
+        good = p->ret < 0 ? 0 : good + 1;
+        if (!p->back || good == QUORUM_PROBES_GOOD ||
+            qatomic_read(&p->bs->quiesce_counter) ||
+            get_clock() - start >= p->most_ns) {
+            break;
+        }
+        if (p->ret < 0) {
+            qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, QUORUM_PROBE_BREAK_NS);
+        }
+    }
+    if (p->back && p->ret >= 0 && good < QUORUM_PROBES_GOOD) {
+        p->ret = -ETIMEDOUT;
+    }
+    aio_bh_schedule_oneshot(qemu_get_aio_context(), quorum_probe_done, p);
+}
+
+/* Probe the child in slot @i, which is to be @back. */
+static void GRAPH_RDLOCK quorum_probe(BlockDriverState *bs, int i, bool back)
+{
+    BDRVQuorumState *s = bs->opaque;
+    QuorumLateness *l = &s->slots[i].late;
+    QuorumProbe *p = g_new(QuorumProbe, 1);
+
+    assert(!l->probing);
+    *p = (QuorumProbe) {
+        .bs = bs,
+        .slot = i,
+        .back = back,
+        .most_ns = quorum_timeout_ns(s) / 2,
+    };
+    l->probing = true;
+    l->back = back;
+    l->probed_ns = get_clock();
+    if (back) {
+        l->cut = false;
+        bdrv_unabandon(s->slots[i].child);
+    }
+    bdrv_inc_in_flight(bs);
+    aio_co_enter(bdrv_get_aio_context(bs),
+                 qemu_coroutine_create(quorum_probe_entry, p));
+}
+
+/* Probe the children that take part, but not more often than now and then. */
+static void GRAPH_RDLOCK quorum_probe_members(BlockDriverState *bs)
+{
+    BDRVQuorumState *s = bs->opaque;
+
+    for (int i = 0; i < s->num_slots; i++) {
+        const QuorumLateness *l = &s->slots[i].late;
+
+        if (quorum_is_member(s, i) && !quorum_sync_is_lagging(s->sync, i) &&
+            !l->probing &&
+            get_clock() - l->probed_ns >= quorum_late_period_ns(s)) {
+            quorum_probe(bs, i, false);
+        }
+    }
+}
+
+bool quorum_others_answer(const QuorumRequest *req)
+{
+    BDRVQuorumState *s = req->s;
+    int others = 0;
+
+    for (int i = 0; i < req->n; i++) {
+        others += quorum_is_member(s, i) &&
+                  !quorum_sync_is_lagging(s->sync, i) &&
+                  !qatomic_read(&req->answers[i].in_flight) &&
+                  (int64_t)stat64_get(&s->slots[i].answered_ns) >=
+                  req->asked_ns;
+    }
+    return others >= s->opts.threshold;
+}
+
+bool quorum_enough_already(QuorumRequest *req)
+{
+    return true;
+}
+
+/* --- dropping --- */
+
+/* The child in slot @i has not answered, and @others have. */
+static void GRAPH_RDLOCK quorum_late_drop(BlockDriverState *bs, int i,
+                                          int others)
+{
+    BDRVQuorumState *s = bs->opaque;
+    QuorumSlot *slot = &s->slots[i];
+    QuorumLateness *l = &slot->late;
+    int64_t now = get_clock();
+    g_autofree char *why = NULL;
+
+    if (!slot->child || quorum_sync_is_lagging(s->sync, i)) {
+        return;
+    }
+    if (!bdrv_can_abandon(slot->child)) {
+        trace_quorum_late_stuck(bs->node_name, i);
+        return;
+    }
+    quorum_reached(QUORUM_BRANCH_LATE_DROPPED);
+    trace_quorum_late_drop(bs->node_name, i, s->opts.child_timeout_ms, others);
+    stat64_add(&slot->counters.timeouts, 1);
+    l->dropped_ns[2] = l->dropped_ns[1];
+    l->dropped_ns[1] = l->dropped_ns[0];
+    l->dropped_ns[0] = now;
+    l->probed_ns = now;
+    l->backoff_ns = l->dropped_ns[2] &&
+                    now - l->dropped_ns[2] < QUORUM_FLAPPING_NS ?
+                    QUORUM_BACKOFF_MAX_NS : QUORUM_BACKOFF_MIN_NS;
+    l->cut = true;
+    why = g_strdup_printf("did not answer for %d ms after %d others had",
+                          s->opts.child_timeout_ms, others);
+    /*
+     * Requests that begin from now on do not ask it.  Those that have just been
+     * about to fail like those that are in flight; both note what is late when
+     * they end (L3).
+     */
+    quorum_sync_set_lagging(s->sync, i, true, why);
+    bdrv_abandon(slot->child);
+}
+
+/* Do what quorum_late_look() has found to be due. */
+static void quorum_late_act(void *opaque)
+{
+    QuorumLook *look = opaque;
+    BlockDriverState *bs = look->bs;
+    BDRVQuorumState *s = bs->opaque;
+
+    bdrv_graph_rdlock_main_loop();
+    for (int i = 0; look->drop && i < s->num_slots; i++) {
+        if (look->drop[i]) {
+            quorum_late_drop(bs, i, look->others);
+        }
+    }
+    if (look->probe) {
+        quorum_probe_members(bs);
+    }
+    quorum_tell_states(bs);
+    bdrv_graph_rdunlock_main_loop();
+    bdrv_dec_in_flight(bs);
+    g_free(look->drop);
+    g_free(look);
+}
+
+/* Look at @req, whose children were asked a while ago. */
+static void GRAPH_RDLOCK quorum_late_judge(QuorumLook *look, QuorumRequest *req,
+                                           int64_t now)
+{
+    bool pending = false;
+
+    for (int i = 0; i < req->n; i++) {
+        pending |= qatomic_read(&req->answers[i].in_flight);
+    }
+    if (!pending) {
+        return;
+    }
+    if (!(req->enough ? req->enough(req) : quorum_others_answer(req))) {
+        look->probe = true;
+        return;
+    }
+    if (!req->enough_ns) {
+        req->enough_ns = now;
+    }
+    if (now - req->enough_ns < quorum_timeout_ns(req->s)) {
+        return;
+    }
+    look->drop = look->drop ?: g_new0(bool, req->n);
+    look->others = MAX(quorum_count_good(req), req->s->opts.threshold);
+    for (int i = 0; i < req->n; i++) {
+        look->drop[i] |= qatomic_read(&req->answers[i].in_flight);
+    }
+}
+
+/*
+ * Look at the requests of this thread.  Each request that is found in the list
+ * holds the graph lock, and can't end before this bottom half does.
+ */
+static void quorum_late_look(void *opaque)
+{
+    QuorumLook *look = opaque;
+    BlockDriverState *bs = look->bs;
+    BDRVQuorumState *s = bs->opaque;
+    g_autoptr(GPtrArray) requests = g_ptr_array_new();
+    int64_t now = get_clock();
+    QuorumRequest *req;
+
+    assume_graph_lock();
+    qemu_spin_lock(&s->in_flight_lock);
+    QLIST_FOREACH(req, &s->in_flight, next) {
+        if (req->ctx == look->ctx &&
+            now - req->asked_ns >= quorum_late_period_ns(s)) {
+            g_ptr_array_add(requests, req);
+        }
+    }
+    qemu_spin_unlock(&s->in_flight_lock);
+    for (guint i = 0; i < requests->len; i++) {
+        quorum_late_judge(look, requests->pdata[i], now);
+    }
+    if (look->drop || look->probe) {
+        aio_bh_schedule_oneshot(qemu_get_aio_context(), quorum_late_act, look);
+    } else {
+        bdrv_dec_in_flight(bs);
+        g_free(look);
+    }
+}
+
+/* --- late writes --- */
+
+/* Whether writes to @child can't change anything but what they write. */
+static bool GRAPH_RDLOCK quorum_late_is_local(BdrvChild *child)
+{
+    return quorum_grows_by_writes(child->bs);
+}
+
+void quorum_late_note(const QuorumAnswer *a, int64_t offset, int64_t bytes)
+{
+    BDRVQuorumState *s = a->req->s;
+    int i = quorum_answer_slot(a);
+
+    if (bdrv_late(a->child) == BDRV_LATE_ENDED) {
+        return;
+    }
+    if (!quorum_late_is_local(a->child)) {
+        /* A format may have been writing its metadata, which map anything. */
+        offset = 0;
+        bytes = INT64_MAX;
+    }
+    quorum_reached(QUORUM_BRANCH_LATE_WRITE);
+    stat64_set(&s->slots[i].late_ns, get_clock());
+    quorum_sync_mark_late(s->sync, i, offset, bytes);
+    quorum_late_arm(s);
+}
+
+void quorum_late_note_all(const QuorumRequest *req, int64_t offset,
+                          int64_t bytes)
+{
+    for (int i = 0; i < req->n; i++) {
+        const QuorumAnswer *a = &req->answers[i];
+
+        if (quorum_answer_counts(a) && a->ret < 0) {
+            quorum_late_note(a, offset, bytes);
+        }
+    }
+}
+
+/* Whether the child in slot @i has answered since its last late write. */
+static bool quorum_answers_since(BDRVQuorumState *s, int i)
+{
+    return (int64_t)stat64_get(&s->slots[i].answered_ns) >
+           (int64_t)stat64_get(&s->slots[i].late_ns);
+}
+
+/*
+ * The child answers, but may have late writes to anything, for it has a format:
+ * it is taken for one that has to be rebuilt, if the others can do without it.
+ */
+static void GRAPH_RDLOCK quorum_late_distrust(BDRVQuorumState *s, int i)
+{
+    g_autofree bool *missed = g_new0(bool, s->num_slots);
+    int64_t length = quorum_sync_length(s->sync);
+
+    missed[i] = true;
+    if (!quorum_late_is_local(s->slots[i].child) &&
+        quorum_sync_count_copies(s->sync, missed, 0, length) >=
+        s->opts.threshold) {
+        quorum_sync_set_rebuilding(s->sync, i);
+    }
+}
+
+/*
+ * No write that has failed on the child in slot @i can come any more, of those
+ * that were there when there were @marks.
+ */
+static void quorum_late_end(BlockDriverState *bs, int i, uint64_t marks,
+                            const char *why)
+{
+    BDRVQuorumState *s = bs->opaque;
+
+    trace_quorum_late_over(bs->node_name, i, why);
+    s->slots[i].late.late_until_ns = 0;
+    quorum_sync_clear_late(s->sync, i, marks);
+}
+
+/*
+ * Look after the late writes of the child in slot @i, which is not lagging.
+ * More may become late at the same time: there were @marks before it is asked
+ * whether they have ended.
+ */
+static void GRAPH_RDLOCK quorum_late_writes(BlockDriverState *bs, int i,
+                                            uint64_t marks)
+{
+    BDRVQuorumState *s = bs->opaque;
+    QuorumLateness *l = &s->slots[i].late;
+    int64_t now = get_clock();
+
+    switch (bdrv_late(s->slots[i].child)) {
+    case BDRV_LATE_ENDED:
+        quorum_late_end(bs, i, marks, "they have ended");
+        return;
+    case BDRV_LATE_PENDING:
+        return;
+    case BDRV_LATE_UNKNOWN:
+        break;
+    }
+    if (!quorum_answers_since(s, i)) {
+        l->late_until_ns = 0;
+        if (!l->probing && now - l->probed_ns >= quorum_late_period_ns(s)) {
+            quorum_probe(bs, i, false);
+        }
+    } else if (!l->late_until_ns) {
+        l->late_until_ns = now + QUORUM_LATE_QUARANTINE_NS;
+        quorum_late_distrust(s, i);
+    } else if (now >= l->late_until_ns) {
+        quorum_reached(QUORUM_BRANCH_LATE_QUARANTINE);
+        quorum_late_end(bs, i, marks, "the quarantine is over");
+    }
+}
+
+/*
+ * Whether a write of the range would not be stored by enough children, but
+ * would be if the late writes of some that are there, or may be, had ended.
+ */
+static bool GRAPH_RDLOCK quorum_late_blocks(BDRVQuorumState *s, int64_t offset,
+                                            int64_t bytes)
+{
+    int64_t now = get_clock();
+    int ready = 0, soon = 0;
+
+    for (int i = 0; i < s->num_slots; i++) {
+        if (!quorum_is_member(s, i) || quorum_sync_is_lagging(s->sync, i)) {
+            continue;
+        }
+        if (!quorum_sync_is_late(s->sync, i, offset, bytes)) {
+            ready++;
+        } else if (quorum_answers_since(s, i) ||
+                   now - (int64_t)stat64_get(&s->slots[i].late_ns) <
+                   QUORUM_LATE_CHANCE_NS) {
+            soon++;
+        }
+    }
+    return ready < s->opts.threshold && ready + soon >= s->opts.threshold;
+}
+
+void coroutine_fn quorum_late_wait(QuorumRequest *req, int64_t offset,
+                                   int64_t bytes)
+{
+    bool waits = false;
+
+    while (quorum_late_blocks(req->s, offset, bytes)) {
+        if (!waits) {
+            quorum_reached(QUORUM_BRANCH_LATE_WAIT);
+            trace_quorum_late_wait(req->bs->node_name, offset, bytes);
+            waits = true;
+        }
+        qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, QUORUM_LATE_WAIT_NS);
+    }
+}
+
+/* --- the timer --- */
+
+/* Look after the child in slot @i, which was dropped. */
+static void GRAPH_RDLOCK quorum_late_lagging(BlockDriverState *bs, int i)
+{
+    BDRVQuorumState *s = bs->opaque;
+    QuorumLateness *l = &s->slots[i].late;
+    bool drained = qatomic_read(&bs->quiesce_counter);
+    int64_t now = get_clock();
+
+    if (l->probing) {
+        if (l->back && !l->cut &&
+            (drained || now - l->probed_ns >= quorum_timeout_ns(s) / 2)) {
+            l->cut = true;
+            bdrv_abandon(s->slots[i].child);
+        }
+    } else if (!drained && now - l->probed_ns >= l->backoff_ns &&
+               bdrv_late(s->slots[i].child) != BDRV_LATE_PENDING) {
+        quorum_probe(bs, i, true);
+    }
+}
+
+/* Look after all children that need it.  Returns whether any does. */
+static bool GRAPH_RDLOCK quorum_late_children(BlockDriverState *bs)
+{
+    BDRVQuorumState *s = bs->opaque;
+    bool any = false;
+
+    for (int i = 0; i < s->num_slots; i++) {
+        uint64_t marks = quorum_sync_late_marks(s->sync, i);
+
+        if (quorum_sync_is_lagging(s->sync, i)) {
+            quorum_late_lagging(bs, i);
+            any = true;
+        } else if (marks) {
+            quorum_late_writes(bs, i, marks);
+            any = true;
+        }
+    }
+    return any;
+}
+
+/*
+ * Have the requests looked at that were sent a while ago, in each thread that
+ * has any.  Returns whether there are requests; if not, the timer is not armed
+ * any more, unless by others.
+ */
+static bool quorum_late_requests(BlockDriverState *bs)
+{
+    BDRVQuorumState *s = bs->opaque;
+    g_autoptr(GHashTable) contexts = g_hash_table_new(NULL, NULL);
+    int64_t now = get_clock();
+    GHashTableIter iter;
+    QuorumRequest *req;
+    gpointer ctx;
+    bool any;
+
+    qemu_spin_lock(&s->in_flight_lock);
+    any = !QLIST_EMPTY(&s->in_flight) && s->opts.child_timeout_ms;
+    s->late_ticks = any;
+    QLIST_FOREACH(req, &s->in_flight, next) {
+        if (any && now - req->asked_ns >= quorum_late_period_ns(s)) {
+            g_hash_table_add(contexts, req->ctx);
+        }
+    }
+    qemu_spin_unlock(&s->in_flight_lock);
+
+    g_hash_table_iter_init(&iter, contexts);
+    while (g_hash_table_iter_next(&iter, &ctx, NULL)) {
+        QuorumLook *look = g_new0(QuorumLook, 1);
+
+        look->bs = bs;
+        look->ctx = ctx;
+        bdrv_inc_in_flight(bs);
+        aio_bh_schedule_oneshot(ctx, quorum_late_look, look);
+    }
+    return any;
+}
+
+/*
+ * No lost wake-up: the timer counts as not armed, under the lock, before the
+ * children are looked at.  Who makes one late does that first, and then arms
+ * the timer if it is not.
+ */
+static void quorum_late_tick(void *opaque)
+{
+    BlockDriverState *bs = opaque;
+    BDRVQuorumState *s = bs->opaque;
+    bool busy;
+
+    bdrv_graph_rdlock_main_loop();
+    busy = quorum_late_requests(bs);
+    if (quorum_late_children(bs)) {
+        quorum_late_arm(s);
+    }
+    if (busy) {
+        quorum_late_wake(s);
+    }
+    quorum_tell_states(bs);
+    bdrv_graph_rdunlock_main_loop();
+}
+
+void quorum_late_init(BlockDriverState *bs)
+{
+    BDRVQuorumState *s = bs->opaque;
+
+    s->late_timer = aio_timer_new(qemu_get_aio_context(), QEMU_CLOCK_REALTIME,
+                                  SCALE_NS, quorum_late_tick, bs);
+}
+
+void quorum_late_cleanup(BlockDriverState *bs)
+{
+    BDRVQuorumState *s = bs->opaque;
+
+    assert(QLIST_EMPTY(&s->in_flight));
+    g_clear_pointer(&s->late_timer, timer_free);
+}
+
+void quorum_late_attached(BlockDriverState *bs, BdrvChild *child)
+{
+    BDRVQuorumState *s = bs->opaque;
+    BlockDriverState *leaf = child->bs;
+
+    /* It may have been abandoned by another quorum, or by this one before. */
+    if (bdrv_can_abandon(child)) {
+        bdrv_unabandon(child);
+        return;
+    }
+    while (bdrv_primary_bs(leaf)) {
+        leaf = bdrv_primary_bs(leaf);
+    }
+    if (s->opts.child_timeout_ms && s->opts.child_timeout_given) {
+        warn_report("quorum: %s (node '%s', driver '%s') can't be given up "
+                    "when it does not answer: child-timeout has no effect "
+                    "there", child->name, bdrv_get_node_name(child->bs),
+                    leaf->drv ? leaf->drv->format_name : "?");
+    }
+}

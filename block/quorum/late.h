@@ -1,0 +1,90 @@
+/*
+ * Quorum block driver: children that do not answer
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Copyright (c) 2026 The quorum project authors
+ *
+ * A child that does not answer (its server is stopped, without power, behind a
+ * cable that was pulled) would keep the requests of the node waiting for ever,
+ * and with them all that waits for requests: drains, changes of the graph, the
+ * monitor (promise 9).  So once a request has been seen to be done by enough
+ * other children, those that have not answered child-timeout later are
+ * *dropped*: their requests are abandoned (see bdrv_abandon()), and they are
+ * *lagging*: asked for nothing, and stale in what they miss, until they answer
+ * a probe.
+ *
+ * How a request is looked at.  The requests in flight are in a list, with the
+ * time when their children were asked.  A timer in the main thread goes through
+ * that list now and then, while there are any, so all this costs the requests
+ * next to nothing.  What concerns one request is done by a bottom half in the
+ * thread of the request: so requests stay single-threaded, and one that is in
+ * the list can't end meanwhile.  Children are dropped in the main thread: it
+ * alone changes the graph, so there it is as it is.
+ *
+ * All of this works while the main thread waits in AIO_WAIT_WHILE(), for a drain
+ * or to change the graph: that runs timers and bottom halves of the main thread.
+ *
+ * L1 Enough.  A child is dropped only if the others have done a request or
+ *    could do it; see QuorumRequest.enough.  Where that can't be told from the
+ *    request itself (it asks one child after the other, or changes nothing),
+ *    other children are probed: enough of them must have answered since.
+ * L2 Silence of the dropped.  It counts as one that has missed all that it was
+ *    not asked.
+ * L3 No time travel.  A write that has failed may still be done by the server:
+ *    its range is *late* on the child (see quorum_sync_mark_late()) until it has
+ *    surely ended, or where no one can tell, for QUORUM_LATE_QUARANTINE_NS from
+ *    the first answer of the child on.  That is so for each write that fails,
+ *    by whatever cause, while bdrv_late() of the child says that it may come.
+ * L4 Bounded.  Whatever waits for a child waits for child-timeout and a tick
+ *    after the others have answered; then its requests end by themselves.
+ */
+
+#ifndef BLOCK_QUORUM_LATE_H
+#define BLOCK_QUORUM_LATE_H
+
+#include "request.h"
+
+/* The timer of a node.  In the main thread. */
+void quorum_late_init(BlockDriverState *bs);
+void quorum_late_cleanup(BlockDriverState *bs);
+
+/* Arm the timer: there is something to look after.  Any thread. */
+void quorum_late_wake(BDRVQuorumState *s);
+
+/*
+ * A write of the range, or some other change, has failed on the child of @a:
+ * if it may still be done later, the range is late.  The range is held, and the
+ * request settled.
+ */
+void GRAPH_RDLOCK quorum_late_note(const QuorumAnswer *a, int64_t offset,
+                                   int64_t bytes);
+
+/* quorum_late_note() for all children that have failed. */
+void GRAPH_RDLOCK quorum_late_note_all(const QuorumRequest *req, int64_t offset,
+                                       int64_t bytes);
+
+/*
+ * A write of the range is about to be sent.  If it could not be acknowledged
+ * because older writes may still come there on children that do answer: wait
+ * for the end of that.
+ */
+void coroutine_fn GRAPH_RDLOCK quorum_late_wait(QuorumRequest *req,
+                                                int64_t offset, int64_t bytes);
+
+/*
+ * Whether enough other members than those that @req waits for have answered a
+ * probe since it asked.
+ */
+bool GRAPH_RDLOCK quorum_others_answer(const QuorumRequest *req);
+
+/* A QuorumEnoughFn of a request whose outcome is known: the rest may fail. */
+bool quorum_enough_already(QuorumRequest *req);
+
+/*
+ * @child is new: let it be asked, and warn if it can't be given up although the
+ * options say so.  In the main thread.
+ */
+void GRAPH_RDLOCK quorum_late_attached(BlockDriverState *bs, BdrvChild *child);
+
+#endif /* BLOCK_QUORUM_LATE_H */
