@@ -33,6 +33,8 @@ QuorumSlot *quorum_slots_new(int n)
         stat64_init(&slots[i].counters.flush_errors, 0);
         stat64_init(&slots[i].counters.mismatches, 0);
         stat64_init(&slots[i].counters.repaired_bytes, 0);
+        stat64_init(&slots[i].counters.hedged_reads, 0);
+        stat64_init(&slots[i].counters.late_reads, 0);
         stat64_init(&slots[i].counters.timeouts, 0);
         stat64_init(&slots[i].answered_ns, 0);
         stat64_init(&slots[i].late_ns, 0);

@@ -10,6 +10,7 @@
 #include "block/block-io.h"
 #include "qapi/qapi-types-block-core.h"
 #include "qemu/timer.h"
+#include "early.h"
 #include "info.h"
 #include "request.h"
 
@@ -23,6 +24,7 @@ BlockStatsSpecific *quorum_get_stats(BlockDriverState *bs)
     for (int i = 0; i < s->num_slots; i++) {
         QuorumSlot *slot = &s->slots[i];
         QuorumChildStats *info = g_new0(QuorumChildStats, 1);
+        int64_t us;
 
         info->child = quorum_child_name(i);
         if (slot->child) {
@@ -34,6 +36,14 @@ BlockStatsSpecific *quorum_get_stats(BlockDriverState *bs)
         info->flush_errors = stat64_get(&slot->counters.flush_errors);
         info->mismatches = stat64_get(&slot->counters.mismatches);
         info->repaired_bytes = stat64_get(&slot->counters.repaired_bytes);
+        info->hedged_reads = stat64_get(&slot->counters.hedged_reads);
+        info->late_reads = stat64_get(&slot->counters.late_reads);
+        us = quorum_latency_us(slot, QUORUM_LATENCY_READ);
+        info->has_read_latency_us = us >= 0;
+        info->read_latency_us = MAX(us, 0);
+        us = quorum_latency_us(slot, QUORUM_LATENCY_WRITE);
+        info->has_write_latency_us = us >= 0;
+        info->write_latency_us = MAX(us, 0);
         info->timeouts = stat64_get(&slot->counters.timeouts);
         QAPI_LIST_APPEND(tail, info);
     }

@@ -66,8 +66,24 @@ typedef struct QuorumCounters {
     Stat64 flush_errors;
     Stat64 mismatches;          /* reads in which the child was outvoted */
     Stat64 repaired_bytes;
+    Stat64 hedged_reads;        /* reads sent to it as others were late */
+    Stat64 late_reads;          /* reads that have not waited for it */
     Stat64 timeouts;            /* times that it did not answer in time */
 } QuorumCounters;
+
+/* What latencies are kept of. */
+typedef enum QuorumLatencyKind {
+    QUORUM_LATENCY_NONE,
+    QUORUM_LATENCY_READ,
+    QUORUM_LATENCY_WRITE,
+    QUORUM_LATENCY_KINDS
+} QuorumLatencyKind;
+
+/* In 1/16 us; 0: not measured yet.  Atomic. */
+typedef struct QuorumLatency {
+    int mean;
+    int deviation;
+} QuorumLatency;
 
 /* How late.c looks after one child. */
 typedef struct QuorumLateness {
@@ -116,6 +132,13 @@ typedef struct QuorumSlot {
      * it fails, and, at the end, for an answer that is not the winner.
      */
     Stat64 next_report[QUORUM_OP_TYPE__MAX + 1];
+
+    /* Atomic: how long requests take, small and large ones. */
+    QuorumLatency latency[QUORUM_LATENCY_KINDS][2];
+
+    /* Atomic: reads in flight on the child that were left, and their bytes. */
+    unsigned stragglers;
+    unsigned straggling_bytes;
 
     /* Used by late.c, in the main thread only. */
 
@@ -176,6 +199,11 @@ typedef struct BDRVQuorumState {
 
     /* Pattern threshold: which child the next read defers first. */
     unsigned next_deferred;
+
+    /* Reads that were left, what they hold of the pool, and who may hedge. */
+    unsigned left;
+    unsigned left_bytes;
+    int hedges;
 
     /* When a flush has last begun, by get_clock(). */
     Stat64 last_flush_ns;

@@ -26,45 +26,65 @@
 #include "qemu/osdep.h"
 #include "block/block-io.h"
 #include "debug.h"
+#include "early.h"
 #include "late.h"
 #include "read.h"
 #include "read-locked.h"
 #include "repair.h"
 
-/*
- * If all children that have answered say the same, and no other version could
- * win (promise 2), return one of them: the one that has read into the caller's
- * vector, if that is among them.  Otherwise NULL.  *@failed tells whether any
- * have failed.
- */
-static QuorumAnswer *quorum_unanimous(QuorumRequest *req, bool *failed)
-{
-    QuorumAnswer *one = NULL;
-    int others = 0;
-    int unasked = 0;
+/* The answers of a read that asks without a range, put together. */
+typedef struct QuorumTally {
+    QuorumAnswer *one;          /* a good one */
+    int good;
+    int unasked;                /* they may hold another version */
+    int pending;                /* have not answered */
+    bool failed;                /* some have failed */
+    bool alike;                 /* all good ones are */
+} QuorumTally;
 
-    *failed = false;
+/*
+ * Put the answers together.  one is the child that has read into the caller's
+ * vector, if that is good.
+ */
+static QuorumTally quorum_tally(QuorumRequest *req)
+{
+    QuorumTally t = { 0 };
+    int others = 0;
+
     for (int i = 0; i < req->n; i++) {
         QuorumAnswer *a = &req->answers[i];
 
         if (!quorum_answer_counts(a)) {
-            unasked += a->part == QUORUM_PART_DEFERRED || a->absent;
-        } else if (!quorum_answer_is_good(a)) {
-            *failed = true;
-        } else if (one && a->buf) {
+            t.unasked += a->part == QUORUM_PART_DEFERRED || a->absent;
+        } else if (a->in_flight) {
+            t.pending++;
+        } else if (a->ret < 0) {
+            t.failed = true;
+        } else if (t.one && a->buf) {
             req->others[others++] = a->buf;
         } else {
-            if (one) {
-                req->others[others++] = one->buf;
+            if (t.one) {
+                req->others[others++] = t.one->buf;
             }
-            one = a;
+            t.one = a;
         }
     }
-    if (!one || others + 1 < req->s->opts.threshold || others + 1 <= unasked) {
-        return NULL;
-    }
-    return qemu_iovec_equals_bufs(quorum_answer_qiov(one), req->others, others)
-           ? one : NULL;
+    t.good = t.one ? others + 1 : 0;
+    t.alike = !others || qemu_iovec_equals_bufs(quorum_answer_qiov(t.one),
+                                                req->others, others);
+    return t;
+}
+
+/*
+ * Whether all that have answered say the same, and no other version could win
+ * (promise 2): neither if those that were not asked had another one, nor, if
+ * @open, those that have not answered.
+ */
+static bool quorum_tally_wins(const QuorumRequest *req, const QuorumTally *t,
+                              bool open)
+{
+    return t->alike && t->good >= req->s->opts.threshold &&
+           t->good > t->unasked + (open ? t->pending : 0);
 }
 
 /*
@@ -73,10 +93,10 @@ static QuorumAnswer *quorum_unanimous(QuorumRequest *req, bool *failed)
  */
 static bool quorum_read_is_enough(QuorumRequest *req)
 {
-    bool failed;
+    QuorumTally t = quorum_tally(req);
 
     assume_graph_lock();    /* the request holds it */
-    if (quorum_unanimous(req, &failed)) {
+    if (quorum_tally_wins(req, &t, false)) {
         return true;
     }
     for (int i = 0; i < req->n; i++) {
@@ -85,6 +105,17 @@ static bool quorum_read_is_enough(QuorumRequest *req)
         }
     }
     return false;
+}
+
+/* A QuorumEarlyFn. */
+static QuorumEarly quorum_judge_vote(QuorumRequest *req)
+{
+    QuorumTally t = quorum_tally(req);
+
+    if (quorum_tally_wins(req, &t, true)) {
+        return QUORUM_EARLY_ENOUGH;
+    }
+    return t.alike ? QUORUM_EARLY_WAIT : QUORUM_EARLY_HOPELESS;
 }
 
 /* --- what is worth a repair --- */
@@ -191,15 +222,24 @@ static void GRAPH_RDLOCK quorum_leave_out_stale_again(QuorumRequest *req)
 }
 
 /*
- * Pattern threshold: ask a majority of the voters first, and no fewer than
- * threshold, so that no other version can win if they agree (promise 2).  Each
- * read defers the next ones, so that each child carries its share.
+ * How many voters to ask, so that no other version can win if they agree
+ * (promise 2): a majority, and no fewer than threshold.
+ */
+static int quorum_count_needed(const QuorumRequest *req)
+{
+    int all = quorum_count_asked(req) + quorum_count_absent(req);
+
+    return MAX(req->s->opts.threshold, all / 2 + 1);
+}
+
+/*
+ * Pattern threshold: ask as many as are needed first.  Each read defers the
+ * next ones, so that each child carries its share.
  */
 static void quorum_defer_children(QuorumRequest *req)
 {
     int voters = quorum_count_asked(req);
-    int all = voters + quorum_count_absent(req);
-    int deferred = voters - MAX(req->s->opts.threshold, all / 2 + 1);
+    int deferred = voters - quorum_count_needed(req);
     int start, rank = 0;
 
     if (deferred <= 0) {
@@ -243,16 +283,20 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
 {
     QuorumRequest *req = quorum_request_new(bs, offset, bytes, qiov, flags);
     bool defer = req->s->opts.read_pattern == QUORUM_READ_PATTERN_THRESHOLD;
-    QuorumAnswer *answer;
-    bool failed;
+    QuorumTally t;
 
+    req->measured = QUORUM_LATENCY_READ;
+    req->early.on = req->s->opts.early_reads;
     if ((quorum_sync_is_degraded(req->s->sync) ||
          qatomic_read(&req->s->num_repairs)) && !quorum_leave_out_absent(req)) {
         quorum_request_free(req);
         return quorum_locked_read(bs, offset, bytes, 0, qiov, flags, found,
                                   "stale child");
     }
-    if (defer) {
+    if (req->early.on) {
+        quorum_early_choose(req, defer ? quorum_count_needed(req) : INT_MAX,
+                            quorum_count_needed(req));
+    } else if (defer) {
         quorum_defer_children(req);
     }
     /*
@@ -268,38 +312,46 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
         return -ENOMEM;
     }
     req->enough = quorum_read_is_enough;
-    quorum_ask_all(req, quorum_ask_read);
+    if (req->early.on) {
+        quorum_ask_early(req, quorum_judge_vote, defer);
+    } else {
+        quorum_ask_all(req, quorum_ask_read);
+    }
 
-    if (defer && quorum_count_good(req) < quorum_count_asked(req)) {
+    if (!req->pending && quorum_count_good(req) < quorum_count_asked(req) &&
+        (defer || req->early.on)) {
         quorum_ask_deferred(req);
     }
 
     if (quorum_sync_is_degraded(req->s->sync)) {
         quorum_leave_out_stale_again(req);
     }
-    answer = quorum_unanimous(req, &failed);
-    if (answer && !quorum_debug_skips_fast_path()) {
-        if (answer->buf) {
+    t = quorum_tally(req);
+    if (quorum_tally_wins(req, &t, true) && !quorum_debug_skips_fast_path()) {
+        if (t.one->buf) {
             /*
              * The child that reads straight into @qiov is not the one we
              * believe (it failed, or has become stale), so @qiov holds garbage:
              * copy the answer.
              */
-            qemu_iovec_from_buf(qiov, 0, answer->buf, bytes);
+            qemu_iovec_from_buf(qiov, 0, t.one->buf, bytes);
         }
-        if (failed && quorum_answers_outnumber_rest(req)) {
+        if (t.failed && quorum_answers_outnumber_rest(req)) {
             quorum_find_failed(found, req);
         }
         if (found->in_order) {
             quorum_tell_errors_in_order(req, offset, bytes);
         }
-        quorum_request_free(req);
+        quorum_request_leave(req, t.one);
         return 0;
     }
 
-    /* The buffers go back before we wait for the range. */
+    /*
+     * The buffers go back before we wait for the range; or when the last
+     * straggler ends, which does not wait for it.
+     */
     quorum_find_reported(found, req);
-    quorum_request_free(req);
+    quorum_request_leave(req, NULL);
     return quorum_locked_read(bs, offset, bytes, 0, qiov, flags, found,
                               "no agreement");
 }
@@ -338,18 +390,17 @@ quorum_read_fifo_cut(BlockDriverState *bs, int64_t offset, int64_t bytes,
     return ret;
 }
 
-/*
- * Ask one child after the other until one answers: there is no vote.  All of
- * the range is stale on a child, or none of it.
- */
-static int coroutine_fn GRAPH_RDLOCK
-quorum_read_fifo_range(BlockDriverState *bs, int64_t offset, int64_t bytes,
-                       QEMUIOVector *qiov, BdrvRequestFlags flags,
-                       QuorumFindings *found)
+/* Whether the child of @a has answered with what can be believed. */
+static bool quorum_has_answered(const QuorumAnswer *a)
 {
-    QuorumRequest *req = quorum_request_new(bs, offset, bytes, qiov, flags);
+    return quorum_answer_is_good(a) && a->done && !quorum_answer_is_stale(a);
+}
+
+/* Ask one child after the other until one answers. */
+static bool coroutine_fn GRAPH_RDLOCK
+quorum_ask_in_order(QuorumRequest *req)
+{
     bool answered = false;
-    int ret = 0;
 
     for (int i = 0; i < req->n && !answered; i++) {
         QuorumAnswer *a = &req->answers[i];
@@ -358,21 +409,84 @@ quorum_read_fifo_range(BlockDriverState *bs, int64_t offset, int64_t bytes,
             quorum_answer_leave_out(a, QUORUM_PART_STALE);
         }
         if (quorum_answer_counts(a)) {
+            a->done = true;
             quorum_ask_one(a, quorum_ask_read);
-            answered = a->ret >= 0 && !quorum_answer_is_stale(a);
+            answered = quorum_has_answered(a);
         }
     }
+    return answered;
+}
 
+/* A QuorumEarlyFn. */
+static QuorumEarly quorum_judge_first(QuorumRequest *req)
+{
+    for (int i = 0; i < req->n; i++) {
+        if (quorum_has_answered(&req->answers[i])) {
+            return QUORUM_EARLY_ENOUGH;
+        }
+    }
+    return QUORUM_EARLY_WAIT;
+}
+
+/*
+ * Ask the child that should answer first, and others if it is late or fails.
+ * Returns false if none of those that were asked has answered.
+ */
+static bool coroutine_fn GRAPH_RDLOCK
+quorum_ask_fastest(QuorumRequest *req)
+{
+    for (int i = 0; i < req->n; i++) {
+        QuorumAnswer *a = &req->answers[i];
+
+        if (quorum_answer_counts(a) && quorum_answer_is_stale(a)) {
+            quorum_answer_leave_out(a, QUORUM_PART_STALE);
+        }
+    }
+    quorum_early_choose(req, 1, 1);
+    quorum_request_admit(req);
+    if (!quorum_request_alloc(req)) {
+        return false;
+    }
+    quorum_ask_early(req, quorum_judge_first, true);
+    for (int i = 0; i < req->n; i++) {
+        const QuorumAnswer *a = &req->answers[i];
+
+        if (quorum_has_answered(a)) {
+            qemu_iovec_from_buf(req->qiov, 0, a->buf, req->bytes);
+            return true;
+        }
+    }
+    return false;
+}
+
+/*
+ * Ask one child, and others if it fails: there is no vote.  All of the range is
+ * stale on a child, or none of it.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+quorum_read_fifo_range(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                       QEMUIOVector *qiov, BdrvRequestFlags flags,
+                       QuorumFindings *found)
+{
+    QuorumRequest *req = quorum_request_new(bs, offset, bytes, qiov, flags);
+    bool answered;
+    int ret = 0;
+
+    req->measured = QUORUM_LATENCY_READ;
+    req->early.on = req->s->opts.early_reads && bytes <=
+                    quorum_request_max_bytes(bs);
+    answered = req->early.on ? quorum_ask_fastest(req)
+                             : quorum_ask_in_order(req);
     if (answered) {
         /* The one answer is no ground for a repair, a vote is (promise 6). */
         quorum_find_failed(found, req);
     } else if (quorum_is_cut_off(req->s, offset + bytes)) {
-        quorum_request_free(req);
+        quorum_request_leave(req, NULL);
         return quorum_read_fifo_cut(bs, offset, bytes, qiov, flags, found);
     } else {
         ret = quorum_request_fail(req, "read");
     }
-    quorum_request_free(req);
+    quorum_request_leave(req, NULL);
     return ret;
 }
 

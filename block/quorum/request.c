@@ -16,6 +16,7 @@
 #include "qapi/qapi-events-block-core.h"
 #include "qemu/timer.h"
 #include "system/qtest.h"
+#include "early.h"
 #include "late.h"
 #include "request.h"
 #include "vote.h"
@@ -25,6 +26,12 @@
  * what healthy children take, and short beside what a guest notices.
  */
 #define QUORUM_RANGE_WAIT_NS (100 * SCALE_MS)
+
+/*
+ * Where latencies need not be known well, those of one in 16 requests are
+ * measured: bits of the time that are about random, as it is in ns.
+ */
+#define QUORUM_SAMPLE_MASK 0x3c0
 
 /* --- creation and memory --- */
 
@@ -104,8 +111,9 @@ static bool quorum_answer_needs_buffer(const QuorumAnswer *a)
 
 bool coroutine_fn quorum_request_alloc(QuorumRequest *req)
 {
-    bool first = req->qiov != NULL;
-    int n = first ? -1 : 1;
+    bool early = req->early.on;
+    bool first = req->qiov && !early;
+    int n = first ? -1 : early ? 0 : 1;
 
     assert(!req->n_bufs);
     for (int i = 0; i < req->n; i++) {
@@ -216,6 +224,8 @@ static inline void quorum_request_sent(QuorumRequest *req)
 
     req->asked_ns = get_clock();
     req->enough_ns = 0;
+    req->sampled = req->measured && (req->early.on ||
+                                     !(req->asked_ns & QUORUM_SAMPLE_MASK));
     req->ctx = qemu_get_current_aio_context();
     qemu_spin_lock(&s->in_flight_lock);
     QLIST_INSERT_HEAD(&s->in_flight, req, next);
@@ -232,6 +242,16 @@ static inline void quorum_request_answered(QuorumRequest *req)
     qemu_spin_lock(&req->s->in_flight_lock);
     QLIST_REMOVE(req, next);
     qemu_spin_unlock(&req->s->in_flight_lock);
+}
+
+void quorum_in_flight_add(QuorumRequest *req)
+{
+    quorum_request_sent(req);
+}
+
+void quorum_in_flight_remove(QuorumRequest *req)
+{
+    quorum_request_answered(req);
 }
 
 void quorum_in_flight_begin(QuorumAnswer *a)
@@ -271,6 +291,14 @@ static inline void coroutine_fn GRAPH_RDLOCK quorum_ask(QuorumAnswer *a)
     qatomic_set(&a->in_flight, true);
     a->ret = a->req->ask(a->req, a);
     qatomic_set(&a->in_flight, false);
+    if (unlikely(a->req->sampled)) {
+        quorum_note_latency(a);
+    }
+}
+
+void coroutine_fn quorum_ask_child(QuorumAnswer *a)
+{
+    quorum_ask(a);
 }
 
 /*
@@ -378,7 +406,7 @@ quorum_read_up_to_end(QuorumRequest *req, QuorumAnswer *a)
     if (quorum_is_cut_off(req->s, req->offset + req->bytes)) {
         return -EIO;    /* no fault of the child */
     }
-    if (req->qiov || bytes <= 0) {
+    if (req->qiov || req->early.on || bytes <= 0) {
         return quorum_read_failed(a, -EIO);
     }
     ret = bdrv_co_preadv(a->child, req->offset, bytes, &a->qiov,
@@ -553,6 +581,19 @@ int quorum_count_good(const QuorumRequest *req)
         good += quorum_answer_is_good(a);
     }
     return good;
+}
+
+int quorum_count_failed_reads(const QuorumRequest *req)
+{
+    int failed = 0;
+
+    for (int i = 0; i < req->n; i++) {
+        const QuorumAnswer *a = &req->answers[i];
+
+        failed += quorum_answer_counts(a) && a->done && !a->in_flight &&
+                  a->ret < 0;
+    }
+    return failed;
 }
 
 int quorum_request_errno(const QuorumRequest *req)

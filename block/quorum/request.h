@@ -62,6 +62,25 @@ typedef int64_t coroutine_fn QuorumAskFn(QuorumRequest *req, QuorumAnswer *a);
  */
 typedef bool QuorumEnoughFn(QuorumRequest *req);
 
+/*
+ * What a read finds out.  Zeroed at first.  The arrays are freed by quorum_findings_clear().
+ */
+typedef struct QuorumFindings {
+    bool in_order;              /* tell of errors as pattern fifo does */
+    bool *reported;             /* [slot]: the read has reported it, or NULL */
+    bool *to_repair;            /* [slot]: it should be repaired, or NULL */
+    const char *why;            /* to_repair: for traces */
+} QuorumFindings;
+
+/* What an early read has come to. */
+typedef enum QuorumEarly {
+    QUORUM_EARLY_WAIT,          /* for more answers */
+    QUORUM_EARLY_ENOUGH,        /* there is a winner */
+    QUORUM_EARLY_HOPELESS,      /* this way there will be none */
+} QuorumEarly;
+
+typedef QuorumEarly QuorumEarlyFn(QuorumRequest *req);
+
 /* What part a child has in a request. */
 typedef enum QuorumPart {
     QUORUM_PART_ASKED,          /* it is asked, and its answer counts */
@@ -85,6 +104,7 @@ struct QuorumAnswer {
     int64_t ret;                /* a number, or -errno */
     uint8_t *buf;               /* one of req->bufs, or NULL */
     QEMUIOVector qiov;          /* of buf */
+    int64_t asked_ns;           /* when, if that is not QuorumRequest's */
     int64_t reread_ret;         /* what it says of req->reread */
     int64_t pnum;               /* block status: bytes it is good for */
     Error *err;                 /* resize: what the child says */
@@ -123,6 +143,19 @@ struct QuorumRequest {
     int pending;                /* coroutines that have not ended */
     Coroutine *co;              /* sleeps until pending is 0, or NULL */
     QLIST_ENTRY(QuorumRequest) next;    /* in BDRVQuorumState.in_flight */
+
+    QuorumLatencyKind measured; /* whether, and as what, latencies are kept */
+    bool sampled;               /* those of this request are */
+
+    struct {                    /* used by early.c */
+        bool on;                /* may be answered before all have answered */
+        bool left;              /* has been, and its coroutine is gone */
+        bool hedge_due;         /* a child is late */
+        QuorumEarlyFn *judge;
+        QuorumEarly verdict;    /* after the latest answer */
+        QuorumAnswer *winner;   /* what stragglers are compared with, or NULL */
+        QuorumFindings found;   /* by stragglers */
+    } early;
 
     bool quiet;                 /* children that can't read are not told of */
     int coroutines;             /* taken from the budget */
@@ -182,6 +215,7 @@ static inline void coroutine_fn quorum_request_admit(QuorumRequest *req)
  *
  * A request with a vector of the caller's lets the first child read into that
  * vector; one without gets one buffer more, for the result, as the first one.
+ * An early one has a buffer for each child, and none for the result.
  * Returns false if there is no memory.
  */
 bool coroutine_fn GRAPH_RDLOCK quorum_request_alloc(QuorumRequest *req);
@@ -258,6 +292,13 @@ static inline QEMUIOVector *quorum_answer_qiov(QuorumAnswer *a)
     return a->buf ? &a->qiov : a->req->qiov;
 }
 
+/* Ask the child of @a in this coroutine; for early.c. */
+void coroutine_fn GRAPH_RDLOCK quorum_ask_child(QuorumAnswer *a);
+
+/* From now on, @req is seen to be in flight, or is not any more. */
+void quorum_in_flight_add(QuorumRequest *req);
+void quorum_in_flight_remove(QuorumRequest *req);
+
 /*
  * Whatever else is asked of the child of @a on behalf of the request goes
  * between these two, so that it is seen to be in flight.
@@ -305,6 +346,9 @@ static inline bool quorum_answer_is_good(const QuorumAnswer *a)
 /* How many children take part, and how many of them have answered well. */
 int quorum_count_asked(const QuorumRequest *req);
 int quorum_count_good(const QuorumRequest *req);
+
+/* How many children have answered that they can't read. */
+int quorum_count_failed_reads(const QuorumRequest *req);
 
 /* The most common error among the children, or -EIO if none has failed. */
 int quorum_request_errno(const QuorumRequest *req);
@@ -401,14 +445,6 @@ static inline bool GRAPH_RDLOCK quorum_child_reaches(BdrvChild *child,
 bool quorum_is_cut_off(BDRVQuorumState *s, int64_t end);
 
 /* --- what a read finds out --- */
-
-/* Zeroed at first.  The arrays are freed by quorum_findings_clear(). */
-typedef struct QuorumFindings {
-    bool in_order;              /* tell of errors as pattern fifo does */
-    bool *reported;             /* [slot]: the read has reported it, or NULL */
-    bool *to_repair;            /* [slot]: it should be repaired, or NULL */
-    const char *why;            /* to_repair: for traces */
-} QuorumFindings;
 
 void quorum_findings_clear(QuorumFindings *found);
 

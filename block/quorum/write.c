@@ -289,6 +289,7 @@ int coroutine_fn quorum_co_pwritev(BlockDriverState *bs, int64_t offset,
         return 0;
     }
     req = quorum_request_new(bs, offset, bytes, qiov, flags);
+    req->measured = QUORUM_LATENCY_WRITE;
     quorum_write_begin(req, &range);
     quorum_ask_all(req, quorum_ask_write);
     return quorum_write_end(req, &range);
