@@ -416,7 +416,7 @@ void coroutine_fn quorum_request_leave(QuorumRequest *req, QuorumAnswer *winner)
     assert(req->pending);
     quorum_reached(QUORUM_BRANCH_ANSWERED_EARLY);
     req->early.winner = winner;
-    req->enough = quorum_enough_already;
+    req->enough = winner ? quorum_enough_already : NULL;
     req->qiov = NULL;
     for (int i = 0; i < req->n; i++) {
         QuorumSlot *slot = &req->s->slots[i];

@@ -84,7 +84,7 @@ void quorum_late_wake(BDRVQuorumState *s)
                                 quorum_late_period_ns(s));
 }
 
-/* Arm the timer unless it is.  See quorum_request_sent() for the other place. */
+/* Arm the timer unless it is; quorum_request_sent() does that, too. */
 static void quorum_late_arm(BDRVQuorumState *s)
 {
     bool wake;
@@ -117,6 +117,7 @@ static int coroutine_fn GRAPH_RDLOCK quorum_probe_once(BlockDriverState *bs,
 {
     QuorumRequest *req = quorum_request_new(bs, 0, QUORUM_PROBE_BYTES, NULL, 0);
     QuorumAnswer *a = &req->answers[i];
+    int64_t start = get_clock();
     void *buf = NULL;
     int ret = -ENOMEDIUM;
 
@@ -131,7 +132,7 @@ static int coroutine_fn GRAPH_RDLOCK quorum_probe_once(BlockDriverState *bs,
         ret = a->ret;
     }
     if (ret >= 0) {
-        stat64_set(&req->s->slots[i].answered_ns, get_clock());
+        stat64_set(&req->s->slots[i].answered_ns, start);
     }
     quorum_request_free(req);
     qemu_vfree(buf);
@@ -261,6 +262,18 @@ bool quorum_enough_already(QuorumRequest *req)
 
 /* --- dropping --- */
 
+/* Whether enough others are left that are asked. */
+static bool GRAPH_RDLOCK quorum_late_can_spare(BDRVQuorumState *s, int i)
+{
+    int others = 0;
+
+    for (int j = 0; j < s->num_slots; j++) {
+        others += j != i && quorum_is_member(s, j) &&
+                  !quorum_sync_is_lagging(s->sync, j);
+    }
+    return others >= s->opts.threshold;
+}
+
 /* The child in slot @i has not answered, and @others have. */
 static void GRAPH_RDLOCK quorum_late_drop(BlockDriverState *bs, int i,
                                           int others)
@@ -271,7 +284,8 @@ static void GRAPH_RDLOCK quorum_late_drop(BlockDriverState *bs, int i,
     int64_t now = get_clock();
     g_autofree char *why = NULL;
 
-    if (!slot->child || quorum_sync_is_lagging(s->sync, i)) {
+    if (!slot->child || quorum_sync_is_lagging(s->sync, i) ||
+        !quorum_late_can_spare(s, i)) {
         return;
     }
     if (!bdrv_can_abandon(slot->child)) {
@@ -289,6 +303,7 @@ static void GRAPH_RDLOCK quorum_late_drop(BlockDriverState *bs, int i,
                     now - l->dropped_ns[2] < QUORUM_FLAPPING_NS ?
                     QUORUM_BACKOFF_MAX_NS : QUORUM_BACKOFF_MIN_NS;
     l->cut = true;
+    l->late_until_ns = 0;
     why = g_strdup_printf("did not answer for %d ms after %d others had",
                           s->opts.child_timeout_ms, others);
     /*
@@ -483,8 +498,9 @@ static void GRAPH_RDLOCK quorum_late_writes(BlockDriverState *bs, int i,
     case BDRV_LATE_UNKNOWN:
         break;
     }
-    if (!quorum_answers_since(s, i)) {
+    if (!quorum_answers_since(s, i) || l->late_marks != marks) {
         l->late_until_ns = 0;
+        l->late_marks = marks;
         if (!l->probing && now - l->probed_ns >= quorum_late_period_ns(s)) {
             quorum_probe(bs, i, false);
         }
@@ -497,6 +513,14 @@ static void GRAPH_RDLOCK quorum_late_writes(BlockDriverState *bs, int i,
     }
 }
 
+/* Whether the late writes of the child in slot @i are worth waiting for. */
+static bool quorum_late_may_end(BDRVQuorumState *s, int i)
+{
+    return quorum_answers_since(s, i) ||
+           get_clock() - (int64_t)stat64_get(&s->slots[i].late_ns) <
+           QUORUM_LATE_CHANCE_NS;
+}
+
 /*
  * Whether a write of the range would not be stored by enough children, but
  * would be if the late writes of some that are there, or may be, had ended.
@@ -504,30 +528,41 @@ static void GRAPH_RDLOCK quorum_late_writes(BlockDriverState *bs, int i,
 static bool GRAPH_RDLOCK quorum_late_blocks(BDRVQuorumState *s, int64_t offset,
                                             int64_t bytes)
 {
-    int64_t now = get_clock();
-    int ready = 0, soon = 0;
+    g_autofree bool *now = g_new0(bool, s->num_slots);
+    g_autofree bool *soon = g_new0(bool, s->num_slots);
+    g_autofree bool *none = g_new0(bool, s->num_slots);
+    QuorumWrite w = {
+        .offset = offset,
+        .bytes = bytes,
+        .missed = none,
+        .flush_generation = UINT64_MAX,
+    };
+    bool any = false;
 
     for (int i = 0; i < s->num_slots; i++) {
         if (!quorum_is_member(s, i) || quorum_sync_is_lagging(s->sync, i)) {
-            continue;
-        }
-        if (!quorum_sync_is_late(s->sync, i, offset, bytes)) {
-            ready++;
-        } else if (quorum_answers_since(s, i) ||
-                   now - (int64_t)stat64_get(&s->slots[i].late_ns) <
-                   QUORUM_LATE_CHANCE_NS) {
-            soon++;
+            now[i] = soon[i] = true;
+        } else if (quorum_sync_is_late(s->sync, i, offset, bytes)) {
+            now[i] = true;
+            soon[i] = !quorum_late_may_end(s, i);
+            any = true;
         }
     }
-    return ready < s->opts.threshold && ready + soon >= s->opts.threshold;
+    return any && !quorum_sync_would_hold(s->sync, &w, now,
+                                          s->opts.threshold) &&
+           quorum_sync_would_hold_later(s->sync, &w, soon, s->opts.threshold);
 }
 
 void coroutine_fn quorum_late_wait(QuorumRequest *req, int64_t offset,
                                    int64_t bytes)
 {
     bool waits = false;
+    bool any = false;
 
-    while (quorum_late_blocks(req->s, offset, bytes)) {
+    for (int i = 0; i < req->n; i++) {
+        any |= quorum_sync_is_late(req->s->sync, i, offset, bytes);
+    }
+    while (any && quorum_late_blocks(req->s, offset, bytes)) {
         if (!waits) {
             quorum_reached(QUORUM_BRANCH_LATE_WAIT);
             trace_quorum_late_wait(req->bs->node_name, offset, bytes);
@@ -539,7 +574,25 @@ void coroutine_fn quorum_late_wait(QuorumRequest *req, int64_t offset,
 
 /* --- the timer --- */
 
-/* Look after the child in slot @i, which was dropped. */
+/* Whether all requests have ended that were sent before @ns. */
+static bool quorum_late_settled(BDRVQuorumState *s, int64_t ns)
+{
+    QuorumRequest *req;
+    bool settled = true;
+
+    qemu_spin_lock(&s->in_flight_lock);
+    QLIST_FOREACH(req, &s->in_flight, next) {
+        settled &= req->asked_ns > ns;
+    }
+    qemu_spin_unlock(&s->in_flight_lock);
+    return settled;
+}
+
+/*
+ * Look after the child in slot @i, which was dropped.  It comes back when what
+ * it was dropped for has been settled, and what it may still do is known to
+ * have an end.
+ */
 static void GRAPH_RDLOCK quorum_late_lagging(BlockDriverState *bs, int i)
 {
     BDRVQuorumState *s = bs->opaque;
@@ -554,6 +607,7 @@ static void GRAPH_RDLOCK quorum_late_lagging(BlockDriverState *bs, int i)
             bdrv_abandon(s->slots[i].child);
         }
     } else if (!drained && now - l->probed_ns >= l->backoff_ns &&
+               quorum_late_settled(s, l->dropped_ns[0]) &&
                bdrv_late(s->slots[i].child) != BDRV_LATE_PENDING) {
         quorum_probe(bs, i, true);
     }

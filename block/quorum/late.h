@@ -6,7 +6,7 @@
  * Copyright (c) 2026 The quorum project authors
  *
  * A child that does not answer (its server is stopped, without power, behind a
- * cable that was pulled) would keep the requests of the node waiting for ever,
+ * cable that was pulled) would keep the requests of the node waiting without end,
  * and with them all that waits for requests: drains, changes of the graph, the
  * monitor (promise 9).  So once a request has been seen to be done by enough
  * other children, those that have not answered child-timeout later are
@@ -22,8 +22,8 @@
  * the list can't end meanwhile.  Children are dropped in the main thread: it
  * alone changes the graph, so there it is as it is.
  *
- * All of this works while the main thread waits in AIO_WAIT_WHILE(), for a drain
- * or to change the graph: that runs timers and bottom halves of the main thread.
+ * All of this works while the main thread waits for a drain, or to change the
+ * graph: AIO_WAIT_WHILE runs its timers and bottom halves.
  *
  * L1 Enough.  A child is dropped only if the others have done a request or
  *    could do it; see QuorumRequest.enough.  Where that can't be told from the
@@ -32,7 +32,7 @@
  * L2 Silence of the dropped.  It counts as one that has missed all that it was
  *    not asked.
  * L3 No time travel.  A write that has failed may still be done by the server:
- *    its range is *late* on the child (see quorum_sync_mark_late()) until it has
+ *    its range is *late* on the child (quorum_sync_mark_late()) until it has
  *    surely ended, or where no one can tell, for QUORUM_LATE_QUARANTINE_NS from
  *    the first answer of the child on.  That is so for each write that fails,
  *    by whatever cause, while bdrv_late() of the child says that it may come.

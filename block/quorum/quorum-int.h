@@ -96,6 +96,7 @@ typedef struct QuorumLateness {
 
     /* Its writes that may still come count as ended then; 0: not known yet. */
     int64_t late_until_ns;
+    uint64_t late_marks;        /* how many there were when that was set */
 } QuorumLateness;
 
 /* Slot N, the child children.N.  Which data it stores: QuorumSync. */
@@ -145,7 +146,8 @@ typedef struct QuorumSlot {
     QuorumLateness late;
 
     /*
-     * Atomic: when the child last answered a probe of late.c, and when a write
+     * Atomic: when the last probe began that the child has answered (late.c),
+     * and when a write
      * of it was last found to be late, by get_clock().
      */
     Stat64 answered_ns;

@@ -34,6 +34,7 @@ typedef struct QuorumLockedRead {
 
     /* [slot * units + unit] */
     unsigned long *stale;       /* the child has no vote there */
+    unsigned long *late;        /* a write to it may still come there */
     unsigned long *wrong;       /* the child has other data than the winner */
     unsigned long *missing;     /* the child has no answer */
     unsigned long *to_repair;   /* to be overwritten, and not yet done */

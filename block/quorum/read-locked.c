@@ -56,6 +56,19 @@ static uint8_t *quorum_at(const QuorumLockedRead *lr, uint8_t *buf, int64_t pos)
 
 /* --- voting --- */
 
+/* Find the units in which a write to the child in slot @i may still come. */
+static void quorum_find_late(QuorumLockedRead *lr, int i)
+{
+    for (int u = 0; u < lr->units; u++) {
+        QuorumRange unit = quorum_unit(lr, u);
+
+        if (quorum_sync_is_late(lr->req->s->sync, i, unit.start,
+                                unit.end - unit.start)) {
+            set_bit(quorum_bit(lr, i, u), lr->late);
+        }
+    }
+}
+
 /*
  * Choose which children take part in the vote, unit by unit; a child that is
  * stale throughout is not even asked.  The range is held, so no child ceases to
@@ -80,6 +93,9 @@ static void GRAPH_RDLOCK quorum_choose_voters(QuorumLockedRead *lr)
         if (staleness[i] == QUORUM_STALE_THROUGHOUT &&
             quorum_answer_is_member(a)) {
             quorum_answer_leave_out(a, QUORUM_PART_STALE);
+        }
+        if (quorum_sync_late_marks(req->s->sync, i)) {
+            quorum_find_late(lr, i);
         }
     }
 }
@@ -149,6 +165,11 @@ static void quorum_judge_unit(QuorumLockedRead *lr, int u, int winner,
 {
     QuorumRequest *req = lr->req;
 
+    /* What a late write may change at any moment supports no repair. */
+    for (int i = 0; i < req->n; i++) {
+        members -= lr->version[i] == winner &&
+                   test_bit(quorum_bit(lr, i, u), lr->late);
+    }
     for (int i = 0; i < req->n; i++) {
         if (!quorum_answer_is_member(&req->answers[i]) ||
             lr->version[i] == winner) {
@@ -374,6 +395,7 @@ bool coroutine_fn quorum_locked_read_alloc(QuorumLockedRead *lr,
         .base = base,
         .units = units,
         .stale = bitmap_new((long)req->n * units),
+        .late = bitmap_new((long)req->n * units),
         .wrong = bitmap_new((long)req->n * units),
         .to_repair = bitmap_new((long)req->n * units),
         .missing = bitmap_new((long)req->n * units),
@@ -394,6 +416,7 @@ bool coroutine_fn quorum_locked_read_alloc(QuorumLockedRead *lr,
 void quorum_locked_read_free(QuorumLockedRead *lr)
 {
     g_free(lr->stale);
+    g_free(lr->late);
     g_free(lr->wrong);
     g_free(lr->to_repair);
     g_free(lr->missing);
@@ -559,6 +582,7 @@ quorum_repair_slot_range(QuorumLockedRead *lr, int i, QuorumRange range,
 
     /* The permission may go while we wait for a write. */
     if (!quorum_may_repair(req->bs, i) ||
+        quorum_sync_is_late(req->s->sync, i, range.start, size) ||
         !quorum_child_reaches(slot->child, range.end)) {
         return -EPERM;
     }

@@ -99,6 +99,10 @@ static bool quorum_read_is_enough(QuorumRequest *req)
     if (quorum_tally_wins(req, &t, false)) {
         return true;
     }
+    if (!t.alike) {
+        /* A write may be under way: then the locked read will decide. */
+        return quorum_others_answer(req);
+    }
     for (int i = 0; i < req->n; i++) {
         if (req->answers[i].part == QUORUM_PART_DEFERRED) {
             return quorum_others_answer(req);
@@ -275,6 +279,38 @@ static void coroutine_fn GRAPH_RDLOCK quorum_ask_deferred(QuorumRequest *req)
     quorum_ask_all(req, quorum_ask_read);
 }
 
+static bool quorum_defers(const QuorumRequest *req)
+{
+    return req->s->opts.read_pattern == QUORUM_READ_PATTERN_THRESHOLD;
+}
+
+/* Choose which children are asked first, or, with early-reads, not at all. */
+static void GRAPH_RDLOCK quorum_choose_asked(QuorumRequest *req)
+{
+    if (req->early.on) {
+        int needed = quorum_count_needed(req);
+
+        quorum_early_choose(req, quorum_defers(req) ? needed : INT_MAX, needed);
+    } else if (quorum_defers(req)) {
+        quorum_defer_children(req);
+    }
+}
+
+/* Ask them, and the others if that is not enough. */
+static void coroutine_fn GRAPH_RDLOCK quorum_ask_voters(QuorumRequest *req)
+{
+    req->enough = quorum_read_is_enough;
+    if (req->early.on) {
+        quorum_ask_early(req, quorum_judge_vote, quorum_defers(req));
+    } else {
+        quorum_ask_all(req, quorum_ask_read);
+    }
+    if ((req->early.on || quorum_defers(req)) && !req->pending &&
+        quorum_count_good(req) < quorum_count_asked(req)) {
+        quorum_ask_deferred(req);
+    }
+}
+
 /* Ask all children, or first enough of them, and believe those that agree. */
 static int coroutine_fn GRAPH_RDLOCK
 quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
@@ -282,7 +318,6 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
                  QuorumFindings *found)
 {
     QuorumRequest *req = quorum_request_new(bs, offset, bytes, qiov, flags);
-    bool defer = req->s->opts.read_pattern == QUORUM_READ_PATTERN_THRESHOLD;
     QuorumTally t;
 
     req->measured = QUORUM_LATENCY_READ;
@@ -293,12 +328,7 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
         return quorum_locked_read(bs, offset, bytes, 0, qiov, flags, found,
                                   "stale child");
     }
-    if (req->early.on) {
-        quorum_early_choose(req, defer ? quorum_count_needed(req) : INT_MAX,
-                            quorum_count_needed(req));
-    } else if (defer) {
-        quorum_defer_children(req);
-    }
+    quorum_choose_asked(req);
     /*
      * The first child reads into the caller's vector.  Should that overlap
      * itself or be scribbled on by the guest, the answers differ and the locked
@@ -311,17 +341,7 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
         quorum_request_free(req);
         return -ENOMEM;
     }
-    req->enough = quorum_read_is_enough;
-    if (req->early.on) {
-        quorum_ask_early(req, quorum_judge_vote, defer);
-    } else {
-        quorum_ask_all(req, quorum_ask_read);
-    }
-
-    if (!req->pending && quorum_count_good(req) < quorum_count_asked(req) &&
-        (defer || req->early.on)) {
-        quorum_ask_deferred(req);
-    }
+    quorum_ask_voters(req);
 
     if (quorum_sync_is_degraded(req->s->sync)) {
         quorum_leave_out_stale_again(req);

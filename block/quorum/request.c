@@ -155,6 +155,7 @@ void quorum_answer_leave_out(QuorumAnswer *a, QuorumPart part)
         [QUORUM_PART_STALE] = "stale",
         [QUORUM_PART_IN_REPAIR] = "being repaired",
         [QUORUM_PART_LAGGING] = "lagging",
+        [QUORUM_PART_LATE] = "late write",
         [QUORUM_PART_EXCLUDED] = "excluded",
     };
 
@@ -173,8 +174,23 @@ void quorum_request_leave_out_unasked(QuorumRequest *req)
 
         if (a->child && quorum_sync_is_excluded(req->s->sync, i)) {
             quorum_answer_leave_out(a, QUORUM_PART_EXCLUDED);
-        } else if (a->child && quorum_sync_is_lagging(req->s->sync, i)) {
+        } else if (a->child && !a->done &&
+                   quorum_sync_is_lagging(req->s->sync, i)) {
+            /* What a child has answered before that is good. */
             quorum_answer_leave_out(a, QUORUM_PART_LAGGING);
+        }
+    }
+}
+
+void quorum_request_leave_out_late(QuorumRequest *req, int64_t offset,
+                                   int64_t bytes)
+{
+    for (int i = 0; i < req->n; i++) {
+        QuorumAnswer *a = &req->answers[i];
+
+        if (quorum_answer_counts(a) &&
+            quorum_sync_is_late(req->s->sync, i, offset, bytes)) {
+            quorum_answer_leave_out(a, QUORUM_PART_LATE);
         }
     }
 }

@@ -13,7 +13,7 @@
  *   quorum_request_admit()       may wait for the node's budget of coroutines
  *   quorum_request_alloc()       all buffers at once; may wait for memory
  *   quorum_ask_all()             all children that are asked, in parallel
- *   quorum_unanimous()           all answers are alike, and enough: done
+ *   quorum_tally_wins()          all answers are alike, and enough: done
  *   ---------------------------  otherwise, with no buffer held:
  *   quorum_locked_read()         takes buffers, then the range: no write beside
  *   quorum_locked_read_vote()    asks again, then votes unit by unit
@@ -63,7 +63,8 @@ typedef int64_t coroutine_fn QuorumAskFn(QuorumRequest *req, QuorumAnswer *a);
 typedef bool QuorumEnoughFn(QuorumRequest *req);
 
 /*
- * What a read finds out.  Zeroed at first.  The arrays are freed by quorum_findings_clear().
+ * What a read finds out.  Zeroed at first.  The arrays are freed by
+ * quorum_findings_clear().
  */
 typedef struct QuorumFindings {
     bool in_order;              /* tell of errors as pattern fifo does */
@@ -88,6 +89,7 @@ typedef enum QuorumPart {
     QUORUM_PART_STALE,          /* none: it lacks data there */
     QUORUM_PART_IN_REPAIR,      /* none: it is being repaired */
     QUORUM_PART_LAGGING,        /* none: it does not answer */
+    QUORUM_PART_LATE,           /* none: an older write may still come */
     QUORUM_PART_EXCLUDED,       /* none: it has another length */
     QUORUM_PART_VACANT,         /* there is no child */
 } QuorumPart;
@@ -254,7 +256,15 @@ void quorum_answer_leave_out(QuorumAnswer *a, QuorumPart part);
 void GRAPH_RDLOCK quorum_request_leave_out_unasked(QuorumRequest *req);
 
 /*
- * The same, and leave out the children that are stale in the range (promise 3).
+ * A write of the range is about to be sent: leave out the children to which an
+ * older one may still come there, and undo it.
+ */
+void GRAPH_RDLOCK quorum_request_leave_out_late(QuorumRequest *req,
+                                                int64_t offset, int64_t bytes);
+
+/*
+ * quorum_request_leave_out_unasked(), and leave out the children that are stale
+ * in the range (promise 3).
  * One that is stale in a part of it only is QuorumAnswer.absent: the locked
  * read can tell the parts from each other.
  */

@@ -471,8 +471,7 @@ static bool quorum_sync_stores_write_locked(const QuorumSync *sync,
     int64_t start = w->offset;
     int64_t end = w->offset + w->bytes;
 
-    if (!quorum_sync_is_member(sync, i) || w->missed[i] ||
-        quorum_sync_is_late_locked(sync, i, start, end - start)) {
+    if (!quorum_sync_is_member(sync, i) || w->missed[i]) {
         return false;
     }
     if (!sync->children[i].stale) {
@@ -499,8 +498,7 @@ static void quorum_sync_acknowledge_locked(QuorumSync *sync,
         if (!sync->children[i].present) {
             continue;
         }
-        if (w->missed[i] || !quorum_sync_is_member(sync, i) ||
-            quorum_sync_is_late_locked(sync, i, w->offset, w->bytes)) {
+        if (w->missed[i] || !quorum_sync_is_member(sync, i)) {
             if (!quorum_sync_is_stale_locked(sync, i, w->offset, w->bytes)) {
                 quorum_reached(QUORUM_BRANCH_WRITE_MADE_STALE);
             }
@@ -566,13 +564,22 @@ static bool quorum_sync_is_held_locked(const QuorumSync *sync,
             quorum_sync_survives_failed_fua_locked(sync, w, threshold));
 }
 
-bool quorum_sync_would_hold(QuorumSync *sync, const QuorumWrite *w,
-                            bool *missed, int threshold)
+/* Add to @missed[slot] the children that may undo @w by an older write. */
+static void quorum_sync_add_late_locked(const QuorumSync *sync,
+                                        const QuorumWrite *w, bool *missed)
+{
+    for (int i = 0; i < sync->num_children; i++) {
+        missed[i] |= quorum_sync_is_late_locked(sync, i, w->offset, w->bytes);
+    }
+}
+
+static bool quorum_sync_would_hold_locked(const QuorumSync *sync,
+                                          const QuorumWrite *w, bool *missed,
+                                          int threshold)
 {
     QuorumWrite copy = *w;
     bool any_missed;
 
-    QUORUM_SYNC_GUARD(sync);
     copy.missed = missed;
     for (int i = 0; i < sync->num_children; i++) {
         missed[i] |= w->missed[i] ||
@@ -582,6 +589,21 @@ bool quorum_sync_would_hold(QuorumSync *sync, const QuorumWrite *w,
     quorum_sync_count_done(sync, missed, &any_missed);
     quorum_sync_add_gap_locked(sync, &copy);
     return quorum_sync_is_held_locked(sync, &copy, any_missed, threshold);
+}
+
+bool quorum_sync_would_hold(QuorumSync *sync, const QuorumWrite *w,
+                            bool *missed, int threshold)
+{
+    QUORUM_SYNC_GUARD(sync);
+    quorum_sync_add_late_locked(sync, w, missed);
+    return quorum_sync_would_hold_locked(sync, w, missed, threshold);
+}
+
+bool quorum_sync_would_hold_later(QuorumSync *sync, const QuorumWrite *w,
+                                  bool *missed, int threshold)
+{
+    QUORUM_SYNC_GUARD(sync);
+    return quorum_sync_would_hold_locked(sync, w, missed, threshold);
 }
 
 bool quorum_sync_write_settle(QuorumSync *sync, QuorumWrite *w, int threshold)
@@ -617,6 +639,7 @@ bool quorum_sync_write_settle(QuorumSync *sync, QuorumWrite *w, int threshold)
 
     QUORUM_SYNC_GUARD(sync);
     quorum_sync_catch_up_locked(sync, w);
+    quorum_sync_add_late_locked(sync, w, w->missed);
     quorum_sync_count_done(sync, w->missed, &any_missed);
     gap = quorum_sync_add_gap_locked(sync, w);
     acknowledged = quorum_sync_is_held_locked(sync, w, any_missed, threshold);

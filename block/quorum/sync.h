@@ -323,6 +323,10 @@ bool quorum_sync_write_settle(QuorumSync *sync, QuorumWrite *w, int threshold);
 bool quorum_sync_would_hold(QuorumSync *sync, const QuorumWrite *w,
                             bool *missed, int threshold);
 
+/* The same, if writes that may still come have ended by then. */
+bool quorum_sync_would_hold_later(QuorumSync *sync, const QuorumWrite *w,
+                                  bool *missed, int threshold);
+
 /*
  * @w has ended without being settled as a whole.  If a flush has begun since @w
  * did, the range counts as unflushed again; if a flush has failed on a child

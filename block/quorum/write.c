@@ -60,6 +60,7 @@ void coroutine_fn quorum_write_lock(QuorumRequest *req, RangeLockRequest *range,
     }
     if (quorum_sync_is_degraded(req->s->sync)) {
         quorum_request_leave_out_unasked(req);
+        quorum_request_leave_out_late(req, offset, bytes);
     }
     quorum_sync_write_begin(req->s->sync, &req->write, offset, bytes, fua,
                             req->missed);
