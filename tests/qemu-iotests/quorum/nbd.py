@@ -4,7 +4,7 @@
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import IntEnum
 from errno import EINVAL, EIO
 import os
@@ -92,12 +92,13 @@ class NBD:
 class NBDInstance:
     """
     A connection of a client that asks for qemu:fence, and does not wait for
-    answers unless it is told to
+    answers unless it is told to; then for at most 10 seconds
     """
     def __init__(self, address: str, instance: str, export: str = 'q') -> None:
         structured, set_contexts, go = 8, 10, 7
         self.contexts: List[str] = []
         self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(10)
         self.sock.connect(address)
         receive(self.sock, 18)
         self.sock.sendall(struct.pack('>I', 3))
@@ -152,7 +153,7 @@ class NBDInstance:
         """Wait for the server's end of the connection."""
         try:
             return not self.sock.recv(1)
-        except OSError:
+        except ConnectionError:
             return True
 
     def close(self) -> None:
@@ -325,7 +326,9 @@ class HeldNBD:
             # A client that gets its answer may look at self.held at once.
             held, self.held = self.held, []
             for request in held:
-                self._answer(request)
+                # It is done, be it that who has asked for it is gone.
+                with suppress(OSError):
+                    self._answer(request)
 
     @contextmanager
     def holding(self, hold: Callable[[Request], bool]) -> Iterator[None]:
