@@ -367,7 +367,7 @@ static void test_negotiation(void)
     waitpid(hung, NULL, 0);
 }
 
-/* A connection is lost without anybody having given up on it. */
+/* A connection is lost before its requests were abandoned. */
 static void test_lost(void)
 {
     Request r[2];
