@@ -417,6 +417,57 @@ static void test_through(const void *opaque)
     }
 }
 
+/* What waits to be let through ends, too, and is limited again afterwards. */
+static void test_throttled(void)
+{
+    const int64_t begin = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+    BlockDriverState *bs;
+    QDict *options = qdict_new();
+    Object *group;
+    Hung h[3];
+
+    /* One request at once, and the next one after some minutes */
+    group = object_new_with_props(TYPE_THROTTLE_GROUP,
+                                  object_get_objects_root(), "slow",
+                                  &error_abort, "x-bps-total", "1", NULL);
+    qdict_put_str(options, "driver", "raw");
+    qdict_put_str(options, "file.driver", "throttle");
+    qdict_put_str(options, "file.throttle-group", "slow");
+    qdict_put_str(options, "file.file.driver", "blkdebug");
+    qdict_put_str(options, "file.file.image.driver", "null-co");
+    qdict_put_int(options, "file.file.image.size", SIZE);
+    bs = bdrv_open(NULL, NULL, options, BDRV_O_RDWR, &error_abort);
+    for (int i = 0; i < ARRAY_SIZE(h); i++) {
+        hung_init(&h[i], bs, NULL, qemu_get_aio_context());
+        write_begin(&h[i]);
+    }
+    g_assert_cmpint(write_end(&h[0]), ==, 0);
+    abandon_soon(&h[0]);
+    for (int i = 1; i < ARRAY_SIZE(h); i++) {
+        g_assert_cmpint(write_end(&h[i]), ==, -ETIMEDOUT);
+    }
+    abandon(&h[0]);
+    unabandon(&h[0]);
+    timer_free(h[0].timer);
+    g_assert_cmpint(qemu_clock_get_ms(QEMU_CLOCK_REALTIME), <, begin + 30000);
+
+    /* A drain lets go of what is limited */
+    write_begin(&h[0]);
+    for (int i = 0; i < 20; i++) {
+        g_usleep(1000);
+        aio_poll(qemu_get_aio_context(), false);
+    }
+    g_assert_false(qatomic_load_acquire(&h[0].done));
+    bdrv_drain_all();
+    g_assert_cmpint(write_end(&h[0]), ==, 0);
+
+    for (int i = 0; i < ARRAY_SIZE(h); i++) {
+        hung_free(&h[i]);
+    }
+    bdrv_unref(bs);
+    object_unparent(group);
+}
+
 /* What waits in a leaf that can't abandon requests keeps waiting. */
 static void test_cannot(void)
 {
@@ -452,6 +503,7 @@ int main(int argc, char **argv)
     g_test_add_func("/abandon/cannot", test_cannot);
     g_test_add_func("/abandon/waiting", test_drain);
     g_test_add_func("/abandon/delay", test_delay);
+    g_test_add_func("/abandon/throttled", test_throttled);
     for (int i = 0; i < ARRAY_SIZE(drivers); i++) {
         g_autofree char *path = g_strdup_printf("/abandon/through/%s",
                                                 drivers[i]);
