@@ -4,10 +4,11 @@
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import IntEnum
 from errno import EINVAL, EIO
 import os
+import select
 import socket
 import struct
 import threading
@@ -86,6 +87,164 @@ class NBD:
 
     def close(self) -> None:
         self.sock.close()
+
+
+class NBDInstance:
+    """
+    A connection of a client that asks for qemu:fence, and does not wait for
+    answers unless it is told to; then for at most 10 seconds
+    """
+    def __init__(self, address: str, instance: str, export: str = 'q') -> None:
+        structured, set_contexts, go = 8, 10, 7
+        self.contexts: List[str] = []
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(10)
+        self.sock.connect(address)
+        receive(self.sock, 18)
+        self.sock.sendall(struct.pack('>I', 3))
+        self._option(structured)
+        assert self._reply()[0] == 1
+        name = struct.pack('>I', len(export)) + export.encode()
+        query = f'qemu:fence:{instance}'.encode()
+        self._option(set_contexts, name + struct.pack('>II', 1, len(query)) +
+                     query)
+        while True:
+            kind, data = self._reply()
+            if kind == 1:
+                break
+            assert kind == 4, hex(kind)
+            self.contexts.append(data[4:].decode())
+        self._option(go, name + struct.pack('>H', 0))
+
+    def _option(self, option: int, data: bytes = b'') -> None:
+        self.sock.sendall(struct.pack('>8sII', b'IHAVEOPT', option,
+                                      len(data)) + data)
+
+    def _reply(self) -> Tuple[int, bytes]:
+        kind, length = struct.unpack('>12xII', receive(self.sock, 20))
+        return kind, receive(self.sock, length)
+
+    def heard(self, timeout: float = 0.2) -> bool:
+        """Whether anything has come from the server, or its end"""
+        return bool(select.select([self.sock], [], [], timeout)[0])
+
+    def connected(self) -> bool:
+        """Wait for the answer to NBD_OPT_GO; tell whether it is a good one."""
+        kind = 3
+        while kind == 3:
+            kind, _ = self._reply()
+        return kind == 1
+
+    def send(self, kind: int, offset: int = 0, data: bytes = b'') -> None:
+        self.sock.sendall(struct.pack('>IHHQQI', 0x25609513, 0, kind, 0,
+                                      offset, len(data)) + data)
+
+    def result(self) -> int:
+        """Wait for the answer to a request that gets no data."""
+        magic, = struct.unpack('>I', receive(self.sock, 4))
+        if magic == 0x67446698:
+            error, _ = struct.unpack('>IQ', receive(self.sock, 12))
+            return error
+        kind, length = struct.unpack('>2xH8xI', receive(self.sock, 16))
+        data = receive(self.sock, length)
+        return struct.unpack('>I', data[:4])[0] if kind & 0x8000 else 0
+
+    def ended(self) -> bool:
+        """Wait for the server's end of the connection."""
+        try:
+            return not self.sock.recv(1)
+        except ConnectionError:
+            return True
+
+    def close(self) -> None:
+        self.sock.close()
+
+
+class HoldingProxy:
+    """
+    Forwards connections to @path to a server.
+
+    hold() keeps what either side sends from then on, as a network does that
+    has lost its way: nobody notices.  cut() ends the connections for those
+    that have made them, and not for the server.  deliver() lets everything
+    that is held arrive, be it late.
+    """
+    def __init__(self, path: str, server: str) -> None:
+        self._path = path
+        self._server = server
+        self._changed = threading.Condition()
+        self._holding = False
+        self._clients: List[socket.socket] = []
+        self._sockets: List[socket.socket] = []
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(path)
+        self._listener.listen()
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def hold(self) -> None:
+        with self._changed:
+            self._holding = True
+
+    def cut(self) -> None:
+        with self._changed:
+            clients, self._clients = self._clients, []
+        for client in clients:
+            self._shutdown(client)
+
+    def deliver(self) -> None:
+        with self._changed:
+            self._holding = False
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        self._shutdown(self._listener)
+        self._threads[0].join()
+        self.deliver()
+        for sock in self._sockets:
+            self._shutdown(sock)
+        for thread in self._threads[1:]:
+            thread.join()
+        for sock in [self._listener, *self._sockets]:
+            sock.close()
+        os.remove(self._path)
+
+    @staticmethod
+    def _shutdown(sock: socket.socket, how: int = socket.SHUT_RDWR) -> None:
+        try:
+            sock.shutdown(how)
+        except OSError:
+            pass
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client = self._listener.accept()[0]
+            except OSError:
+                return
+            server = socket.socket(socket.AF_UNIX)
+            server.connect(self._server)
+            with self._changed:
+                self._clients.append(client)
+            self._sockets += [client, server]
+            for pair in (client, server), (server, client):
+                thread = threading.Thread(target=self._forward, args=pair)
+                self._threads.append(thread)
+                thread.start()
+
+    def _forward(self, source: socket.socket, target: socket.socket) -> None:
+        """What comes while all is held waits in the sockets' buffers."""
+        try:
+            while True:
+                data = source.recv(65536)
+                with self._changed:
+                    self._changed.wait_for(lambda: not self._holding)
+                if not data:
+                    break
+                target.sendall(data)
+        except OSError:
+            pass
+        self._shutdown(target, socket.SHUT_WR)
 
 
 class Request(NamedTuple):
@@ -167,7 +326,9 @@ class HeldNBD:
             # A client that gets its answer may look at self.held at once.
             held, self.held = self.held, []
             for request in held:
-                self._answer(request)
+                # It is done, be it that who has asked for it is gone.
+                with suppress(OSError):
+                    self._answer(request)
 
     @contextmanager
     def holding(self, hold: Callable[[Request], bool]) -> Iterator[None]:
