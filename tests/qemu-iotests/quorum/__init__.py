@@ -4,5 +4,5 @@
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# All but cases.py and namespaces.py do without iotests, so that other
+# All but cases.py, namespaces.py and nfs.py do without iotests, so that other
 # programs can use them.

@@ -63,6 +63,10 @@ class Cable:
         ip('-n', self.name, 'link', 'set', 'lo', 'up')
         ip('-n', self.name, 'link', 'set', 'eth0', 'up')
 
+    def remove(self) -> None:
+        ip('link', 'del', self.name)
+        ip('netns', 'del', self.name)
+
     def pull(self, far: bool = False) -> None:
         """Pull the cable at one end."""
         self._link('down', far)
