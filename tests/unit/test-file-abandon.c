@@ -6,7 +6,7 @@
  * Copyright (c) 2026 The quorum project authors
  *
  * The file is on a file system of the test's own (FUSE), whose server holds
- * system calls until it is told to go on: tests/qemu-iotests/quorum/heldfile.py.
+ * system calls until it is told to go on: heldfile.py, of the iotests.
  */
 
 #include "qemu/osdep.h"
