@@ -19,6 +19,7 @@ count=0
 failed=0
 
 # verify NAME DEFINITION...: "N states" or "error"; 1 if it could not be done.
+optimize=-O1
 verify() {
     local name=$1 dir=$work/$1
     shift
@@ -27,7 +28,7 @@ verify() {
     cp "$model" "$dir/"         # what is found is written beside it
     cd "$dir" &&
         spin "$@" -a quorum.pml > spin.log 2>&1 &&
-        gcc -O1 -w -DSAFETY -DCOLLAPSE -DMEMLIM=8000 -o pan pan.c > gcc.log 2>&1 || return 1
+        gcc "$optimize" -w -DSAFETY -DCOLLAPSE -DMEMLIM=8000 -o pan pan.c > gcc.log 2>&1 || return 1
     # It must have seen all, or something that is wrong.
     ./pan -m100000 > pan.log 2>&1 || return 1
     if grep -q 'errors: 1$' pan.log; then
@@ -62,7 +63,7 @@ clean() {
     esac
 }
 caught() {
-    local name=$1 result
+    local name=$1 result optimize=-O0   # errors are found soon
     shift
     result=$(verify "mutant-$name" "-D$name" "$@") || result='not verified'
     case $result in
@@ -106,7 +107,7 @@ clean a-hang-two-outages        -DHANGS=1 -DOUTAGES=2 -DREADS=0 -DWRITES=0
 clean a-hang-threshold-1        -DHANGS=1 -DT=1 -DSCRUBS=0 -DWRITES=0
 clean two-hangs                 -DHANGS=2 -DOUTAGES=0 -DREADS=0 -DSCRUBS=0
 clean late-writes               -DHANGS=0 -DOUTAGES=2 -DREADS=0 -DSCRUBS=0
-clean late-repairs              -DHANGS=0 -DOUTAGES=2 -DWRITES=0
+clean late-repairs              -DHANGS=0 -DOUTAGES=2 -DWRITES=0 -DONE_CELL
 clean two-hangs-and-a-read      -DHANGS=2 -DOUTAGES=0 -DWRITES=0 -DSCRUBS=0
 clean early-reads               -DEARLY -DHANGS=1 -DOUTAGES=0 -DSCRUBS=0 -DWRITES=0
 clean early-reads-deferred      -DEARLY -DDEFER -DHANGS=1 -DOUTAGES=0 -DSCRUBS=0 -DWRITES=0
@@ -129,7 +130,7 @@ caught HOLD_LATE                -DHANGS=0 -DREADS=0 -DSCRUBS=0
 caught LATE_AT_SETTLE           -DHANGS=0 -DREADS=0 -DSCRUBS=0
 caught LATE_ONLY_ON_DROP        -DHANGS=1 -DREADS=0 -DSCRUBS=0
 caught LATE_IF_FAILED_ONLY      -DHANGS=0 -DREADS=0 -DSCRUBS=0
-caught LATE_SUPPORTS_REPAIR     -DHANGS=0 -DOUTAGES=2 -DWRITES=0
+caught LATE_SUPPORTS_REPAIR     -DHANGS=0 -DOUTAGES=2 -DWRITES=0 -DONE_CELL
 caught NO_WAIT                  -DHANGS=0 -DOUTAGES=2 -DREADS=0 -DSCRUBS=0
 caught WAIT_BEFORE_SENDING      -DHANGS=0 -DOUTAGES=2 -DREADS=0 -DSCRUBS=0 -DWRITES=2
 caught DROP_BEFORE_ENOUGH       -DHANGS=2 -DOUTAGES=0 -DREADS=0 -DSCRUBS=0
@@ -152,6 +153,7 @@ if [ "${1-}" = --long ]; then
     clean long-hang-and-a-read  -DHANGS=1 -DOUTAGES=0 -DSCRUBS=0
     clean long-early-reads      -DHANGS=1 -DEARLY -DOUTAGES=0 -DSCRUBS=0
     clean long-hang-two-outages -DHANGS=1 -DOUTAGES=2 -DREADS=0 -DSCRUBS=0
+    clean long-late-repairs     -DHANGS=0 -DOUTAGES=2 -DWRITES=0
     clean long-late-writes      -DHANGS=0 -DOUTAGES=2 -DREADS=0 -DSCRUBS=0 -DWRITES=2
     clean long-late-and-reads   -DHANGS=0 -DOUTAGES=2 -DREADS=2 -DSCRUBS=0 -DONE_CELL
     caught SEND_TO_LATE         -DHANGS=0 -DOUTAGES=2 -DREADS=2 -DSCRUBS=0 -DONE_CELL

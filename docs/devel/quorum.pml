@@ -7,9 +7,9 @@
  *
  * Three replicas of one granule of the stale map, in which there are two cells
  * that can be written one by one; two writers, a reader, a scrub; and children
- * that fail for a while and return.  spin tries all orders of their steps.  A
- * step is what one child does, or one critical section of QuorumSync.lock; the
- * functions that a step stands for are named beside it.
+ * that fail, or do not answer, for a while and return.  spin tries all orders of
+ * their steps.  A step is what one child does, or one critical section of
+ * QuorumSync.lock; the functions that a step stands for are named beside it.
  *
  * Writes of a cell are numbered in the order in which they held its range, and
  * the n-th one writes the number n: a smaller number is older data.  Numbers
