@@ -5,7 +5,7 @@
 # that can happen in it, and finds nothing; and it finds something in each mutant,
 # which leaves a rule out.
 #
-# usage: model-test.sh             speaks TAP; about a minute
+# usage: model-test.sh             speaks TAP; about two minutes
 #        model-test.sh --long      larger ones, too, which take long and gigabytes
 #        model-test.sh -DNAME...   one variant, with the way to what is wrong in it
 #
@@ -19,6 +19,7 @@ count=0
 failed=0
 
 # verify NAME DEFINITION...: "N states" or "error"; 1 if it could not be done.
+optimize=-O1
 verify() {
     local name=$1 dir=$work/$1
     shift
@@ -27,7 +28,7 @@ verify() {
     cp "$model" "$dir/"         # what is found is written beside it
     cd "$dir" &&
         spin "$@" -a quorum.pml > spin.log 2>&1 &&
-        gcc -O1 -w -DSAFETY -DCOLLAPSE -DMEMLIM=8000 -o pan pan.c > gcc.log 2>&1 || return 1
+        gcc "$optimize" -w -DSAFETY -DCOLLAPSE -DMEMLIM=8000 -o pan pan.c > gcc.log 2>&1 || return 1
     # It must have seen all, or something that is wrong.
     ./pan -m100000 > pan.log 2>&1 || return 1
     if grep -q 'errors: 1$' pan.log; then
@@ -62,7 +63,7 @@ clean() {
     esac
 }
 caught() {
-    local name=$1 result
+    local name=$1 result optimize=-O0   # errors are found soon
     shift
     result=$(verify "mutant-$name" "-D$name" "$@") || result='not verified'
     case $result in
@@ -97,6 +98,22 @@ clean pattern-threshold         -DDEFER -DSCRUBS=0
 clean pattern-fifo              -DFIFO -DREADS=0 -DSCRUBS=0
 clean threshold-1               -DT=1 -DSCRUBS=0 -DOUTAGES=2 -DWRITES=0
 
+# Children that hang, and writes that land late.  HANGS=0 has only the latter.
+clean a-hang-two-writers        -DHANGS=1 -DREADS=0 -DSCRUBS=0
+clean a-hang-exact-end          -DHANGS=1 -DREADS=0 -DSCRUBS=0 -DEXACT
+clean a-hang-and-a-scrub        -DHANGS=1 -DREADS=0
+clean a-hang-and-a-read         -DHANGS=1 -DWRITES=0
+clean a-hang-two-outages        -DHANGS=1 -DOUTAGES=2 -DREADS=0 -DWRITES=0
+clean a-hang-threshold-1        -DHANGS=1 -DT=1 -DSCRUBS=0 -DWRITES=0
+clean two-hangs                 -DHANGS=2 -DOUTAGES=0 -DREADS=0 -DSCRUBS=0
+clean late-writes               -DHANGS=0 -DOUTAGES=2 -DREADS=0 -DSCRUBS=0
+clean late-repairs              -DHANGS=0 -DOUTAGES=2 -DWRITES=0 -DONE_CELL
+clean two-hangs-and-a-read      -DHANGS=2 -DOUTAGES=0 -DWRITES=0 -DSCRUBS=0
+clean early-reads               -DEARLY -DHANGS=1 -DOUTAGES=0 -DSCRUBS=0 -DWRITES=0
+clean early-reads-deferred      -DEARLY -DDEFER -DHANGS=1 -DOUTAGES=0 -DSCRUBS=0 -DWRITES=0
+clean early-reads-of-4          -DEARLY -DN=4 -DOUTAGES=0 -DSCRUBS=0 -DWRITES=0
+clean early-reads-of-4-deferred -DEARLY -DDEFER -DN=4 -DOUTAGES=0 -DSCRUBS=0 -DWRITES=0
+
 caught NO_RANGE_LOCK            -DOUTAGES=0
 caught VOTE_WITHOUT_LOCK        -DOUTAGES=0
 caught NO_COMPARISON            -DREADS=2 -DSCRUBS=0 -DWRITES=0
@@ -108,6 +125,23 @@ caught RECOVERED_BY_A_PART      -DREADS=0 -DSCRUBS=0
 caught STALE_CHILD_VOTES        -DT=1 -DOUTAGES=2 -DWRITES=0
 caught STALE_CHILD_READ_BY_FIFO -DSTALE_CHILD_VOTES -DFIFO -DREADS=0 -DSCRUBS=0
 
+caught CLEAR_LATE               -DHANGS=0 -DREADS=0
+caught HOLD_LATE                -DHANGS=0 -DREADS=0 -DSCRUBS=0
+caught LATE_AT_SETTLE           -DHANGS=0 -DREADS=0 -DSCRUBS=0
+caught LATE_ONLY_ON_DROP        -DHANGS=1 -DREADS=0 -DSCRUBS=0
+caught LATE_IF_FAILED_ONLY      -DHANGS=0 -DREADS=0 -DSCRUBS=0
+caught LATE_SUPPORTS_REPAIR     -DHANGS=0 -DOUTAGES=2 -DWRITES=0 -DONE_CELL
+caught NO_WAIT                  -DHANGS=0 -DOUTAGES=2 -DREADS=0 -DSCRUBS=0
+caught WAIT_BEFORE_SENDING      -DHANGS=0 -DOUTAGES=2 -DREADS=0 -DSCRUBS=0 -DWRITES=2
+caught DROP_BEFORE_ENOUGH       -DHANGS=2 -DOUTAGES=0 -DREADS=0 -DSCRUBS=0
+caught DROP_BEFORE_WINNER       -DHANGS=1 -DOUTAGES=2 -DREADS=0 -DWRITES=0
+caught LAGGING_IS_ENOUGH        -DHANGS=2 -DOUTAGES=0 -DREADS=0 -DSCRUBS=0
+caught RETURN_BEFORE_SETTLED    -DHANGS=2 -DOUTAGES=0 -DREADS=0 -DSCRUBS=0
+caught RETURN_NOT_STALE         -DHANGS=1 -DOUTAGES=0 -DREADS=0 -DSCRUBS=0
+caught QUARANTINE_WITHOUT_PROBE -DHANGS=0 -DOUTAGES=2 -DREADS=0 -DSCRUBS=0
+caught EARLY_TIE                -DEARLY -DN=4 -DOUTAGES=0 -DSCRUBS=0 -DWRITES=0
+caught COUNT_UNASKED_NOT        -DEARLY -DDEFER -DN=4 -DOUTAGES=0 -DSCRUBS=0 -DWRITES=0
+
 if [ "${1-}" = --long ]; then
     clean long-two-reads        -DREADS=2
     clean long-two-outages      -DOUTAGES=2
@@ -116,6 +150,13 @@ if [ "${1-}" = --long ]; then
     clean long-liar             -DLIES -DSCRUBS=0
     clean long-threshold-1      -DT=1 -DOUTAGES=2
     clean long-fifo             -DFIFO -DREADS=0 -DWRITES=2 -DOUTAGES=2
+    clean long-hang-and-a-read  -DHANGS=1 -DOUTAGES=0 -DSCRUBS=0
+    clean long-early-reads      -DHANGS=1 -DEARLY -DOUTAGES=0 -DSCRUBS=0
+    clean long-hang-two-outages -DHANGS=1 -DOUTAGES=2 -DREADS=0 -DSCRUBS=0
+    clean long-late-repairs     -DHANGS=0 -DOUTAGES=2 -DWRITES=0
+    clean long-late-writes      -DHANGS=0 -DOUTAGES=2 -DREADS=0 -DSCRUBS=0 -DWRITES=2
+    clean long-late-and-reads   -DHANGS=0 -DOUTAGES=2 -DREADS=2 -DSCRUBS=0 -DONE_CELL
+    caught SEND_TO_LATE         -DHANGS=0 -DOUTAGES=2 -DREADS=2 -DSCRUBS=0 -DONE_CELL
 fi
 echo "1..$count"
 exit "$failed"
