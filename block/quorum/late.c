@@ -80,7 +80,7 @@ static int64_t quorum_late_period_ns(const BDRVQuorumState *s)
 
 void quorum_late_wake(BDRVQuorumState *s)
 {
-    timer_mod_ns(s->late_timer, qemu_clock_get_ns(QEMU_CLOCK_REALTIME) +
+    timer_mod_ns(s->late_timer, quorum_now_ns() +
                                 quorum_late_period_ns(s));
 }
 
@@ -131,7 +131,7 @@ static int coroutine_fn GRAPH_RDLOCK quorum_probe_once(BlockDriverState *bs,
         ret = a->ret;
     }
     if (ret >= 0) {
-        stat64_set(&req->s->slots[i].answered_ns, get_clock());
+        stat64_set(&req->s->slots[i].answered_ns, quorum_now_ns());
     }
     quorum_request_free(req);
     qemu_vfree(buf);
@@ -174,7 +174,7 @@ static void quorum_probe_done(void *opaque)
 static void coroutine_fn GRAPH_UNLOCKED quorum_probe_entry(void *opaque)
 {
     QuorumProbe *p = opaque;
-    int64_t start = get_clock();
+    int64_t start = quorum_now_ns();
     int good = 0;
 
     while (true) {
@@ -184,11 +184,11 @@ static void coroutine_fn GRAPH_UNLOCKED quorum_probe_entry(void *opaque)
         good = p->ret < 0 ? 0 : good + 1;
         if (!p->back || good == QUORUM_PROBES_GOOD ||
             qatomic_read(&p->bs->quiesce_counter) ||
-            get_clock() - start >= p->most_ns) {
+            quorum_now_ns() - start >= p->most_ns) {
             break;
         }
         if (p->ret < 0) {
-            qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, QUORUM_PROBE_BREAK_NS);
+            quorum_co_sleep_ns(QUORUM_PROBE_BREAK_NS);
         }
     }
     if (p->back && p->ret >= 0 && good < QUORUM_PROBES_GOOD) {
@@ -213,7 +213,7 @@ static void GRAPH_RDLOCK quorum_probe(BlockDriverState *bs, int i, bool back)
     };
     l->probing = true;
     l->back = back;
-    l->probed_ns = get_clock();
+    l->probed_ns = quorum_now_ns();
     if (back) {
         l->cut = false;
         bdrv_unabandon(s->slots[i].child);
@@ -233,7 +233,7 @@ static void GRAPH_RDLOCK quorum_probe_members(BlockDriverState *bs)
 
         if (quorum_is_member(s, i) && !quorum_sync_is_lagging(s->sync, i) &&
             !l->probing &&
-            get_clock() - l->probed_ns >= quorum_late_period_ns(s)) {
+            quorum_now_ns() - l->probed_ns >= quorum_late_period_ns(s)) {
             quorum_probe(bs, i, false);
         }
     }
@@ -268,7 +268,7 @@ static void GRAPH_RDLOCK quorum_late_drop(BlockDriverState *bs, int i,
     BDRVQuorumState *s = bs->opaque;
     QuorumSlot *slot = &s->slots[i];
     QuorumLateness *l = &slot->late;
-    int64_t now = get_clock();
+    int64_t now = quorum_now_ns();
     g_autofree char *why = NULL;
 
     if (!slot->child || quorum_sync_is_lagging(s->sync, i)) {
@@ -362,7 +362,7 @@ static void quorum_late_look(void *opaque)
     BlockDriverState *bs = look->bs;
     BDRVQuorumState *s = bs->opaque;
     g_autoptr(GPtrArray) requests = g_ptr_array_new();
-    int64_t now = get_clock();
+    int64_t now = quorum_now_ns();
     QuorumRequest *req;
 
     assume_graph_lock();
@@ -407,7 +407,7 @@ void quorum_late_note(const QuorumAnswer *a, int64_t offset, int64_t bytes)
         bytes = INT64_MAX;
     }
     quorum_reached(QUORUM_BRANCH_LATE_WRITE);
-    stat64_set(&s->slots[i].late_ns, get_clock());
+    stat64_set(&s->slots[i].late_ns, quorum_now_ns());
     quorum_sync_mark_late(s->sync, i, offset, bytes);
     quorum_late_arm(s);
 }
@@ -472,7 +472,7 @@ static void GRAPH_RDLOCK quorum_late_writes(BlockDriverState *bs, int i,
 {
     BDRVQuorumState *s = bs->opaque;
     QuorumLateness *l = &s->slots[i].late;
-    int64_t now = get_clock();
+    int64_t now = quorum_now_ns();
 
     switch (bdrv_late(s->slots[i].child)) {
     case BDRV_LATE_ENDED:
@@ -504,7 +504,7 @@ static void GRAPH_RDLOCK quorum_late_writes(BlockDriverState *bs, int i,
 static bool GRAPH_RDLOCK quorum_late_blocks(BDRVQuorumState *s, int64_t offset,
                                             int64_t bytes)
 {
-    int64_t now = get_clock();
+    int64_t now = quorum_now_ns();
     int ready = 0, soon = 0;
 
     for (int i = 0; i < s->num_slots; i++) {
@@ -533,7 +533,7 @@ void coroutine_fn quorum_late_wait(QuorumRequest *req, int64_t offset,
             trace_quorum_late_wait(req->bs->node_name, offset, bytes);
             waits = true;
         }
-        qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, QUORUM_LATE_WAIT_NS);
+        quorum_co_sleep_ns(QUORUM_LATE_WAIT_NS);
     }
 }
 
@@ -545,7 +545,7 @@ static void GRAPH_RDLOCK quorum_late_lagging(BlockDriverState *bs, int i)
     BDRVQuorumState *s = bs->opaque;
     QuorumLateness *l = &s->slots[i].late;
     bool drained = qatomic_read(&bs->quiesce_counter);
-    int64_t now = get_clock();
+    int64_t now = quorum_now_ns();
 
     if (l->probing) {
         if (l->back && !l->cut &&
@@ -588,7 +588,7 @@ static bool quorum_late_requests(BlockDriverState *bs)
 {
     BDRVQuorumState *s = bs->opaque;
     g_autoptr(GHashTable) contexts = g_hash_table_new(NULL, NULL);
-    int64_t now = get_clock();
+    int64_t now = quorum_now_ns();
     GHashTableIter iter;
     QuorumRequest *req;
     gpointer ctx;

@@ -123,7 +123,7 @@ typedef struct QuorumSlot {
 
     /*
      * Atomic: when the child last answered a probe of late.c, and when a write
-     * of it was last found to be late, by get_clock().
+     * of it was last found to be late, by quorum_now_ns().
      */
     Stat64 answered_ns;
     Stat64 late_ns;
@@ -177,7 +177,7 @@ typedef struct BDRVQuorumState {
     /* Pattern threshold: which child the next read defers first. */
     unsigned next_deferred;
 
-    /* When a flush has last begun, by get_clock(). */
+    /* When a flush has last begun, by quorum_now_ns(). */
     Stat64 last_flush_ns;
 
     /* From where on a resize in flight may have cut children; or INT64_MAX. */

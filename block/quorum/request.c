@@ -16,6 +16,7 @@
 #include "qapi/qapi-events-block-core.h"
 #include "qemu/timer.h"
 #include "system/qtest.h"
+#include "debug.h"
 #include "late.h"
 #include "request.h"
 #include "vote.h"
@@ -214,7 +215,7 @@ static inline void quorum_request_sent(QuorumRequest *req)
     BDRVQuorumState *s = req->s;
     bool wake;
 
-    req->asked_ns = get_clock();
+    req->asked_ns = quorum_now_ns();
     req->enough_ns = 0;
     req->ctx = qemu_get_current_aio_context();
     qemu_spin_lock(&s->in_flight_lock);
@@ -248,7 +249,7 @@ void quorum_in_flight_end(QuorumAnswer *a)
 
 void quorum_request_ages(BDRVQuorumState *s, int64_t *ages)
 {
-    int64_t now = get_clock();
+    int64_t now = quorum_now_ns();
     QuorumRequest *req;
 
     for (int i = 0; i < s->num_slots; i++) {
@@ -408,11 +409,11 @@ void coroutine_fn quorum_range_lock_timed(BlockDriverState *bs,
                                           int64_t offset, int64_t bytes)
 {
     BDRVQuorumState *s = bs->opaque;
-    int64_t start = get_clock();
+    int64_t start = quorum_now_ns();
     int64_t ns;
 
     range_lock_co_lock(&s->range_lock, range, offset, bytes);
-    ns = get_clock() - start;
+    ns = quorum_now_ns() - start;
     if (ns > QUORUM_RANGE_WAIT_NS) {
         trace_quorum_range_wait(bs->node_name, offset, bytes, ns / SCALE_MS);
     }
