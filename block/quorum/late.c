@@ -248,18 +248,25 @@ bool quorum_others_answer(const QuorumRequest *req)
         others += quorum_is_member(s, i) &&
                   !quorum_sync_is_lagging(s->sync, i) &&
                   !qatomic_read(&req->answers[i].in_flight) &&
-                  (int64_t)stat64_get(&s->slots[i].answered_ns) >=
+                  (int64_t)stat64_get(&s->slots[i].answered_ns) >
                   req->asked_ns;
     }
     return others >= s->opts.threshold;
 }
 
-bool quorum_enough_already(QuorumRequest *req)
-{
-    return true;
-}
-
 /* --- dropping --- */
+
+/* How many children but the one in slot @i are asked. */
+static int GRAPH_RDLOCK quorum_late_count_others(BDRVQuorumState *s, int i)
+{
+    int others = 0;
+
+    for (int j = 0; j < s->num_slots; j++) {
+        others += j != i && quorum_is_member(s, j) &&
+                  !quorum_sync_is_lagging(s->sync, j);
+    }
+    return others;
+}
 
 /* The child in slot @i has not answered, and @others have. */
 static void GRAPH_RDLOCK quorum_late_drop(BlockDriverState *bs, int i,
@@ -272,6 +279,10 @@ static void GRAPH_RDLOCK quorum_late_drop(BlockDriverState *bs, int i,
     g_autofree char *why = NULL;
 
     if (!slot->child || quorum_sync_is_lagging(s->sync, i)) {
+        return;
+    }
+    if (quorum_late_count_others(s, i) < s->opts.threshold) {
+        /* For another request, one of these others has just been dropped. */
         return;
     }
     if (!bdrv_can_abandon(slot->child)) {
@@ -345,10 +356,17 @@ static void GRAPH_RDLOCK quorum_late_judge(QuorumLook *look, QuorumRequest *req,
     if (now - req->enough_ns < quorum_timeout_ns(req->s)) {
         return;
     }
-    look->drop = look->drop ?: g_new0(bool, req->n);
+    if (look->drop) {
+        /*
+         * Children are about to be dropped for another request, and may be
+         * among those that have done this one: look at it after that.
+         */
+        return;
+    }
+    look->drop = g_new(bool, req->n);
     look->others = MAX(quorum_count_good(req), req->s->opts.threshold);
     for (int i = 0; i < req->n; i++) {
-        look->drop[i] |= qatomic_read(&req->answers[i].in_flight);
+        look->drop[i] = qatomic_read(&req->answers[i].in_flight);
     }
 }
 
