@@ -40,8 +40,13 @@
 /* A child that was dropped three times within this time is not trusted soon. */
 #define QUORUM_FLAPPING_NS (600LL * NANOSECONDS_PER_SECOND)
 
-/* How much is read to see whether a child answers, how often, with breaks. */
+/*
+ * How much is read to see whether a child answers, how often, with breaks.  If
+ * it can't be read, the next probe reads at another one of so many places: one
+ * bad sector is no silence.
+ */
 #define QUORUM_PROBE_BYTES 4096
+#define QUORUM_PROBE_PLACES 8
 #define QUORUM_PROBES_GOOD 2
 #define QUORUM_PROBE_BREAK_NS (50 * SCALE_MS)
 
@@ -63,6 +68,7 @@ typedef struct QuorumProbe {
     int slot;
     bool back;                  /* is a child that was dropped back? */
     int64_t most_ns;            /* how long that may take */
+    int place;                  /* where it reads */
     int ret;
 } QuorumProbe;
 
@@ -103,20 +109,23 @@ static void quorum_late_arm(BDRVQuorumState *s)
 static int64_t coroutine_fn GRAPH_RDLOCK
 quorum_ask_probe(QuorumRequest *req, QuorumAnswer *a)
 {
-    int64_t bytes = MIN(req->bytes, quorum_child_length(a->child));
+    int64_t bytes = MIN(req->bytes,
+                        quorum_child_length(a->child) - req->offset);
 
-    return bdrv_co_preadv(a->child, 0, bytes, &a->qiov, 0);
+    return bdrv_co_preadv(a->child, req->offset, MAX(bytes, 0), &a->qiov, 0);
 }
 
 /*
- * Read from the child in slot @i.  Takes no memory from a pool, which requests
- * that wait for this probe may hold.
+ * Read from the child that @p is about.  Takes no memory from a pool, which
+ * requests that wait for this probe may hold.
  */
-static int coroutine_fn GRAPH_RDLOCK quorum_probe_once(BlockDriverState *bs,
-                                                       int i)
+static int coroutine_fn GRAPH_RDLOCK quorum_probe_once(QuorumProbe *p)
 {
-    QuorumRequest *req = quorum_request_new(bs, 0, QUORUM_PROBE_BYTES, NULL, 0);
-    QuorumAnswer *a = &req->answers[i];
+    int64_t step = quorum_length(p->bs) / QUORUM_PROBE_PLACES;
+    int64_t offset = QEMU_ALIGN_DOWN(step * p->place, QUORUM_PROBE_BYTES);
+    QuorumRequest *req = quorum_request_new(p->bs, offset, QUORUM_PROBE_BYTES,
+                                            NULL, 0);
+    QuorumAnswer *a = &req->answers[p->slot];
     void *buf = NULL;
     int ret = -ENOMEDIUM;
 
@@ -131,7 +140,7 @@ static int coroutine_fn GRAPH_RDLOCK quorum_probe_once(BlockDriverState *bs,
         ret = a->ret;
     }
     if (ret >= 0) {
-        stat64_set(&req->s->slots[i].answered_ns, quorum_now_ns());
+        stat64_set(&req->s->slots[p->slot].answered_ns, quorum_now_ns());
     }
     quorum_request_free(req);
     qemu_vfree(buf);
@@ -149,6 +158,7 @@ static void quorum_probe_done(void *opaque)
     bdrv_graph_rdlock_main_loop();
     trace_quorum_late_probe(p->bs->node_name, p->slot, p->ret);
     l->probing = false;
+    l->place = p->place;
     if (p->back && p->ret >= 0) {
         quorum_reached(QUORUM_BRANCH_LATE_BACK);
         trace_quorum_late_back(p->bs->node_name, p->slot);
@@ -179,9 +189,12 @@ static void coroutine_fn GRAPH_UNLOCKED quorum_probe_entry(void *opaque)
 
     while (true) {
         WITH_GRAPH_RDLOCK_GUARD() {
-            p->ret = quorum_probe_once(p->bs, p->slot);
+            p->ret = quorum_probe_once(p);
         }
         good = p->ret < 0 ? 0 : good + 1;
+        if (p->ret < 0) {
+            p->place = (p->place + 1) % QUORUM_PROBE_PLACES;
+        }
         if (!p->back || good == QUORUM_PROBES_GOOD ||
             qatomic_read(&p->bs->quiesce_counter) ||
             quorum_now_ns() - start >= p->most_ns) {
@@ -210,6 +223,7 @@ static void GRAPH_RDLOCK quorum_probe(BlockDriverState *bs, int i, bool back)
         .slot = i,
         .back = back,
         .most_ns = quorum_timeout_ns(s) / 2,
+        .place = l->place,
     };
     l->probing = true;
     l->back = back;

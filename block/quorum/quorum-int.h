@@ -75,6 +75,7 @@ typedef struct QuorumLateness {
     bool back;                  /* the probe is to find out if it is back */
     bool cut;                   /* its requests were abandoned, and still are */
     int64_t probed_ns;          /* when the last probe began */
+    int place;                  /* of QUORUM_PROBE_PLACES, for the next one */
     int64_t backoff_ns;         /* how long after that the next one may */
     int64_t dropped_ns[3];      /* when it was given up, the latest first */
 
