@@ -300,12 +300,20 @@ void coroutine_fn quorum_ask_all(QuorumRequest *req, QuorumAskFn *ask)
 {
     QuorumAnswer *last = NULL;
 
+    bool degraded = quorum_sync_is_degraded(req->s->sync);
+
     req->ask = ask;
     quorum_request_sent(req);
     for (int i = 0; i < req->n; i++) {
         QuorumAnswer *a = &req->answers[i];
 
         if (!quorum_answer_counts(a) || a->done) {
+            continue;
+        }
+        if (unlikely(degraded) &&
+            quorum_sync_is_lagging(req->s->sync, quorum_answer_slot(a))) {
+            /* It was dropped while the request waited for something. */
+            quorum_answer_leave_out(a, QUORUM_PART_LAGGING);
             continue;
         }
         if (last) {
