@@ -404,9 +404,24 @@ void quorum_sync_write_begin(QuorumSync *sync, QuorumWrite *w, int64_t offset,
         quorum_sync_set_unflushed_locked(sync, offset, bytes);
     }
     w->flush_generation = stat64_get(&sync->flush_generation);
+    for (int i = 0; sync->num_degraded && i < sync->num_children; i++) {
+        if (quorum_sync_is_late_locked(sync, i, offset, bytes)) {
+            w->late = w->late ?: g_new0(bool, sync->num_children);
+            w->late[i] = true;
+        }
+    }
     if (unlikely(quorum_debug.on)) {
         quorum_check_write_begins_locked(sync, w);
     }
+}
+
+/* Whether older writes to the child in slot @i may undo @w, in the range. */
+static bool quorum_sync_may_undo_locked(const QuorumSync *sync,
+                                        const QuorumWrite *w, int i,
+                                        int64_t offset, int64_t bytes)
+{
+    return (w->late && w->late[i]) ||
+           quorum_sync_is_late_locked(sync, i, offset, bytes);
 }
 
 /*
@@ -440,6 +455,7 @@ void quorum_sync_write_abandon(QuorumSync *sync, QuorumWrite *w)
     if (w->fua) {
         quorum_sync_end_fua_locked(sync, w, false);
     }
+    g_clear_pointer(&w->late, g_free);
     if (unlikely(quorum_debug.on)) {
         quorum_check_write_ends_locked(sync, w);
     }
@@ -472,7 +488,7 @@ static bool quorum_sync_stores_write_locked(const QuorumSync *sync,
     int64_t end = w->offset + w->bytes;
 
     if (!quorum_sync_is_member(sync, i) || w->missed[i] ||
-        quorum_sync_is_late_locked(sync, i, start, end - start)) {
+        quorum_sync_may_undo_locked(sync, w, i, start, end - start)) {
         return false;
     }
     if (!sync->children[i].stale) {
@@ -500,7 +516,7 @@ static void quorum_sync_acknowledge_locked(QuorumSync *sync,
             continue;
         }
         if (w->missed[i] || !quorum_sync_is_member(sync, i) ||
-            quorum_sync_is_late_locked(sync, i, w->offset, w->bytes)) {
+            quorum_sync_may_undo_locked(sync, w, i, w->offset, w->bytes)) {
             if (!quorum_sync_is_stale_locked(sync, i, w->offset, w->bytes)) {
                 quorum_reached(QUORUM_BRANCH_WRITE_MADE_STALE);
             }
@@ -605,7 +621,7 @@ bool quorum_sync_write_settle(QuorumSync *sync, QuorumWrite *w, int threshold)
      * counted the children that are left, and all of them store this write.
      */
     smp_rmb();
-    if (!w->fua && !w->grows && !any_missed &&
+    if (!w->fua && !w->grows && !any_missed && !w->late &&
         !qatomic_read(&sync->num_degraded) &&
         stat64_get(&sync->flush_generation) == w->flush_generation &&
         !quorum_debug_skips_fast_path()) {
@@ -640,6 +656,7 @@ bool quorum_sync_write_settle(QuorumSync *sync, QuorumWrite *w, int threshold)
         quorum_sync_acknowledge_locked(sync, w, threshold);
     }
     quorum_sync_note_taken_locked(sync, w);
+    g_clear_pointer(&w->late, g_free);
     return acknowledged;
 }
 
@@ -651,7 +668,7 @@ bool quorum_sync_repair_settle(QuorumSync *sync, QuorumWrite *w, int i,
     QUORUM_SYNC_GUARD(sync);
     quorum_sync_catch_up_locked(sync, w);
     if (!quorum_sync_is_member(sync, i) || w->missed[i] ||
-        quorum_sync_is_late_locked(sync, i, offset, bytes)) {
+        quorum_sync_may_undo_locked(sync, w, i, offset, bytes)) {
         quorum_reached(QUORUM_BRANCH_REPAIR_LOST);
         return false;
     }

@@ -71,6 +71,12 @@ typedef struct QuorumWrite {
      */
     bool *missed;
 
+    /*
+     * [slot]: older writes to the child might still come in the range when this
+     * one began, and so undo it even if they have ended since.  NULL if not.
+     */
+    bool *late;
+
     bool fua;
     bool grows;                 /* reaches behind the end, when it began */
     uint64_t flush_generation;  /* of the QuorumSync at the beginning */
