@@ -397,7 +397,7 @@ static void quorum_init_state(BlockDriverState *bs, int slots)
                      qemu_real_host_page_size());
     range_lock_init(&s->range_lock);
     qemu_co_rwlock_init(&s->flush_lock);
-    stat64_init(&s->last_flush_ns, get_clock());
+    stat64_init(&s->last_flush_ns, quorum_now_ns());
     stat64_init(&s->cut_from, INT64_MAX);
     qemu_spin_init(&s->in_flight_lock);
     QLIST_INIT(&s->in_flight);

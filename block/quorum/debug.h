@@ -19,6 +19,8 @@
 #define BLOCK_QUORUM_DEBUG_H
 
 #include "qemu/atomic.h"
+#include "qemu/coroutine.h"
+#include "qemu/timer.h"
 
 /* Branches that are rare, and of which each has to be right. */
 typedef enum QuorumBranch {
@@ -83,6 +85,10 @@ typedef struct QuorumDebug {
     /* Leave out the paths that answer without a lock. */
     bool no_fast_path;
 
+    /* The time that the driver is told, and who lets it sleep; 0: the clock. */
+    int64_t now_ns;
+    void coroutine_fn (*co_sleep_ns)(int64_t ns);
+
     /* How often each branch was taken while @on was set.  Atomic. */
     size_t reached[QUORUM_BRANCH__MAX];
 } QuorumDebug;
@@ -120,6 +126,27 @@ static inline void quorum_reached(QuorumBranch branch)
 static inline bool quorum_debug_skips_fast_path(void)
 {
     return unlikely(quorum_debug.on) && quorum_debug.no_fast_path;
+}
+
+/*
+ * The time.  All that the driver decides by time it decides by this, and timers
+ * are armed for this: QEMU_CLOCK_REALTIME, or what the simulator says.
+ */
+static inline int64_t quorum_now_ns(void)
+{
+    if (unlikely(quorum_debug.on) && quorum_debug.now_ns) {
+        return quorum_debug.now_ns;
+    }
+    return get_clock();
+}
+
+static inline void coroutine_fn quorum_co_sleep_ns(int64_t ns)
+{
+    if (unlikely(quorum_debug.on) && quorum_debug.now_ns) {
+        quorum_debug.co_sleep_ns(ns);
+    } else {
+        qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, ns);
+    }
 }
 
 #endif /* BLOCK_QUORUM_DEBUG_H */

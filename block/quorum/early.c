@@ -56,7 +56,7 @@ void quorum_note_latency(const QuorumAnswer *a)
     const QuorumRequest *req = a->req;
     QuorumLatency *l = quorum_latency_of(&req->s->slots[quorum_answer_slot(a)],
                                          req);
-    int64_t ns = MIN(get_clock() - (a->asked_ns ?: req->asked_ns),
+    int64_t ns = MIN(quorum_now_ns() - (a->asked_ns ?: req->asked_ns),
                      60 * NANOSECONDS_PER_SECOND);
     int now = MAX(ns / QUORUM_LATENCY_NS, 1);
     int mean = qatomic_read(&l->mean);
@@ -256,7 +256,7 @@ static void coroutine_fn GRAPH_RDLOCK quorum_early_entry(void *opaque)
 static void coroutine_fn GRAPH_RDLOCK quorum_ask_apart(QuorumAnswer *a)
 {
     a->done = true;
-    a->asked_ns = get_clock();
+    a->asked_ns = quorum_now_ns();
     a->req->pending++;
     qemu_coroutine_enter(qemu_coroutine_create(quorum_early_entry, a));
 }
@@ -403,6 +403,12 @@ void coroutine_fn quorum_ask_early(QuorumRequest *req, QuorumEarlyFn *judge,
     }
 }
 
+/* A QuorumEnoughFn: the winner is known. */
+static bool quorum_left_is_enough(QuorumRequest *req)
+{
+    return true;
+}
+
 /*
  * The request was left as soon as quorum_ask_early() returned: nothing yields
  * between that and this, so no straggler has ended yet.
@@ -416,7 +422,7 @@ void coroutine_fn quorum_request_leave(QuorumRequest *req, QuorumAnswer *winner)
     assert(req->pending);
     quorum_reached(QUORUM_BRANCH_ANSWERED_EARLY);
     req->early.winner = winner;
-    req->enough = winner ? quorum_enough_already : NULL;
+    req->enough = winner ? quorum_left_is_enough : NULL;
     req->qiov = NULL;
     for (int i = 0; i < req->n; i++) {
         QuorumSlot *slot = &req->s->slots[i];

@@ -49,7 +49,7 @@ int coroutine_fn quorum_co_flush(BlockDriverState *bs)
     bool acknowledged;
     int ret = 0;
 
-    stat64_set(&s->last_flush_ns, get_clock());
+    stat64_set(&s->last_flush_ns, quorum_now_ns());
     req = quorum_request_new(bs, 0, 0, NULL, 0);
     quorum_request_admit(req);
     qemu_co_rwlock_wrlock(&s->flush_lock);
@@ -117,7 +117,7 @@ void coroutine_fn quorum_flush_after_a_while(BlockDriverState *bs)
     if (!quorum_sync_any_unflushed(s->sync)) {
         return;
     }
-    now = get_clock();
+    now = quorum_now_ns();
     if (now - (int64_t)stat64_get(&s->last_flush_ns) <
         quorum_limits.flush_after_ns) {
         return;

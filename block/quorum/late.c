@@ -40,8 +40,13 @@
 /* A child that was dropped three times within this time is not trusted soon. */
 #define QUORUM_FLAPPING_NS (600LL * NANOSECONDS_PER_SECOND)
 
-/* How much is read to see whether a child answers, how often, with breaks. */
+/*
+ * How much is read to see whether a child answers, how often, with breaks.  If
+ * it can't be read, the next probe reads at another one of so many places: one
+ * bad sector is no silence.
+ */
 #define QUORUM_PROBE_BYTES 4096
+#define QUORUM_PROBE_PLACES 8
 #define QUORUM_PROBES_GOOD 2
 #define QUORUM_PROBE_BREAK_NS (50 * SCALE_MS)
 
@@ -63,6 +68,7 @@ typedef struct QuorumProbe {
     int slot;
     bool back;                  /* is a child that was dropped back? */
     int64_t most_ns;            /* how long that may take */
+    int place;                  /* where it reads */
     int ret;
 } QuorumProbe;
 
@@ -80,7 +86,7 @@ static int64_t quorum_late_period_ns(const BDRVQuorumState *s)
 
 void quorum_late_wake(BDRVQuorumState *s)
 {
-    timer_mod_ns(s->late_timer, qemu_clock_get_ns(QEMU_CLOCK_REALTIME) +
+    timer_mod_ns(s->late_timer, quorum_now_ns() +
                                 quorum_late_period_ns(s));
 }
 
@@ -103,21 +109,24 @@ static void quorum_late_arm(BDRVQuorumState *s)
 static int64_t coroutine_fn GRAPH_RDLOCK
 quorum_ask_probe(QuorumRequest *req, QuorumAnswer *a)
 {
-    int64_t bytes = MIN(req->bytes, quorum_child_length(a->child));
+    int64_t bytes = MIN(req->bytes,
+                        quorum_child_length(a->child) - req->offset);
 
-    return bdrv_co_preadv(a->child, 0, bytes, &a->qiov, 0);
+    return bdrv_co_preadv(a->child, req->offset, MAX(bytes, 0), &a->qiov, 0);
 }
 
 /*
- * Read from the child in slot @i.  Takes no memory from a pool, which requests
- * that wait for this probe may hold.
+ * Read from the child that @p is about.  Takes no memory from a pool, which
+ * requests that wait for this probe may hold.
  */
-static int coroutine_fn GRAPH_RDLOCK quorum_probe_once(BlockDriverState *bs,
-                                                       int i)
+static int coroutine_fn GRAPH_RDLOCK quorum_probe_once(QuorumProbe *p)
 {
-    QuorumRequest *req = quorum_request_new(bs, 0, QUORUM_PROBE_BYTES, NULL, 0);
-    QuorumAnswer *a = &req->answers[i];
-    int64_t start = get_clock();
+    int64_t step = quorum_length(p->bs) / QUORUM_PROBE_PLACES;
+    int64_t offset = QEMU_ALIGN_DOWN(step * p->place, QUORUM_PROBE_BYTES);
+    QuorumRequest *req = quorum_request_new(p->bs, offset, QUORUM_PROBE_BYTES,
+                                            NULL, 0);
+    QuorumAnswer *a = &req->answers[p->slot];
+    int64_t start = quorum_now_ns();
     void *buf = NULL;
     int ret = -ENOMEDIUM;
 
@@ -132,7 +141,7 @@ static int coroutine_fn GRAPH_RDLOCK quorum_probe_once(BlockDriverState *bs,
         ret = a->ret;
     }
     if (ret >= 0) {
-        stat64_set(&req->s->slots[i].answered_ns, start);
+        stat64_set(&req->s->slots[p->slot].answered_ns, start);
     }
     quorum_request_free(req);
     qemu_vfree(buf);
@@ -150,6 +159,7 @@ static void quorum_probe_done(void *opaque)
     bdrv_graph_rdlock_main_loop();
     trace_quorum_late_probe(p->bs->node_name, p->slot, p->ret);
     l->probing = false;
+    l->place = p->place;
     if (p->back && p->ret >= 0) {
         quorum_reached(QUORUM_BRANCH_LATE_BACK);
         trace_quorum_late_back(p->bs->node_name, p->slot);
@@ -175,21 +185,24 @@ static void quorum_probe_done(void *opaque)
 static void coroutine_fn GRAPH_UNLOCKED quorum_probe_entry(void *opaque)
 {
     QuorumProbe *p = opaque;
-    int64_t start = get_clock();
+    int64_t start = quorum_now_ns();
     int good = 0;
 
     while (true) {
         WITH_GRAPH_RDLOCK_GUARD() {
-            p->ret = quorum_probe_once(p->bs, p->slot);
+            p->ret = quorum_probe_once(p);
         }
         good = p->ret < 0 ? 0 : good + 1;
+        if (p->ret < 0) {
+            p->place = (p->place + 1) % QUORUM_PROBE_PLACES;
+        }
         if (!p->back || good == QUORUM_PROBES_GOOD ||
             qatomic_read(&p->bs->quiesce_counter) ||
-            get_clock() - start >= p->most_ns) {
+            quorum_now_ns() - start >= p->most_ns) {
             break;
         }
         if (p->ret < 0) {
-            qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, QUORUM_PROBE_BREAK_NS);
+            quorum_co_sleep_ns(QUORUM_PROBE_BREAK_NS);
         }
     }
     if (p->back && p->ret >= 0 && good < QUORUM_PROBES_GOOD) {
@@ -211,10 +224,11 @@ static void GRAPH_RDLOCK quorum_probe(BlockDriverState *bs, int i, bool back)
         .slot = i,
         .back = back,
         .most_ns = quorum_timeout_ns(s) / 2,
+        .place = l->place,
     };
     l->probing = true;
     l->back = back;
-    l->probed_ns = get_clock();
+    l->probed_ns = quorum_now_ns();
     if (back) {
         l->cut = false;
         bdrv_unabandon(s->slots[i].child);
@@ -234,7 +248,7 @@ static void GRAPH_RDLOCK quorum_probe_members(BlockDriverState *bs)
 
         if (quorum_is_member(s, i) && !quorum_sync_is_lagging(s->sync, i) &&
             !l->probing &&
-            get_clock() - l->probed_ns >= quorum_late_period_ns(s)) {
+            quorum_now_ns() - l->probed_ns >= quorum_late_period_ns(s)) {
             quorum_probe(bs, i, false);
         }
     }
@@ -249,21 +263,16 @@ bool quorum_others_answer(const QuorumRequest *req)
         others += quorum_is_member(s, i) &&
                   !quorum_sync_is_lagging(s->sync, i) &&
                   !qatomic_read(&req->answers[i].in_flight) &&
-                  (int64_t)stat64_get(&s->slots[i].answered_ns) >=
+                  (int64_t)stat64_get(&s->slots[i].answered_ns) >
                   req->asked_ns;
     }
     return others >= s->opts.threshold;
 }
 
-bool quorum_enough_already(QuorumRequest *req)
-{
-    return true;
-}
-
 /* --- dropping --- */
 
-/* Whether enough others are left that are asked. */
-static bool GRAPH_RDLOCK quorum_late_can_spare(BDRVQuorumState *s, int i)
+/* How many children but the one in slot @i are asked. */
+static int GRAPH_RDLOCK quorum_late_count_others(BDRVQuorumState *s, int i)
 {
     int others = 0;
 
@@ -271,7 +280,7 @@ static bool GRAPH_RDLOCK quorum_late_can_spare(BDRVQuorumState *s, int i)
         others += j != i && quorum_is_member(s, j) &&
                   !quorum_sync_is_lagging(s->sync, j);
     }
-    return others >= s->opts.threshold;
+    return others;
 }
 
 /* The child in slot @i has not answered, and @others have. */
@@ -281,11 +290,14 @@ static void GRAPH_RDLOCK quorum_late_drop(BlockDriverState *bs, int i,
     BDRVQuorumState *s = bs->opaque;
     QuorumSlot *slot = &s->slots[i];
     QuorumLateness *l = &slot->late;
-    int64_t now = get_clock();
+    int64_t now = quorum_now_ns();
     g_autofree char *why = NULL;
 
-    if (!slot->child || quorum_sync_is_lagging(s->sync, i) ||
-        !quorum_late_can_spare(s, i)) {
+    if (!slot->child || quorum_sync_is_lagging(s->sync, i)) {
+        return;
+    }
+    if (quorum_late_count_others(s, i) < s->opts.threshold) {
+        /* For another request, one of these others has just been dropped. */
         return;
     }
     if (!bdrv_can_abandon(slot->child)) {
@@ -360,10 +372,17 @@ static void GRAPH_RDLOCK quorum_late_judge(QuorumLook *look, QuorumRequest *req,
     if (now - req->enough_ns < quorum_timeout_ns(req->s)) {
         return;
     }
-    look->drop = look->drop ?: g_new0(bool, req->n);
+    if (look->drop) {
+        /*
+         * Children are about to be dropped for another request, and may be
+         * among those that have done this one: look at it after that.
+         */
+        return;
+    }
+    look->drop = g_new(bool, req->n);
     look->others = MAX(quorum_count_good(req), req->s->opts.threshold);
     for (int i = 0; i < req->n; i++) {
-        look->drop[i] |= qatomic_read(&req->answers[i].in_flight);
+        look->drop[i] = qatomic_read(&req->answers[i].in_flight);
     }
 }
 
@@ -377,7 +396,7 @@ static void quorum_late_look(void *opaque)
     BlockDriverState *bs = look->bs;
     BDRVQuorumState *s = bs->opaque;
     g_autoptr(GPtrArray) requests = g_ptr_array_new();
-    int64_t now = get_clock();
+    int64_t now = quorum_now_ns();
     QuorumRequest *req;
 
     assume_graph_lock();
@@ -422,7 +441,7 @@ void quorum_late_note(const QuorumAnswer *a, int64_t offset, int64_t bytes)
         bytes = INT64_MAX;
     }
     quorum_reached(QUORUM_BRANCH_LATE_WRITE);
-    stat64_set(&s->slots[i].late_ns, get_clock());
+    stat64_set(&s->slots[i].late_ns, quorum_now_ns());
     quorum_sync_mark_late(s->sync, i, offset, bytes);
     quorum_late_arm(s);
 }
@@ -487,7 +506,7 @@ static void GRAPH_RDLOCK quorum_late_writes(BlockDriverState *bs, int i,
 {
     BDRVQuorumState *s = bs->opaque;
     QuorumLateness *l = &s->slots[i].late;
-    int64_t now = get_clock();
+    int64_t now = quorum_now_ns();
 
     switch (bdrv_late(s->slots[i].child)) {
     case BDRV_LATE_ENDED:
@@ -517,7 +536,7 @@ static void GRAPH_RDLOCK quorum_late_writes(BlockDriverState *bs, int i,
 static bool quorum_late_may_end(BDRVQuorumState *s, int i)
 {
     return quorum_answers_since(s, i) ||
-           get_clock() - (int64_t)stat64_get(&s->slots[i].late_ns) <
+           quorum_now_ns() - (int64_t)stat64_get(&s->slots[i].late_ns) <
            QUORUM_LATE_CHANCE_NS;
 }
 
@@ -568,7 +587,7 @@ void coroutine_fn quorum_late_wait(QuorumRequest *req, int64_t offset,
             trace_quorum_late_wait(req->bs->node_name, offset, bytes);
             waits = true;
         }
-        qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, QUORUM_LATE_WAIT_NS);
+        quorum_co_sleep_ns(QUORUM_LATE_WAIT_NS);
     }
 }
 
@@ -598,7 +617,7 @@ static void GRAPH_RDLOCK quorum_late_lagging(BlockDriverState *bs, int i)
     BDRVQuorumState *s = bs->opaque;
     QuorumLateness *l = &s->slots[i].late;
     bool drained = qatomic_read(&bs->quiesce_counter);
-    int64_t now = get_clock();
+    int64_t now = quorum_now_ns();
 
     if (l->probing) {
         if (l->back && !l->cut &&
@@ -642,7 +661,7 @@ static bool quorum_late_requests(BlockDriverState *bs)
 {
     BDRVQuorumState *s = bs->opaque;
     g_autoptr(GHashTable) contexts = g_hash_table_new(NULL, NULL);
-    int64_t now = get_clock();
+    int64_t now = quorum_now_ns();
     GHashTableIter iter;
     QuorumRequest *req;
     gpointer ctx;

@@ -78,9 +78,6 @@ void coroutine_fn GRAPH_RDLOCK quorum_late_wait(QuorumRequest *req,
  */
 bool GRAPH_RDLOCK quorum_others_answer(const QuorumRequest *req);
 
-/* A QuorumEnoughFn of a request whose outcome is known: the rest may fail. */
-bool quorum_enough_already(QuorumRequest *req);
-
 /*
  * @child is new: let it be asked, and warn if it can't be given up although the
  * options say so.  In the main thread.

@@ -91,6 +91,7 @@ typedef struct QuorumLateness {
     bool back;                  /* the probe is to find out if it is back */
     bool cut;                   /* its requests were abandoned, and still are */
     int64_t probed_ns;          /* when the last probe began */
+    int place;                  /* of QUORUM_PROBE_PLACES, for the next one */
     int64_t backoff_ns;         /* how long after that the next one may */
     int64_t dropped_ns[3];      /* when it was given up, the latest first */
 
@@ -147,8 +148,7 @@ typedef struct QuorumSlot {
 
     /*
      * Atomic: when the last probe began that the child has answered (late.c),
-     * and when a write
-     * of it was last found to be late, by get_clock().
+     * and when a write of it was last found to be late, by quorum_now_ns().
      */
     Stat64 answered_ns;
     Stat64 late_ns;
@@ -207,7 +207,7 @@ typedef struct BDRVQuorumState {
     unsigned left_bytes;
     int hedges;
 
-    /* When a flush has last begun, by get_clock(). */
+    /* When a flush has last begun, by quorum_now_ns(). */
     Stat64 last_flush_ns;
 
     /* From where on a resize in flight may have cut children; or INT64_MAX. */

@@ -709,7 +709,7 @@ int coroutine_fn quorum_repair_all(QuorumLockedRead *lr)
     if (find_first_bit(lr->to_repair, bits) == bits) {
         return 0;
     }
-    req->enough = quorum_enough_already;
+    req->enough = NULL;         /* that others can do it, they have to show */
     quorum_sync_write_begin(req->s->sync, &req->write, req->offset, req->bytes,
                             false, req->missed);
     for (int i = 0; i < req->n; i++) {

@@ -199,8 +199,8 @@ static bool quorum_drain_waits_long(BlockDriverState *bs, int64_t *since)
         *since = 0;
         return false;
     }
-    *since = *since ?: get_clock();
-    return get_clock() - *since > QUORUM_REPAIR_DRAIN_NS;
+    *since = *since ?: quorum_now_ns();
+    return quorum_now_ns() - *since > QUORUM_REPAIR_DRAIN_NS;
 }
 
 static void coroutine_fn quorum_repair(const QuorumRepair *r)

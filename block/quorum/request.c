@@ -16,6 +16,7 @@
 #include "qapi/qapi-events-block-core.h"
 #include "qemu/timer.h"
 #include "system/qtest.h"
+#include "debug.h"
 #include "early.h"
 #include "late.h"
 #include "request.h"
@@ -238,7 +239,7 @@ static inline void quorum_request_sent(QuorumRequest *req)
     BDRVQuorumState *s = req->s;
     bool wake;
 
-    req->asked_ns = get_clock();
+    req->asked_ns = quorum_now_ns();
     req->enough_ns = 0;
     req->sampled = req->measured && (req->early.on ||
                                      !(req->asked_ns & QUORUM_SAMPLE_MASK));
@@ -284,7 +285,7 @@ void quorum_in_flight_end(QuorumAnswer *a)
 
 void quorum_request_ages(BDRVQuorumState *s, int64_t *ages)
 {
-    int64_t now = get_clock();
+    int64_t now = quorum_now_ns();
     QuorumRequest *req;
 
     for (int i = 0; i < s->num_slots; i++) {
@@ -343,12 +344,20 @@ void coroutine_fn quorum_ask_all(QuorumRequest *req, QuorumAskFn *ask)
 {
     QuorumAnswer *last = NULL;
 
+    bool degraded = quorum_sync_is_degraded(req->s->sync);
+
     req->ask = ask;
     quorum_request_sent(req);
     for (int i = 0; i < req->n; i++) {
         QuorumAnswer *a = &req->answers[i];
 
         if (!quorum_answer_counts(a) || a->done) {
+            continue;
+        }
+        if (unlikely(degraded) &&
+            quorum_sync_is_lagging(req->s->sync, quorum_answer_slot(a))) {
+            /* It was dropped while the request waited for something. */
+            quorum_answer_leave_out(a, QUORUM_PART_LAGGING);
             continue;
         }
         if (last) {
@@ -452,11 +461,11 @@ void coroutine_fn quorum_range_lock_timed(BlockDriverState *bs,
                                           int64_t offset, int64_t bytes)
 {
     BDRVQuorumState *s = bs->opaque;
-    int64_t start = get_clock();
+    int64_t start = quorum_now_ns();
     int64_t ns;
 
     range_lock_co_lock(&s->range_lock, range, offset, bytes);
-    ns = get_clock() - start;
+    ns = quorum_now_ns() - start;
     if (ns > QUORUM_RANGE_WAIT_NS) {
         trace_quorum_range_wait(bs->node_name, offset, bytes, ns / SCALE_MS);
     }

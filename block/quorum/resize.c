@@ -120,6 +120,10 @@ static void coroutine_fn GRAPH_RDLOCK quorum_ask_shrink(QuorumRequest *req)
         if (!quorum_answer_counts(a) || (a->done && a->ret < 0)) {
             continue;
         }
+        if (quorum_sync_is_lagging(req->s->sync, i)) {
+            quorum_answer_leave_out(a, QUORUM_PART_LAGGING);
+            continue;
+        }
         if (quorum_count_failed(req) > members - threshold) {
             /* It is not asked at all. */
             quorum_reached(QUORUM_BRANCH_SHRINK_STOPPED);
@@ -288,6 +292,9 @@ static void coroutine_fn GRAPH_RDLOCK quorum_undo_resize_of(QuorumAnswer *a)
     if (req->resize.length < old_length) {
         quorum_sync_mark_stale(req->s->sync, i, length, old_length - length,
                                "cut off in vain");
+    }
+    if (quorum_sync_is_lagging(req->s->sync, i)) {
+        return;
     }
     quorum_in_flight_begin(a);
     bdrv_co_truncate(a->child, old_length, true, PREALLOC_MODE_OFF, 0, NULL);
