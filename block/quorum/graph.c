@@ -17,6 +17,7 @@
 #include "qapi/error.h"
 #include "graph.h"
 #include "request.h"
+#include "resync.h"
 
 /* --- slots --- */
 
@@ -252,6 +253,7 @@ static void GRAPH_WRLOCK quorum_change_commit(void *opaque)
     quorum_change_slots_end(s, change, true);
     quorum_change_unverified(s, &change->opts);
     quorum_tell_states(change->bs);
+    quorum_resync_kick(change->bs);
     /* A child that was rebuilding may be gone. */
     qemu_bh_schedule(s->migration_bh);
     trace_quorum_change_end(change->bs->node_name, s->num_slots,
@@ -558,6 +560,9 @@ quorum_adapt_threshold(BlockDriverState *bs, QuorumOptions *opts,
                    "together", bdrv_get_node_name(node), bdrv_get_node_name(bs),
                    opts->threshold, n);
         return false;
+    }
+    if (!opts->auto_resync_given) {
+        opts->auto_resync = opts->threshold > n / 2;
     }
     return true;
 }

@@ -17,6 +17,7 @@
 #include "qemu/timer.h"
 #include "system/qtest.h"
 #include "request.h"
+#include "resync.h"
 #include "vote.h"
 
 /*
@@ -210,6 +211,7 @@ static inline void quorum_request_sent(QuorumRequest *req)
     req->asked_ns = get_clock();
     qemu_spin_lock(&req->s->in_flight_lock);
     QLIST_INSERT_HEAD(&req->s->in_flight, req, next);
+    req->s->guest_requests += !req->background;
     qemu_spin_unlock(&req->s->in_flight_lock);
 }
 
@@ -423,6 +425,7 @@ void quorum_tell_states(BlockDriverState *bs)
             /* No child may be rebuilding any more; a bottom half looks. */
             qemu_bh_schedule(s->migration_bh);
         }
+        quorum_resync_kick(bs);
         name = quorum_child_name(change->child);
         child = change->child < s->num_slots ? s->slots[change->child].child
                                              : NULL;
