@@ -54,23 +54,27 @@
  * twice as long: so the guest keeps two thirds of its throughput even if no
  * request gets on beside the work.  That is not enough where the children owe
  * something after they have answered (caches that are written back, bandwidth
- * that was lent), which makes the guest slower when the resync rests.  So in
- * the second half of each rest it is counted how many requests the guest gets
- * done while it is left alone.  If that is much more than what it gets done on
- * the average, the rests become longer.
+ * that was lent), which makes the guest slower while the resync rests.  So each
+ * second there is a long rest, in the second half of which it is counted what
+ * the guest gets done when it is left alone.  What it gets done otherwise is
+ * to be QUORUM_PACE_KEPT of that, which is more than the half that is promised:
+ * rests become longer or shorter accordingly, and begin with long ones.
  */
+#define QUORUM_PACE_KEPT 0.7
 #define QUORUM_PACE_REST_MIN 2.0
-#define QUORUM_PACE_REST_MAX 64.0
+#define QUORUM_PACE_REST_FIRST 8.0
+#define QUORUM_PACE_REST_MAX 1000.0
 #define QUORUM_PACE_REST_MIN_NS (1 * SCALE_MS)
 #define QUORUM_PACE_REST_MAX_NS (10 * NANOSECONDS_PER_SECOND)
+#define QUORUM_PACE_WINDOW_NS (1 * NANOSECONDS_PER_SECOND)
+#define QUORUM_PACE_CALM_NS (100 * SCALE_MS)
 
-/* What the guest should keep: below, rests grow, and above, they shrink. */
-#define QUORUM_PACE_KEPT_LOW 0.65
-#define QUORUM_PACE_KEPT_HIGH 0.80
-
-/* How much has to be counted before it is believed. */
-#define QUORUM_PACE_WINDOW_NS (250 * SCALE_MS)
+/* How many requests have to be counted before that is believed. */
 #define QUORUM_PACE_REQUESTS 10
+
+/* By how much rests change at once, at least and at most. */
+#define QUORUM_PACE_SHRINK 0.5
+#define QUORUM_PACE_GROW 4.0
 
 /* Over which time the rate of a resync is taken, and how long it is told. */
 #define QUORUM_RATE_WINDOW_NS (500 * SCALE_MS)
@@ -78,8 +82,8 @@
 
 typedef enum QuorumPhase {
     QUORUM_PHASE_WORK,          /* a slice is next, or at work */
-    QUORUM_PHASE_REST,
-    QUORUM_PHASE_CALM,          /* the second half of a rest */
+    QUORUM_PHASE_SETTLE,        /* the first half of a long rest */
+    QUORUM_PHASE_CALM,          /* the second one */
 } QuorumPhase;
 
 /* How many requests the guest has sent by when. */
@@ -90,16 +94,18 @@ typedef struct QuorumSample {
 } QuorumSample;
 
 typedef struct QuorumPace {
+    const char *node;           /* for traces */
     QuorumPhase phase;
     double rest;                /* how long to rest for each time of work */
-    QuorumSample work;          /* when the last slice began */
-    QuorumSample calm;          /* when the second half of the rest did */
-    int64_t half_ns;            /* how long a half of the rest is */
+    QuorumSample begun;         /* when the last slice began */
+    QuorumSample ended;         /* when the last slice ended */
+    QuorumSample window;        /* when the last long rest ended; or 0 */
+    QuorumSample calm;          /* when its second half began */
 
-    /* Since rest was last looked at: in all, and in second halves. */
-    int64_t all_ns;
+    /* Since @rest was last looked at: beside the resync, and left alone. */
+    int64_t beside_ns;
     int64_t calm_ns;
-    uint64_t all_requests;
+    uint64_t beside_requests;
     uint64_t calm_requests;
 } QuorumPace;
 
@@ -414,48 +420,59 @@ static QuorumSample quorum_pace_sample(BDRVQuorumState *s)
     return sample;
 }
 
-/* Whether the guest is at work, as two samples say. */
-static bool quorum_pace_guest(const QuorumSample *from, const QuorumSample *to)
+/*
+ * Whether the guest is at work: a request of it is in flight, or there was one
+ * since the last slice ended.  (In the slice itself there may be none because
+ * the children need no time, and the guest got none.)
+ */
+static bool quorum_pace_guest(const QuorumPace *p, const QuorumSample *now)
 {
-    return to->in_flight || to->requests != from->requests;
+    return now->in_flight || now->requests != p->ended.requests;
 }
 
 /* A slice has ended.  Returns how long to wait for what is next. */
 static int64_t quorum_pace_rest(QuorumPace *p, const QuorumSample *now)
 {
-    int64_t rest = (now->ns - p->work.ns) * p->rest;
+    int64_t rest = (now->ns - p->begun.ns) * p->rest;
+    bool guest = quorum_pace_guest(p, now);
 
-    if (!quorum_pace_guest(&p->work, now)) {
+    p->ended = *now;
+    if (!guest) {
+        p->window.ns = 0;
         return 0;
     }
-    rest = MIN(MAX(rest, QUORUM_PACE_REST_MIN_NS), QUORUM_PACE_REST_MAX_NS);
-    p->half_ns = rest / 2;
-    p->phase = QUORUM_PHASE_REST;
-    return p->half_ns;
+    if (now->ns - p->window.ns > QUORUM_PACE_WINDOW_NS) {
+        p->phase = QUORUM_PHASE_SETTLE;
+        return QUORUM_PACE_CALM_NS;
+    }
+    return MIN(MAX(rest, QUORUM_PACE_REST_MIN_NS), QUORUM_PACE_REST_MAX_NS);
 }
 
-/* A rest has ended: should the next ones be longer or shorter? */
+/* A long rest has ended: should others be longer or shorter? */
 static void quorum_pace_adapt(QuorumPace *p, const QuorumSample *now)
 {
-    double kept;
+    double kept, factor;
 
-    p->all_ns += now->ns - p->work.ns;
-    p->all_requests += now->requests - p->work.requests;
-    p->calm_ns += now->ns - p->calm.ns;
-    p->calm_requests += now->requests - p->calm.requests;
-    if (p->all_ns < QUORUM_PACE_WINDOW_NS ||
-        p->calm_requests < QUORUM_PACE_REQUESTS) {
+    if (p->window.ns) {
+        p->beside_ns += p->ended.ns - p->window.ns;
+        p->beside_requests += p->ended.requests - p->window.requests;
+        p->calm_ns += now->ns - p->calm.ns;
+        p->calm_requests += now->requests - p->calm.requests;
+    }
+    p->window = *now;
+    if (p->calm_requests < QUORUM_PACE_REQUESTS) {
         return;
     }
-    kept = ((double)p->all_requests / p->all_ns) /
+    kept = ((double)p->beside_requests / p->beside_ns) /
            ((double)p->calm_requests / p->calm_ns);
-    if (kept < QUORUM_PACE_KEPT_LOW) {
-        p->rest = MIN(p->rest * 1.5, QUORUM_PACE_REST_MAX);
-    } else if (kept > QUORUM_PACE_KEPT_HIGH) {
-        p->rest = MAX(p->rest * 0.8, QUORUM_PACE_REST_MIN);
-    }
-    p->all_ns = p->calm_ns = 0;
-    p->all_requests = p->calm_requests = 0;
+    /* What a slice costs the guest, and how long it should take for that */
+    factor = (1 - kept) / (1 - QUORUM_PACE_KEPT);
+    factor = MIN(MAX(factor, QUORUM_PACE_SHRINK), QUORUM_PACE_GROW);
+    p->rest = (1 + p->rest) * factor - 1;
+    p->rest = MIN(MAX(p->rest, QUORUM_PACE_REST_MIN), QUORUM_PACE_REST_MAX);
+    trace_quorum_resync_pace(p->node, kept * 100, p->rest * 100);
+    p->beside_ns = p->calm_ns = 0;
+    p->beside_requests = p->calm_requests = 0;
 }
 
 /*
@@ -466,10 +483,10 @@ static bool quorum_pace_go_on(QuorumPace *p, const QuorumSample *now,
                               int64_t *wait_ns)
 {
     switch (p->phase) {
-    case QUORUM_PHASE_REST:
+    case QUORUM_PHASE_SETTLE:
         p->calm = *now;
         p->phase = QUORUM_PHASE_CALM;
-        *wait_ns = p->half_ns;
+        *wait_ns = QUORUM_PACE_CALM_NS;
         return false;
     case QUORUM_PHASE_CALM:
         quorum_pace_adapt(p, now);
@@ -478,7 +495,7 @@ static bool quorum_pace_go_on(QuorumPace *p, const QuorumSample *now,
         break;
     }
     p->phase = QUORUM_PHASE_WORK;
-    p->work = *now;
+    p->begun = *now;
     return true;
 }
 
@@ -528,14 +545,14 @@ static int64_t quorum_resync_wait(QuorumResync *r, QuorumResyncStep step)
     g_assert_not_reached();
 }
 
-/* Whether the slice that has begun at r->pace.work is to go on. */
+/* Whether the slice that has begun at r->pace.begun is to go on. */
 static bool quorum_resync_goes_on(QuorumResync *r)
 {
     BDRVQuorumState *s = r->bs->opaque;
     QuorumSample now = quorum_pace_sample(s);
 
-    return now.ns - r->pace.work.ns < QUORUM_RESYNC_SLICE_NS &&
-           !quorum_pace_guest(&r->pace.work, &now) &&
+    return now.ns - r->pace.begun.ns < QUORUM_RESYNC_SLICE_NS &&
+           !quorum_pace_guest(&r->pace, &now) &&
            !qatomic_read(&r->bs->quiesce_counter) && !qatomic_read(&s->scrub);
 }
 
@@ -547,6 +564,8 @@ static void coroutine_fn quorum_resync_slice(void *opaque)
     int64_t wait_ns;
 
     do {
+        /* Let others run: children may have answered without waiting. */
+        qemu_co_sleep_ns(QEMU_CLOCK_REALTIME, 0);
         step = quorum_resync_step(bs, r->fresh);
         r->fresh = false;
     } while (step == QUORUM_RESYNC_MORE && quorum_resync_goes_on(r));
@@ -642,7 +661,8 @@ void quorum_resync_init(BlockDriverState *bs)
     r->bs = bs;
     r->timer = timer_new_ns(QEMU_CLOCK_REALTIME, quorum_resync_timer, r);
     r->chunk = QUORUM_RESYNC_CHUNK;
-    r->pace.rest = QUORUM_PACE_REST_MIN;
+    r->pace.node = bs->node_name;
+    r->pace.rest = QUORUM_PACE_REST_FIRST;
     stat64_init(&r->rate, 0);
     stat64_init(&r->rate_ns, 0);
     s->resync = r;

@@ -160,7 +160,7 @@ class Daemon(iotests.QemuStorageDaemon):
 class QuorumNodeTestCase(iotests.QMPTestCase, QuorumCommands):
     """A QEMU, or a storage daemon, with a quorum node 'q'"""
     vm: Any             # an iotests.VM, or a Daemon
-    node_options = QUORUM
+    driver = QUORUM     # what each quorum node begins with
 
     def setUp(self) -> None:
         self.socket = os.path.join(iotests.sock_dir, 'nbd.sock')
@@ -242,7 +242,7 @@ class QuorumTestCase(QuorumNodeTestCase):
         for i in range(self.replicas):
             self.add_child(i, (between or {}).get(i))
         self.vm.cmd('blockdev-add', {
-            **self.node_options, 'node-name': 'q',
+            **self.driver, 'node-name': 'q',
             'children': [f'c{i}' for i in range(self.replicas)],
             **dashed(options)})
         if export:
