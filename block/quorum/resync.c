@@ -391,6 +391,7 @@ QuorumResyncStep coroutine_fn quorum_resync_step(BlockDriverState *bs,
         return quorum_resync_finish(bs);
     }
     if (quorum_resync_chunk(bs, start)) {
+        quorum_reached(QUORUM_BRANCH_RESYNC);
         r->unflushed = true;
         r->wrapped = false;
         r->vain = 0;
