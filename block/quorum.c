@@ -636,8 +636,6 @@ static BlockDriver bdrv_quorum = {
     .bdrv_get_specific_stats    = quorum_get_stats,
     .bdrv_get_specific_info     = quorum_get_specific_info,
 
-    .bdrv_drain_end             = quorum_resync_drain_end,
-
     .bdrv_child_perm            = quorum_child_perm,
     .bdrv_set_perm              = quorum_resync_set_perm,
     .bdrv_recurse_can_replace   = quorum_recurse_can_replace,

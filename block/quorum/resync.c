@@ -30,6 +30,9 @@
 #define QUORUM_RESYNC_BACKOFF_NS (1 * NANOSECONDS_PER_SECOND)
 #define QUORUM_RESYNC_BACKOFF_MAX_NS (60 * NANOSECONDS_PER_SECOND)
 
+/* When it looks again whether a drained section has ended. */
+#define QUORUM_RESYNC_DRAINED_NS (100 * SCALE_MS)
+
 /*
  * How many chunks in a row may be in vain.  There may be holes in what can be
  * copied; but where nothing can be, a resync must not read the whole disk to
@@ -124,11 +127,6 @@ struct QuorumResync {
     /* Bytes a second, and when that was found out. */
     Stat64 rate;
     Stat64 rate_ns;
-
-    /* In the main thread only. */
-
-    /* A drained section has held a slice. */
-    bool held;
 
     /* Used by the slice that is at work; by the main thread if none is. */
     bool active;                /* begun, and not ended */
@@ -517,7 +515,7 @@ static void quorum_resync_end(QuorumResync *r, const char *why)
     r->pace.phase = QUORUM_PHASE_WORK;
 }
 
-/* A step has ended the slice.  Returns how long to wait; -1 for ever. */
+/* A step has ended the slice.  Returns how long to wait, -1: until kicked. */
 static int64_t quorum_resync_wait(QuorumResync *r, QuorumResyncStep step)
 {
     BDRVQuorumState *s = r->bs->opaque;
@@ -586,7 +584,7 @@ static void coroutine_fn quorum_resync_slice(void *opaque)
     bdrv_dec_in_flight(bs);
 }
 
-/* Whether a slice may begin now; if not, whoever changes that will kick. */
+/* Whether a slice may begin now; if not, something will arm the timer again. */
 static bool quorum_resync_may_begin(QuorumResync *r)
 {
     BlockDriverState *bs = r->bs;
@@ -601,8 +599,10 @@ static bool quorum_resync_may_begin(QuorumResync *r)
         return false;
     }
     if (qatomic_read(&bs->quiesce_counter)) {
-        r->held = true;
-        trace_quorum_resync_wait(bs->node_name, "drained", -1);
+        /* Mostly drained sections end before the main loop comes here. */
+        trace_quorum_resync_wait(bs->node_name, "drained",
+                                 QUORUM_RESYNC_DRAINED_NS / SCALE_MS);
+        quorum_resync_arm(r, QUORUM_RESYNC_DRAINED_NS);
         return false;
     }
     return true;
@@ -683,16 +683,6 @@ void quorum_resync_kick(BlockDriverState *bs)
     if (s->opts.auto_resync) {
         qatomic_set_mb(&s->resync->kicked, true);
         quorum_resync_arm(s->resync, QUORUM_RESYNC_DELAY_NS);
-    }
-}
-
-void quorum_resync_drain_end(BlockDriverState *bs)
-{
-    BDRVQuorumState *s = bs->opaque;
-
-    if (s->resync && s->resync->held) {
-        s->resync->held = false;
-        quorum_resync_arm(s->resync, 0);
     }
 }
 

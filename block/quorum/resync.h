@@ -48,9 +48,6 @@ void quorum_resync_destroy(BDRVQuorumState *s);
  */
 void quorum_resync_kick(BlockDriverState *bs);
 
-/* BlockDriver.bdrv_drain_end: what a drained section has held goes on. */
-void quorum_resync_drain_end(BlockDriverState *bs);
-
 /* BlockDriver.bdrv_set_perm: the children may be writable from now on. */
 void GRAPH_RDLOCK quorum_resync_set_perm(BlockDriverState *bs, uint64_t perm,
                                          uint64_t shared);
