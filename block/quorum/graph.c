@@ -17,7 +17,6 @@
 #include "qapi/error.h"
 #include "graph.h"
 #include "request.h"
-#include "resync.h"
 
 /* --- slots --- */
 
@@ -253,7 +252,6 @@ static void GRAPH_WRLOCK quorum_change_commit(void *opaque)
     quorum_change_slots_end(s, change, true);
     quorum_change_unverified(s, &change->opts);
     quorum_tell_states(change->bs);
-    quorum_resync_kick(change->bs);
     /* A child that was rebuilding may be gone. */
     qemu_bh_schedule(s->migration_bh);
     trace_quorum_change_end(change->bs->node_name, s->num_slots,

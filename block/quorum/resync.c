@@ -132,7 +132,6 @@ struct QuorumResync {
     bool active;                /* begun, and not ended */
     bool fresh;                 /* what has failed is to be tried again */
     int64_t pos;                /* goes around the disk */
-    bool wrapped;               /* since something was copied */
     int vain;                   /* chunks, since something was copied */
     bool unflushed;             /* something was copied since a flush */
     int64_t backoff_ns;
@@ -356,7 +355,6 @@ static void GRAPH_RDLOCK quorum_resync_try_again(BlockDriverState *bs)
     BDRVQuorumState *s = bs->opaque;
     QuorumResync *r = s->resync;
 
-    r->wrapped = false;
     r->vain = 0;
     for (int i = 0; i < s->num_slots; i++) {
         if (quorum_sync_stale_bytes(s->sync, i)) {
@@ -380,10 +378,6 @@ QuorumResyncStep coroutine_fn quorum_resync_step(BlockDriverState *bs,
         quorum_resync_try_again(bs);
     }
     start = quorum_resync_find(bs, r->pos);
-    if (start < 0 && !r->wrapped) {
-        r->wrapped = true;
-        start = quorum_resync_find(bs, 0);
-    }
     if (start < 0 || r->vain == QUORUM_RESYNC_VAIN) {
         r->pos = start < 0 ? 0 : r->pos;
         return quorum_resync_finish(bs);
@@ -391,7 +385,6 @@ QuorumResyncStep coroutine_fn quorum_resync_step(BlockDriverState *bs,
     if (quorum_resync_chunk(bs, start)) {
         quorum_reached(QUORUM_BRANCH_RESYNC);
         r->unflushed = true;
-        r->wrapped = false;
         r->vain = 0;
         r->backoff_ns = 0;
     } else {
