@@ -32,6 +32,7 @@
 #include "quorum/read.h"
 #include "quorum/repair.h"
 #include "quorum/request.h"
+#include "quorum/resync.h"
 #include "quorum/vote.h"
 #include "quorum/write.h"
 
@@ -174,6 +175,7 @@ static void coroutine_fn GRAPH_RDLOCK
 quorum_co_invalidate_cache(BlockDriverState *bs, Error **errp)
 {
     quorum_vote_length(bs, errp);
+    quorum_resync_kick(bs);
 }
 
 static void quorum_detach_children(BlockDriverState *bs)
@@ -207,6 +209,7 @@ static void quorum_close(BlockDriverState *bs)
     buffer_pool_destroy(&s->pool);
     fair_budget_destroy(&s->budget);
     quorum_repairs_destroy(s);
+    quorum_resync_destroy(s);
 }
 
 /* The slot @key is vacant: the core deletes only options of real children. */
@@ -406,6 +409,7 @@ static void quorum_init_state(BlockDriverState *bs, int slots)
                                  quorum_unblock_migration, bs);
     quorum_repairs_init(s);
     quorum_late_init(bs);
+    quorum_resync_init(bs);
     s->sync = quorum_sync_new(bs->node_name, slots);
     s->slots = quorum_slots_new(slots);
     s->num_slots = slots;
@@ -639,6 +643,7 @@ static BlockDriver bdrv_quorum = {
     .bdrv_get_specific_info     = quorum_get_specific_info,
 
     .bdrv_child_perm            = quorum_child_perm,
+    .bdrv_set_perm              = quorum_resync_set_perm,
     .bdrv_recurse_can_replace   = quorum_recurse_can_replace,
     .bdrv_recurse_can_snapshot  = quorum_recurse_can_snapshot,
     .bdrv_can_lose_child        = quorum_can_lose_child,

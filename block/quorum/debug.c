@@ -98,6 +98,7 @@ const char *const quorum_branch_text[QUORUM_BRANCH__MAX] = {
     [QUORUM_BRANCH_REPAIR_FUTILE] = "repaired range still can't be read",
     [QUORUM_BRANCH_READ_BESIDE_REPAIR] =
         "child left out that is being repaired",
+    [QUORUM_BRANCH_RESYNC] = "chunk copied in the background",
     [QUORUM_BRANCH_WRITE_REFUSED] = "write stored by too few children",
     [QUORUM_BRANCH_WRITE_MADE_STALE] = "write made a child stale",
     [QUORUM_BRANCH_WRITE_BESIDE_FLUSH] =

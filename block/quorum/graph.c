@@ -568,6 +568,9 @@ quorum_adapt_threshold(BlockDriverState *bs, QuorumOptions *opts,
                    opts->threshold, n);
         return false;
     }
+    if (!opts->auto_resync_given) {
+        opts->auto_resync = opts->threshold > n / 2;
+    }
     return true;
 }
 

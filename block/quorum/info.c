@@ -13,6 +13,7 @@
 #include "early.h"
 #include "info.h"
 #include "request.h"
+#include "resync.h"
 
 BlockStatsSpecific *quorum_get_stats(BlockDriverState *bs)
 {
@@ -75,6 +76,7 @@ ImageInfoSpecific *quorum_get_specific_info(BlockDriverState *bs, Error **errp)
     spec->u.quorum.data = quorum;
     quorum->vote_threshold = s->opts.threshold;
     quorum->read_pattern = s->opts.read_pattern;
+    quorum->resync = quorum_resync_info(bs);
     for (int i = 0; i < s->num_slots; i++) {
         QuorumSlot *slot = &s->slots[i];
         QuorumChildInfo *info = g_new0(QuorumChildInfo, 1);

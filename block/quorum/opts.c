@@ -549,6 +549,7 @@ int quorum_read_options(QuorumOptions *o, QDict *options, int slots,
         .early_reads = qemu_opt_get_bool(opts, QUORUM_OPT_EARLY_READS, false),
         .auto_resync = qemu_opt_get_bool(opts, QUORUM_OPT_AUTO_RESYNC,
                                          threshold > slots / 2),
+        .auto_resync_given = qemu_opt_find(opts, QUORUM_OPT_AUTO_RESYNC),
     };
     assert(o->threshold >= 1 && o->threshold <= occupied && occupied <= slots);
     ret = quorum_check_options(o, slots, occupied, errp) ? 0 : -EINVAL;

@@ -50,6 +50,7 @@ typedef struct QuorumOptions {
     int child_timeout_ms;       /* do without those that don't answer; or 0 */
     bool early_reads;           /* answer without waiting for all children */
     bool auto_resync;           /* copy what children lack, in background */
+    bool auto_resync_given;     /* it is not the default */
 } QuorumOptions;
 
 /*

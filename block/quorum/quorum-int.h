@@ -58,6 +58,7 @@
 
 typedef struct QuorumRepair QuorumRepair;
 typedef struct QuorumRequest QuorumRequest;
+typedef struct QuorumResync QuorumResync;
 
 /* How often a child was wrong, and what was done about it.  Atomic. */
 typedef struct QuorumCounters {
@@ -178,13 +179,14 @@ typedef struct BDRVQuorumState {
     QuorumSlot *slots;
     int num_slots;
 
+    /* Written in the main thread. */
+
+    /* There is a scrub of the node.  Atomic. */
+    bool scrub;
+
     /* In the main thread only. */
 
-    /*
-     * There is a scrub of the node, and it repairs: it is a user of the
-     * children's write permission.
-     */
-    bool scrub;
+    /* The scrub repairs: it is a user of the children's write permission. */
     bool scrub_repairs;
 
     /*
@@ -255,6 +257,9 @@ typedef struct BDRVQuorumState {
      */
     CoRwlock flush_lock;
 
+    /* What is copied in the background, see resync.h. */
+    QuorumResync *resync;
+
     /* Under in_flight_lock. */
 
     /*
@@ -267,6 +272,9 @@ typedef struct BDRVQuorumState {
 
     /* The timer of late.c is armed. */
     bool late_ticks;
+
+    /* How many there have been that are not in the background. */
+    uint64_t guest_requests;
 
     /* Under repairs_lock. */
 

@@ -856,6 +856,7 @@ void coroutine_fn quorum_repair_range(BlockDriverState *bs, int64_t offset,
     QuorumLockedRead lr;
 
     req->pool = &req->s->repair_pool;
+    req->background = true;
     quorum_extend_children(bs, offset + bytes, NULL);
     if (quorum_locked_read_alloc(&lr, req)) {
         quorum_locked_read_vote(&lr, true);

@@ -20,6 +20,7 @@
 #include "early.h"
 #include "late.h"
 #include "request.h"
+#include "resync.h"
 #include "vote.h"
 
 /*
@@ -246,6 +247,7 @@ static inline void quorum_request_sent(QuorumRequest *req)
     req->ctx = qemu_get_current_aio_context();
     qemu_spin_lock(&s->in_flight_lock);
     QLIST_INSERT_HEAD(&s->in_flight, req, next);
+    s->guest_requests += !req->background;
     wake = !s->late_ticks && s->opts.child_timeout_ms;
     s->late_ticks |= wake;
     qemu_spin_unlock(&s->in_flight_lock);
@@ -490,6 +492,7 @@ void quorum_tell_states(BlockDriverState *bs)
             /* No child may be rebuilding any more; a bottom half looks. */
             qemu_bh_schedule(s->migration_bh);
         }
+        quorum_resync_kick(bs);
         name = quorum_child_name(change->child);
         child = change->child < s->num_slots ? s->slots[change->child].child
                                              : NULL;

@@ -160,6 +160,7 @@ struct QuorumRequest {
     } early;
 
     bool quiet;                 /* children that can't read are not told of */
+    bool background;            /* no guest waits for it */
     int coroutines;             /* taken from the budget */
     BufferPool *pool;           /* where bufs come from */
     void **bufs;                /* room for n + 1 of them */
@@ -423,12 +424,17 @@ bool GRAPH_RDLOCK quorum_worth_repair(BlockDriverState *bs, int i);
 /* Whether that is so of the child of @a, which could not read. */
 bool GRAPH_RDLOCK quorum_worth_rewrite(const QuorumAnswer *a);
 
-/* Remember whether repairs of @slot are worth a try: see repair_failed. */
-static inline void quorum_set_repair_failed(QuorumSlot *slot, bool failed)
+/*
+ * Remember whether repairs of @slot are worth a try: see repair_failed.
+ * Returns whether that has changed.
+ */
+static inline bool quorum_set_repair_failed(QuorumSlot *slot, bool failed)
 {
-    if (qatomic_read(&slot->repair_failed) != failed) {
-        qatomic_set(&slot->repair_failed, failed);
+    if (qatomic_read(&slot->repair_failed) == failed) {
+        return false;
     }
+    qatomic_set(&slot->repair_failed, failed);
+    return true;
 }
 
 /* The bytes of @child, as the block layer knows them. */

@@ -25,6 +25,7 @@
 #include "qemu/bitmap.h"
 #include "qemu/stats64.h"
 #include "qemu/units.h"
+#include "resync.h"
 #include "scrub-chunk.h"
 #include "trace.h"
 #include "write.h"
@@ -448,7 +449,7 @@ static bool quorum_scrub_begin(BlockDriverState *bs, bool repair,
         s->slots[i].scrub_reported = 0;
     }
     bdrv_graph_rdunlock_main_loop();
-    s->scrub = true;
+    qatomic_set(&s->scrub, true);
     s->scrub_repairs = repair;
     return true;
 }
@@ -458,7 +459,7 @@ static void quorum_scrub_end(BlockDriverState *bs)
 {
     BDRVQuorumState *s = bs->opaque;
 
-    s->scrub = false;
+    qatomic_set(&s->scrub, false);
     s->scrub_repairs = false;
     bdrv_graph_rdlock_main_loop();
     for (int i = 0; i < s->num_slots; i++) {
@@ -468,6 +469,7 @@ static void quorum_scrub_end(BlockDriverState *bs)
         }
     }
     bdrv_graph_rdunlock_main_loop();
+    quorum_resync_kick(bs);
 }
 
 /* Owned by the caller: what @info points to. */

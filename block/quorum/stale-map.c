@@ -845,3 +845,15 @@ bool quorum_sync_next_stale(QuorumSync *sync, int64_t offset, int64_t end,
     *bytes = quorum_sync_stale_end_locked(sync, first, end) - first;
     return *bytes > 0;
 }
+
+int64_t quorum_sync_next_stale_of(QuorumSync *sync, int i, int64_t offset,
+                                  int64_t end)
+{
+    HBitmap *stale;
+
+    QUORUM_SYNC_GUARD(sync);
+    end = MIN(end, sync->bytes);
+    stale = sync->children[i].stale;
+    return stale && offset < end ?
+           hbitmap_next_dirty(stale, offset, end - offset) : -1;
+}

@@ -249,6 +249,13 @@ bool quorum_sync_next_stale(QuorumSync *sync, int64_t offset, int64_t end,
                             int64_t *start, int64_t *bytes);
 
 /*
+ * Where the child in slot @i is stale, the first byte in [@offset, @end), or -1
+ * if nowhere.
+ */
+int64_t quorum_sync_next_stale_of(QuorumSync *sync, int i, int64_t offset,
+                                  int64_t end);
+
+/*
  * Cut [*@start, *@end) down to the granules of stale maps that are whole in it.
  * The last granule of the node is whole with fewer bytes.
  */

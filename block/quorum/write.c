@@ -15,6 +15,7 @@
 #include "block/block-io.h"
 #include "debug.h"
 #include "late.h"
+#include "resync.h"
 #include "write.h"
 
 /* --- what writes, zeroes and resizes share --- */
@@ -85,7 +86,9 @@ bool quorum_collect_missed(QuorumRequest *req)
         bool asked = quorum_answer_counts(a);
 
         if (asked && a->ret >= 0) {
-            quorum_set_repair_failed(&req->s->slots[i], false);
+            if (quorum_set_repair_failed(&req->s->slots[i], false)) {
+                quorum_resync_kick(req->bs);
+            }
         } else {
             req->missed[i] = true;
             errors |= asked;

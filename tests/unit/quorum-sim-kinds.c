@@ -45,6 +45,7 @@ const Rates sim_rates = {
     .no_fallback = 200,
     .scrub_stale = 400,
     .scrub_prefers = 700,
+    .resync = 300,
     .leaves = 300,
     .exact = 500,
     .grows = 400,

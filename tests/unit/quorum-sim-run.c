@@ -10,6 +10,7 @@
 #include "qapi/error.h"
 #include "qemu/main-loop.h"
 #include "qobject/qdict.h"
+#include "block/quorum/resync.h"
 #include "block/quorum/scrub-chunk.h"
 #include "quorum-sim.h"
 
@@ -87,6 +88,25 @@ static int coroutine_fn guest_scrub(Req *r)
     return ret;
 }
 
+/* A step of a resync, of which there is one at a time; it may go anywhere. */
+static int coroutine_fn guest_resync(Req *r)
+{
+    BlockDriverState *bs = blk_bs(sim.node.blk);
+
+    for (int i = 0; i < sim.guest.next_req; i++) {
+        const Req *other = &sim.s->reqs[i];
+
+        if (other != r && other->resync && other->end == NEVER) {
+            return 0;
+        }
+    }
+    r->mask = sim_cells_mask(0, sim.guest.length);
+    bdrv_inc_in_flight(bs);
+    quorum_resync_step(bs, true);
+    bdrv_dec_in_flight(bs);
+    return 0;
+}
+
 static void trace_start(const Req *r)
 {
     if (r->type == REQ_RESIZE) {
@@ -97,7 +117,7 @@ static void trace_start(const Req *r)
     } else {
         sim_trace("%s %d: cells %d-%d%s%s%s%s", sim_req_name[r->type], r->id,
                   r->cell, r->cell + r->num - 1,
-                  r->prefers ? " prefers a child" : "",
+                  r->prefers ? " prefers a child" : r->resync ? " resync" : "",
                   r->flags & BDRV_REQ_FUA ? " fua" : "",
                   r->flags & BDRV_REQ_MAY_UNMAP ? " may-unmap" : "",
                   r->flags & BDRV_REQ_NO_FALLBACK ? " no-fallback" : "");
@@ -145,7 +165,7 @@ static void coroutine_fn guest_entry(void *opaque)
         break;
     case REQ_CHECK:
     case REQ_SCRUB:
-        ret = guest_scrub(r);
+        ret = r->resync ? guest_resync(r) : guest_scrub(r);
         break;
     case REQ_RESIZE:
         ret = sim_resize(r);

@@ -156,6 +156,7 @@ static void make_request(Schedule *s, uint64_t *rng)
             r->prefers = rng_hit(rng, rates->scrub_prefers);
             r->child = rng_below(rng, s->num_children);
         }
+        r->resync = !r->prefers && rng_hit(rng, rates->resync);
         break;
     default:
         break;

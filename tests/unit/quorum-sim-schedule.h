@@ -46,6 +46,7 @@ typedef struct Req {
     bool stale;                 /* scrub what is stale from there on */
     int child;                  /* the slot that changes, or is preferred */
     bool prefers;               /* a scrub prefers that child */
+    bool resync;                /* not a scrub: what a resync does next */
     bool leaves;                /* the slot becomes vacant, if it is not */
     int length;                 /* of the disk after a resize, in cells */
     bool exact;                 /* the disk must not be longer then */
@@ -132,6 +133,7 @@ typedef struct Plan {
     X(no_fallback)                                                      \
     X(scrub_stale)      /* only what is stale */                        \
     X(scrub_prefers)    /* a child, where a kind wants that */          \
+    X(resync)           /* instead of a scrub */                        \
     X(leaves)           /* a child, and not replaced */                 \
     X(exact)                                                            \
     X(grows)            /* a write, behind the end */                   \

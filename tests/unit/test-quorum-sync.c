@@ -780,6 +780,25 @@ static void test_text(void)
     quorum_sync_free(s);
 }
 
+/* Where one child is stale, whatever others are, and up to the end. */
+static void test_next_stale_of(void)
+{
+    QuorumSync *s = sync_new(GiB - 512);
+
+    quorum_sync_mark_stale(s, 0, 0, MiB, "test");
+    quorum_sync_mark_stale(s, 1, MiB, QUORUM_UNIT, "test");
+    quorum_sync_mark_stale(s, 1, GiB - MiB, MiB - 512, "test");
+    g_assert_cmpint(quorum_sync_next_stale_of(s, 1, 0, INT64_MAX), ==, MiB);
+    g_assert_cmpint(quorum_sync_next_stale_of(s, 1, 0, MiB), ==, -1);
+    g_assert_cmpint(quorum_sync_next_stale_of(s, 1, MiB + 1, GiB), ==,
+                    MiB + 1);
+    g_assert_cmpint(quorum_sync_next_stale_of(s, 1, 2 * MiB, GiB), ==,
+                    GiB - MiB);
+    g_assert_cmpint(quorum_sync_next_stale_of(s, 1, GiB, INT64_MAX), ==, -1);
+    g_assert_cmpint(quorum_sync_next_stale_of(s, 2, 0, GiB), ==, -1);
+    quorum_sync_free(s);
+}
+
 /* Of two writes that overlap, the second one is noticed (promise 4). */
 static void test_overlap(void)
 {
@@ -826,6 +845,7 @@ int main(int argc, char **argv)
     g_test_add_func("/quorum-sync/unverified/until-verified", test_verify);
     g_test_add_func("/quorum-sync/unverified/follows-resizes",
                     test_verify_and_resize);
+    g_test_add_func("/quorum-sync/next-stale-of", test_next_stale_of);
     g_test_add_func("/quorum-sync/text", test_text);
     g_test_add_func("/quorum-sync/overlapping-writes/are-noticed",
                     test_overlap);

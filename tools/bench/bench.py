@@ -27,6 +27,7 @@ sys.dont_write_bytecode = True
 from contest import Bench, ROWS, Skip       # noqa: E402
 import loads                                # noqa: E402,F401
 import curves                               # noqa: E402,F401
+import resync                               # noqa: E402,F401
 
 
 def main() -> int:

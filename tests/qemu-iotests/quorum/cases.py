@@ -26,6 +26,11 @@ from .servers import Address, Server
 SIZE = 1024 * 1024
 UNIT = 4096
 
+# What a child misses stays as it is until a test has it repaired: a resync,
+# which begins after a second, would make the outcome depend on how fast the
+# test is.
+QUORUM: Dict[str, Any] = {'driver': 'quorum', 'auto-resync': False}
+
 
 def image(i: int) -> str:
     return os.path.join(iotests.test_dir, f'quorum-{i}.raw')
@@ -155,6 +160,7 @@ class Daemon(iotests.QemuStorageDaemon):
 class QuorumNodeTestCase(iotests.QMPTestCase, QuorumCommands):
     """A QEMU, or a storage daemon, with a quorum node 'q'"""
     vm: Any             # an iotests.VM, or a Daemon
+    driver = QUORUM     # what each quorum node begins with
 
     def setUp(self) -> None:
         self.socket = os.path.join(iotests.sock_dir, 'nbd.sock')
@@ -236,7 +242,7 @@ class QuorumTestCase(QuorumNodeTestCase):
         for i in range(self.replicas):
             self.add_child(i, (between or {}).get(i))
         self.vm.cmd('blockdev-add', {
-            'driver': 'quorum', 'node-name': 'q',
+            **self.driver, 'node-name': 'q',
             'children': [f'c{i}' for i in range(self.replicas)],
             **dashed(options)})
         if export:
@@ -309,7 +315,7 @@ class GuestsTestCase(QuorumNodeTestCase):
         self.vm.launch()
         for node in nodes:
             self.vm.cmd('blockdev-add', node)
-        self.vm.cmd('blockdev-add', {'driver': 'quorum', 'node-name': 'q',
+        self.vm.cmd('blockdev-add', {**QUORUM, 'node-name': 'q',
                                      **options})
         self.export()
 
@@ -418,7 +424,7 @@ class SlowChildrenTestCase(QuorumNodeTestCase):
                     'file': {'driver': 'file', 'filename': path,
                              'discard': 'unmap'}}})
         self.cmd('blockdev-add', {
-            'driver': 'quorum', 'node-name': 'q', 'discard': 'unmap',
+            **QUORUM, 'node-name': 'q', 'discard': 'unmap',
             'children': [f'c{i}' for i in range(self.replicas)],
             **dashed(options)})
         self.export_nbd(self.socket, iothread='t0', fixed_iothread=True)
