@@ -136,6 +136,7 @@ static int coroutine_fn GRAPH_RDLOCK quorum_probe_once(QuorumProbe *p)
     }
     if (ret == 0) {
         a->part = QUORUM_PART_ASKED;
+        req->background = true;
         qemu_iovec_init_buf(&a->qiov, buf, QUORUM_PROBE_BYTES);
         quorum_ask_one(a, quorum_ask_probe);
         ret = a->ret;
@@ -541,54 +542,68 @@ static bool quorum_late_may_end(BDRVQuorumState *s, int i)
 }
 
 /*
- * Whether a write of the range would not be stored by enough children, but
- * would be if the late writes of some that are there, or may be, had ended.
+ * Whether the write @req is held only if the children take it, too, that were
+ * not asked because of older writes, and may be asked soon.
  */
-static bool GRAPH_RDLOCK quorum_late_blocks(BDRVQuorumState *s, int64_t offset,
-                                            int64_t bytes)
+static bool quorum_late_needed(QuorumRequest *req)
 {
-    g_autofree bool *now = g_new0(bool, s->num_slots);
-    g_autofree bool *soon = g_new0(bool, s->num_slots);
-    g_autofree bool *none = g_new0(bool, s->num_slots);
-    QuorumWrite w = {
-        .offset = offset,
-        .bytes = bytes,
-        .missed = none,
-        .flush_generation = UINT64_MAX,
-    };
-    bool any = false;
+    BDRVQuorumState *s = req->s;
+    g_autofree bool *now = g_new(bool, req->n);
+    g_autofree bool *soon = g_new(bool, req->n);
 
-    for (int i = 0; i < s->num_slots; i++) {
-        if (!quorum_is_member(s, i) || quorum_sync_is_lagging(s->sync, i)) {
-            now[i] = soon[i] = true;
-        } else if (quorum_sync_is_late(s->sync, i, offset, bytes)) {
-            now[i] = true;
-            soon[i] = !quorum_late_may_end(s, i);
-            any = true;
-        }
+    for (int i = 0; i < req->n; i++) {
+        const QuorumAnswer *a = &req->answers[i];
+
+        now[i] = !quorum_answer_is_good(a);
+        soon[i] = now[i] && !(a->part == QUORUM_PART_LATE &&
+                              !quorum_sync_is_lagging(s->sync, i) &&
+                              quorum_late_may_end(s, i));
     }
-    return any && !quorum_sync_would_hold(s->sync, &w, now,
-                                          s->opts.threshold) &&
-           quorum_sync_would_hold_later(s->sync, &w, soon, s->opts.threshold);
+    return !quorum_sync_would_hold(s->sync, &req->write, now,
+                                   s->opts.threshold) &&
+           quorum_sync_would_hold_later(s->sync, &req->write, soon,
+                                        s->opts.threshold);
 }
 
-void coroutine_fn quorum_late_wait(QuorumRequest *req, int64_t offset,
-                                   int64_t bytes)
+/* Take the children in again whose older writes have ended. */
+static bool quorum_late_take_in(QuorumRequest *req)
 {
-    bool waits = false;
     bool any = false;
 
     for (int i = 0; i < req->n; i++) {
-        any |= quorum_sync_is_late(req->s->sync, i, offset, bytes);
-    }
-    while (any && quorum_late_blocks(req->s, offset, bytes)) {
-        if (!waits) {
-            quorum_reached(QUORUM_BRANCH_LATE_WAIT);
-            trace_quorum_late_wait(req->bs->node_name, offset, bytes);
-            waits = true;
+        QuorumAnswer *a = &req->answers[i];
+
+        if (a->part == QUORUM_PART_LATE &&
+            !quorum_sync_is_late(req->s->sync, i, req->write.offset,
+                                 req->write.bytes)) {
+            a->part = QUORUM_PART_ASKED;
+            a->ret = -EAGAIN;
+            any = true;
         }
-        quorum_co_sleep_ns(QUORUM_LATE_WAIT_NS);
     }
+    return any;
+}
+
+void coroutine_fn quorum_late_send_rest(QuorumRequest *req)
+{
+    bool any = false;
+
+    for (int i = 0; i < req->n; i++) {
+        any |= req->answers[i].part == QUORUM_PART_LATE;
+        req->answers[i].done = req->answers[i].part != QUORUM_PART_LATE;
+    }
+    if (!any || !quorum_late_needed(req)) {
+        return;
+    }
+    quorum_reached(QUORUM_BRANCH_LATE_WAIT);
+    trace_quorum_late_wait(req->bs->node_name, req->offset, req->bytes);
+    do {
+        if (quorum_late_take_in(req)) {
+            quorum_ask_all(req, req->ask);
+        } else {
+            quorum_co_sleep_ns(QUORUM_LATE_WAIT_NS);
+        }
+    } while (quorum_late_needed(req));
 }
 
 /* --- the timer --- */

@@ -65,12 +65,12 @@ void GRAPH_RDLOCK quorum_late_note_all(const QuorumRequest *req, int64_t offset,
                                        int64_t bytes);
 
 /*
- * A write of the range is about to be sent.  If it could not be acknowledged
- * because older writes may still come there on children that do answer: wait
- * for the end of that.
+ * The children have answered a write, but for those to which it was not sent,
+ * because an older one may still come there.  If too few hold it without them,
+ * but enough would with those that are there: wait for the end of the older
+ * ones, and ask them, too.
  */
-void coroutine_fn GRAPH_RDLOCK quorum_late_wait(QuorumRequest *req,
-                                                int64_t offset, int64_t bytes);
+void coroutine_fn GRAPH_RDLOCK quorum_late_send_rest(QuorumRequest *req);
 
 /*
  * Whether enough other members than those that @req waits for have answered a

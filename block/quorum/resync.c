@@ -283,7 +283,7 @@ quorum_resync_copy(BlockDriverState *bs, int64_t offset, int64_t bytes)
 /* @bytes have been copied now. */
 static void quorum_resync_count(QuorumResync *r, int64_t bytes)
 {
-    int64_t now = get_clock();
+    int64_t now = quorum_now_ns();
     int64_t ns = now - r->window_ns;
 
     r->window_bytes += bytes;
@@ -302,7 +302,7 @@ quorum_resync_chunk(BlockDriverState *bs, int64_t start)
 {
     BDRVQuorumState *s = bs->opaque;
     QuorumResync *r = s->resync;
-    int64_t begun = get_clock();
+    int64_t begun = quorum_now_ns();
     int64_t bytes, copied, took;
 
     /* What some child lacks begins there; other children don't matter. */
@@ -319,7 +319,7 @@ quorum_resync_chunk(BlockDriverState *bs, int64_t start)
     trace_quorum_resync_chunk(bs->node_name, start, bytes, copied);
 
     r->pos = start + bytes;
-    took = get_clock() - begun;
+    took = quorum_now_ns() - begun;
     if (took > QUORUM_RESYNC_CHUNK_NS) {
         r->chunk = MAX(r->chunk / 2, QUORUM_RESYNC_CHUNK_MIN);
     } else if (took < QUORUM_RESYNC_CHUNK_NS / 4) {
@@ -397,7 +397,7 @@ QuorumResyncStep coroutine_fn quorum_resync_step(BlockDriverState *bs,
 
 static QuorumSample quorum_pace_sample(BDRVQuorumState *s)
 {
-    QuorumSample sample = { .ns = get_clock() };
+    QuorumSample sample = { .ns = quorum_now_ns() };
     QuorumRequest *req;
 
     qemu_spin_lock(&s->in_flight_lock);
@@ -495,7 +495,7 @@ static bool quorum_pace_go_on(QuorumPace *p, const QuorumSample *now,
 
 static void quorum_resync_arm(QuorumResync *r, int64_t ns)
 {
-    timer_mod_anticipate_ns(r->timer, get_clock() + ns);
+    timer_mod_anticipate_ns(r->timer, quorum_now_ns() + ns);
 }
 
 /* Nothing more is to be done for now; @why is for traces. */
@@ -704,7 +704,7 @@ QuorumResyncInfo *quorum_resync_info(BlockDriverState *bs)
     }
     info = g_new0(QuorumResyncInfo, 1);
     info->remaining_bytes = remaining;
-    if (get_clock() - (int64_t)stat64_get(&s->resync->rate_ns) <
+    if (quorum_now_ns() - (int64_t)stat64_get(&s->resync->rate_ns) <
         QUORUM_RATE_OLD_NS) {
         info->bytes_per_second = stat64_get(&s->resync->rate);
     }

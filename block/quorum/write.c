@@ -53,9 +53,6 @@ void coroutine_fn quorum_write_lock(QuorumRequest *req, RangeLockRequest *range,
         quorum_request_admit(req);  /* a resize may come here again */
     }
     quorum_range_lock(req->bs, range, offset, locked_bytes);
-    if (unlikely(quorum_sync_is_degraded(req->s->sync))) {
-        quorum_late_wait(req, offset, bytes);
-    }
     if (fua) {
         qemu_co_rwlock_rdlock(&req->s->flush_lock);
     }
@@ -257,11 +254,15 @@ quorum_write_begin(QuorumRequest *req, RangeLockRequest *range)
 static int coroutine_fn GRAPH_RDLOCK
 quorum_write_end(QuorumRequest *req, RangeLockRequest *range)
 {
-    bool errors = quorum_collect_missed(req);
-    bool acknowledged = quorum_sync_write_settle(req->s->sync, &req->write,
-                                                 req->s->opts.threshold);
+    bool errors, acknowledged;
     int ret = 0;
 
+    if (unlikely(quorum_sync_is_degraded(req->s->sync))) {
+        quorum_late_send_rest(req);
+    }
+    errors = quorum_collect_missed(req);
+    acknowledged = quorum_sync_write_settle(req->s->sync, &req->write,
+                                            req->s->opts.threshold);
     if (errors) {
         quorum_late_note_all(req, req->write.offset, req->write.bytes);
         quorum_trace_missed(req, acknowledged ? "write" : "failed write");
