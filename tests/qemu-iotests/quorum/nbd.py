@@ -143,11 +143,10 @@ class NBDInstance:
         """Wait for the answer to a request that gets no data."""
         magic, = struct.unpack('>I', receive(self.sock, 4))
         if magic == 0x67446698:
-            error, _ = struct.unpack('>IQ', receive(self.sock, 12))
-            return error
+            return int.from_bytes(receive(self.sock, 12)[:4], 'big')
         kind, length = struct.unpack('>2xH8xI', receive(self.sock, 16))
         data = receive(self.sock, length)
-        return struct.unpack('>I', data[:4])[0] if kind & 0x8000 else 0
+        return int.from_bytes(data[:4], 'big') if kind & 0x8000 else 0
 
     def ended(self) -> bool:
         """Wait for the server's end of the connection."""
