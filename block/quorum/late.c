@@ -20,6 +20,7 @@
 #include "qemu/timer.h"
 #include "debug.h"
 #include "late.h"
+#include "resync.h"
 #include "write.h"
 
 /* How often requests are looked at; or 1/8 of child-timeout, if that is less */
@@ -495,6 +496,7 @@ static void quorum_late_end(BlockDriverState *bs, int i, uint64_t marks,
     trace_quorum_late_over(bs->node_name, i, why);
     s->slots[i].late.late_until_ns = 0;
     quorum_sync_clear_late(s->sync, i, marks);
+    quorum_resync_kick(bs);
 }
 
 /*
