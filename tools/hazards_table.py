@@ -7,14 +7,14 @@ its methods, and succeed if all were red on the first, and green on the second.
 usage: hazards_table.py PRISTINE-LOG OUR-LOG TEST...
 
 The logs are those of the test with -v.  Red is an assertion that has failed;
-anything else that goes wrong is an error.
+anything else that goes wrong is an error.  A test that can't run here is skipped.
 """
 
 from pathlib import Path
 import re
 import sys
 
-COLOUR = {'ok': 'green', 'FAIL': 'red'}
+COLOUR = {'ok': 'green', 'FAIL': 'red', 'skipped': 'skipped'}
 
 
 def read_log(path: Path, titles: dict[str, tuple[str, str]]) -> dict[str, str]:
@@ -29,8 +29,9 @@ def read_log(path: Path, titles: dict[str, tuple[str, str]]) -> dict[str, str]:
             test = name[1]
         if title := re.match(r'Promise ([^:]*): (.*?) \.\.\. ', line):
             titles.setdefault(test, (title[1], title[2]))
-        if end := re.search(r'(?:^| )(ok|FAIL|ERROR)$', line):
-            colours.setdefault(test, COLOUR.get(end[1], 'error'))
+        if end := re.search(r'(?:^| )(?:(ok|FAIL|ERROR)$|(skipped) )', line):
+            colours.setdefault(test, COLOUR.get(end[1] or end[2],
+                                               'error'))
     return colours
 
 
@@ -45,6 +46,8 @@ def main() -> int:
         pristine, ours = (log.get(test, 'error') for log in logs)
         print(f'{int(test[5:7]):2}  {promise:>7}  {title:62} '
               f'{pristine:9} {ours}')
+    tests = [test for test in tests
+             if any(log.get(test) != 'skipped' for log in logs)]
     red = sum(logs[0].get(test) == 'red' for test in tests)
     green = sum(logs[1].get(test) == 'green' for test in tests)
     print(f'\n{red} of {len(tests)} red on pristine QEMU, '

@@ -3,9 +3,10 @@
 """
 A Linux guest works on an ext4 file system, on a quorum of three NBD servers,
 and knows what it has written.  Meanwhile servers are killed, hang, rot, are
-taken out and put in again, never more than one of them at a time; and in the
-second test QEMU is killed, too.  The guest may see neither a wrong byte nor an
-error, and in the end the replicas are identical, and clean.
+taken out and put in again, never more than one of them at a time; in the second
+test QEMU is killed, too, and in the third one servers hang until QEMU does
+without them.  The guest may see neither a wrong byte nor an error, and in the
+end the replicas are identical, and clean.
 
 usage: guest_test.py BIN GUEST [TEST...]
 
@@ -40,6 +41,7 @@ THRESHOLD = 2
 DISK_MIB = 64
 WORKERS = 4
 PATIENCE = 120      # seconds for any one thing that the guest is to do
+CHILD_TIMEOUT = 2000    # milliseconds that a server may hang in the third test
 
 
 def rounds(rand: random.Random, kinds: Sequence[Any]) -> Iterator[Any]:
@@ -317,6 +319,55 @@ class Faults:
         return 'stale'
 
 
+class Hangs:
+    """How a server can hang until QEMU does without it, and what comes then"""
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+        self.rand = system.rand
+        self.kinds = (self.hang, self.hang_and_die, self.hang_for_long,
+                      self.die)
+
+    def hang_until_dropped(self, replica: Replica) -> None:
+        """The guest and management go on without it."""
+        machine = self.system.machine
+        replica.signal(signal.SIGSTOP)
+        machine.wait(lambda: machine.states()[replica.number] == 'lagging',
+                     PATIENCE, f'{replica.name} hangs, and is given up')
+        machine.live()
+        begin = time.monotonic()
+        machine.cmd('stop')
+        machine.cmd('cont')
+        seconds = time.monotonic() - begin
+        if seconds > CHILD_TIMEOUT / 1000 + 1:
+            raise Failed(f'to stop and go on took {seconds:.1f} s')
+
+    def hang(self, replica: Replica) -> None:
+        """It answers again."""
+        self.hang_until_dropped(replica)
+        replica.signal(signal.SIGCONT)
+
+    def hang_for_long(self, replica: Replica) -> None:
+        """The same, after some probes"""
+        self.hang_until_dropped(replica)
+        self.system.pause(5)
+        self.system.machine.live()
+        replica.signal(signal.SIGCONT)
+
+    def hang_and_die(self, replica: Replica) -> None:
+        """It is killed while it hangs, and comes back."""
+        self.hang_until_dropped(replica)
+        replica.kill()
+        self.system.pause(1)
+        replica.start()
+
+    def die(self, replica: Replica) -> None:
+        """It is killed, and comes back."""
+        replica.kill()
+        self.system.pause(2)
+        replica.start()
+
+
 class Crashes:
     """How QEMU can be killed, and started again"""
     kinds = ('all well', 'one hangs', 'one is stale', 'one is rebuilding')
@@ -454,7 +505,10 @@ class Scenario:
         self.rand = random.Random(f'{SEED} {name}')
         self.system = System(self.log, self.rand, work, processes,
                              name == 'faults' or self.rand.random() < 0.5)
+        if name == 'hangs':
+            self.system.options['child-timeout'] = CHILD_TIMEOUT
         self.faults = Faults(self.system)
+        self.hangs = Hangs(self.system)
         self.crashes = Crashes(self.system)
         self.checks = Checks(self.system)
         self.loads = 0
@@ -487,6 +541,18 @@ class Scenario:
         self.checks.repair(sync)
         self.checks.mismatches_since(replica if sync == 'full' else None)
         self.system.machine.live()
+
+    def inject_hang(self, hang: Callable[[Replica], None], replica: Replica
+                    ) -> None:
+        """A server hangs or dies; when it is back, its replica follows."""
+        self.log.count(f'{replica.name}: {hang.__name__}'.replace('_', ' '))
+        hang(replica)
+        machine = self.system.machine
+        machine.wait(lambda: 'lagging' not in machine.states(), PATIENCE,
+                     f'{replica.name} is back')
+        self.checks.repair('stale')
+        self.checks.mismatches_since()
+        machine.live()
 
     def crash(self, kind: str) -> None:
         """QEMU is killed, and the guest starts again with what is safe."""
@@ -540,8 +606,22 @@ class Scenario:
         self.end()
 
 
+    def run_hangs(self) -> None:
+        """Servers hang, one after the other."""
+        self.begin()
+        kinds = self.hangs.kinds
+        replicas = rounds(self.rand, self.system.replicas)
+        end = time.monotonic() + SECONDS
+        for i, hang in enumerate(rounds(self.rand, kinds)):
+            if i >= len(kinds) and time.monotonic() > end:
+                break
+            self.inject_hang(hang, next(replicas))
+        self.end()
+
+
 TESTS = {'faults': 'a guest under load while replicas die and return',
-         'crashes': 'the same while QEMU is killed, too'}
+         'crashes': 'the same while QEMU is killed, too',
+         'hangs': 'a guest under load while servers hang'}
 
 
 def run_test(number: int, name: str) -> bool:

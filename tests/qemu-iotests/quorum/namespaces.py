@@ -7,8 +7,32 @@
 import os
 import subprocess
 import sys
+from typing import List
 
 import iotests
+
+
+def _unshare() -> List[str]:
+    command = ['unshare', '--net', '--mount', '--pid', '--fork',
+               '--kill-child']
+    return command + ['--map-root-user'] * (os.getuid() != 0)
+
+
+def why_no_namespaces() -> str:
+    """Why a test can't have namespaces of its own; empty if it can."""
+    if 'QUORUM_TEST_INSIDE' in os.environ:
+        return ''
+    try:
+        tried = subprocess.run(
+            [*_unshare(), 'sh', '-c', 'mount -t tmpfs run /run && ip link'],
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            check=False)
+    except FileNotFoundError:
+        return 'there is no unshare'
+    if tried.returncode != 0:
+        return 'no namespaces of its own: ' + \
+            tried.stderr.strip().replace('\n', '; ')
+    return ''
 
 
 def in_own_namespaces() -> None:
@@ -20,24 +44,13 @@ def in_own_namespaces() -> None:
     if 'QUORUM_TEST_INSIDE' in os.environ:
         subprocess.run(['ip', 'link', 'set', 'lo', 'up'], check=True)
         return
-    unshare = ['unshare', '--net', '--mount', '--pid', '--fork',
-               '--kill-child']
-    if os.getuid() != 0:
-        unshare.append('--map-root-user')
-    try:
-        tried = subprocess.run(
-            [*unshare, 'sh', '-c', 'mount -t tmpfs run /run && ip link'],
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-            check=False)
-    except FileNotFoundError:
-        iotests.notrun('there is no unshare')
-    if tried.returncode != 0:
-        iotests.notrun('no namespaces of its own: ' +
-                       tried.stderr.strip().replace('\n', '; '))
+    why = why_no_namespaces()
+    if why:
+        iotests.notrun(why)
     # The names of network namespaces, which are in /run, are the test's, too.
     os.environ['QUORUM_TEST_INSIDE'] = '1'
     os.execvp('unshare', [
-        *unshare, 'sh', '-c', 'mount -t tmpfs run /run && exec "$@"', 'sh',
+        *_unshare(), 'sh', '-c', 'mount -t tmpfs run /run && exec "$@"', 'sh',
         sys.executable, *sys.argv])
 
 

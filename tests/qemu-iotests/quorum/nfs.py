@@ -14,7 +14,7 @@ from typing import Any, Dict
 
 import iotests
 
-from .namespaces import Cable, in_own_namespaces
+from .namespaces import Cable, in_own_namespaces, why_no_namespaces
 from .servers import start_process
 
 # QEMU's NFS client speaks version 3 only.  That takes a portmapper.
@@ -112,12 +112,20 @@ class NFSBox:
                 'path': self.image}
 
 
-def verify_nfs() -> None:
-    """Skip the test where it can't have NFS servers of its own."""
+def why_no_nfs() -> str:
+    """Why there can be no NFS servers here; empty if there can."""
     for program in 'ganesha.nfsd', 'rpcbind', 'rpcinfo':
         if not shutil.which(program):
-            iotests.notrun(f'there is no {program}: install nfs-ganesha, '
-                           'nfs-ganesha-vfs and rpcbind')
+            return f'there is no {program}: install nfs-ganesha, ' \
+                'nfs-ganesha-vfs and rpcbind'
     if os.getuid() != 0:
-        iotests.notrun('ganesha.nfsd opens files by handle, as root only')
+        return 'ganesha.nfsd opens files by handle, as root only'
+    return why_no_namespaces()
+
+
+def verify_nfs() -> None:
+    """Skip the test where it can't have NFS servers of its own."""
+    why = why_no_nfs()
+    if why:
+        iotests.notrun(why)
     in_own_namespaces()
