@@ -452,6 +452,9 @@ void quorum_sync_write_abandon(QuorumSync *sync, QuorumWrite *w)
 {
     QUORUM_SYNC_GUARD(sync);
     quorum_sync_catch_up_locked(sync, w);
+    for (int i = 0; w->late && i < sync->num_children; i++) {
+        w->missed[i] |= w->late[i];
+    }
     if (w->fua) {
         quorum_sync_end_fua_locked(sync, w, false);
     }

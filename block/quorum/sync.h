@@ -332,8 +332,9 @@ bool quorum_sync_would_hold(QuorumSync *sync, const QuorumWrite *w,
 /*
  * @w has ended without being settled as a whole.  If a flush has begun since @w
  * did, the range counts as unflushed again; if a flush has failed on a child
- * meanwhile, the child is in @w->missed.  If @w was FUA, other FUA writes that
- * it may have lost count as unflushed, too.
+ * meanwhile, or older writes may have undone @w on a child, the child is in
+ * @w->missed.  If @w was FUA, other FUA writes that it may have lost count as
+ * unflushed, too.
  */
 void quorum_sync_write_abandon(QuorumSync *sync, QuorumWrite *w);
 
