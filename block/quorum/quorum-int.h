@@ -81,6 +81,7 @@ typedef struct QuorumLateness {
 
     /* Its writes that may still come count as ended then; 0: not known yet. */
     int64_t late_until_ns;
+    uint64_t late_marks;        /* how many they were; see sync.h */
 } QuorumLateness;
 
 /* Slot N, the child children.N.  Which data it stores: QuorumSync. */
