@@ -526,7 +526,8 @@ static void GRAPH_RDLOCK quorum_late_writes(BlockDriverState *bs, int i,
         if (!l->probing && now - l->probed_ns >= quorum_late_period_ns(s)) {
             quorum_probe(bs, i, false);
         }
-    } else if (!l->late_until_ns) {
+    } else if (!l->late_until_ns || l->late_marks != marks) {
+        l->late_marks = marks;
         l->late_until_ns = now + QUORUM_LATE_QUARANTINE_NS;
         quorum_late_distrust(s, i);
     } else if (now >= l->late_until_ns) {

@@ -178,10 +178,29 @@ static void quorum_sync_drop_map_locked(QuorumSync *sync, int i,
     quorum_sync_note_state_locked(sync, i, why);
 }
 
-static void quorum_sync_drop_late_locked(QuorumSync *sync, int i)
+/* The range, as far as the node has it, is late on the child @c. */
+static void quorum_sync_set_late_locked(QuorumSync *sync, QuorumSyncChild *c,
+                                        int64_t offset, int64_t end)
 {
-    g_clear_pointer(&sync->children[i].late, hbitmap_free);
-    quorum_sync_count_degraded_locked(sync);
+    end = MIN(end, sync->bytes);
+    if (offset < end) {
+        c->late = c->late ?: hbitmap_alloc(sync->bytes, sync->stale_shift);
+        hbitmap_set(c->late, offset, end - offset);
+    }
+}
+
+/* The node, which had @old_bytes, has another length. */
+static void quorum_sync_move_late_end_locked(QuorumSync *sync,
+                                             QuorumSyncChild *c,
+                                             int64_t old_bytes)
+{
+    quorum_sync_set_late_locked(sync, c, old_bytes, c->late_end);
+    if (c->late_end <= sync->bytes) {
+        c->late_end = 0;
+    }
+    if (c->late && hbitmap_empty(c->late)) {
+        g_clear_pointer(&c->late, hbitmap_free);
+    }
 }
 
 void quorum_sync_resize_locked(QuorumSync *sync, int64_t bytes)
@@ -209,6 +228,10 @@ void quorum_sync_resize_locked(QuorumSync *sync, int64_t bytes)
             &c->late,
         };
 
+        if (c->late && bytes < old_bytes &&
+            hbitmap_next_dirty(c->late, bytes, INT64_MAX) >= 0) {
+            c->late_end = MAX(c->late_end, old_bytes);
+        }
         for (int j = 0; j < ARRAY_SIZE(maps); j++) {
             *maps[j] = quorum_sync_resize_map_locked(sync, *maps[j],
                                                      stale_shift, bytes);
@@ -239,10 +262,9 @@ void quorum_sync_resize_locked(QuorumSync *sync, int64_t bytes)
         if (c->stale && hbitmap_empty(c->stale)) {
             quorum_sync_drop_map_locked(sync, i, "cut off");
         }
-        if (c->late && hbitmap_empty(c->late)) {
-            quorum_sync_drop_late_locked(sync, i);
-        }
+        quorum_sync_move_late_end_locked(sync, c, old_bytes);
     }
+    quorum_sync_count_degraded_locked(sync);
 }
 
 int64_t quorum_sync_length(QuorumSync *sync)
@@ -408,14 +430,21 @@ void quorum_sync_clear_stale_locked(QuorumSync *sync, int i, int64_t offset,
 bool quorum_sync_is_late_locked(const QuorumSync *sync, int i, int64_t offset,
                                 int64_t bytes)
 {
-    HBitmap *late = sync->children[i].late;
+    const QuorumSyncChild *c = &sync->children[i];
+    int64_t end = bytes > INT64_MAX - offset ? INT64_MAX : offset + bytes;
 
     assert(sync->locked);
-    if (!late) {
-        return false;
+    if (bytes && end > sync->bytes) {
+        if (c->late_end) {
+            return true;
+        }
+        /* The node is about to grow, and its granules with it. */
+        offset = QEMU_ALIGN_DOWN(MIN(offset, sync->bytes),
+                                 quorum_sync_granule(end));
+        end = sync->bytes;
     }
-    bytes = MIN(bytes, sync->bytes - offset);
-    return bytes > 0 && hbitmap_next_dirty(late, offset, bytes) >= 0;
+    return c->late && offset < end &&
+           hbitmap_next_dirty(c->late, offset, end - offset) >= 0;
 }
 
 void quorum_sync_mark_late(QuorumSync *sync, int i, int64_t offset,
@@ -423,18 +452,19 @@ void quorum_sync_mark_late(QuorumSync *sync, int i, int64_t offset,
 {
     QuorumSyncChild *c = &sync->children[i];
 
+    int64_t end = bytes > INT64_MAX - offset ? INT64_MAX : offset + bytes;
+
     QUORUM_SYNC_GUARD(sync);
-    bytes = MIN(bytes, sync->bytes - offset);
     if (bytes <= 0) {
         return;
     }
-    if (!c->late) {
-        c->late = hbitmap_alloc(sync->bytes, sync->stale_shift);
-        quorum_sync_count_degraded_locked(sync);
-    }
     trace_quorum_child_late(sync->node, i, offset, bytes);
     c->late_marks++;
-    hbitmap_set(c->late, offset, bytes);
+    quorum_sync_set_late_locked(sync, c, offset, end);
+    if (end > sync->bytes) {
+        c->late_end = MAX(c->late_end, end);
+    }
+    quorum_sync_count_degraded_locked(sync);
 }
 
 uint64_t quorum_sync_late_marks(QuorumSync *sync, int i)
@@ -443,14 +473,19 @@ uint64_t quorum_sync_late_marks(QuorumSync *sync, int i)
         return 0;
     }
     QUORUM_SYNC_GUARD(sync);
-    return sync->children[i].late ? sync->children[i].late_marks : 0;
+    return quorum_sync_child_is_late(&sync->children[i]) ?
+           sync->children[i].late_marks : 0;
 }
 
 void quorum_sync_clear_late(QuorumSync *sync, int i, uint64_t marks)
 {
+    QuorumSyncChild *c = &sync->children[i];
+
     QUORUM_SYNC_GUARD(sync);
-    if (sync->children[i].late_marks == marks) {
-        quorum_sync_drop_late_locked(sync, i);
+    if (c->late_marks == marks) {
+        g_clear_pointer(&c->late, hbitmap_free);
+        c->late_end = 0;
+        quorum_sync_count_degraded_locked(sync);
     }
 }
 

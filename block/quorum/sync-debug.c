@@ -94,6 +94,10 @@ char *quorum_sync_text(const QuorumSync *sync)
                                c->failed_flush_generation);
         quorum_text_of_map(text, sync, "stale", c->stale);
         quorum_text_of_map(text, sync, "late", c->late);
+        if (c->late_end) {
+            g_string_append_printf(text, "    late up to %" PRId64 "\n",
+                                   c->late_end);
+        }
         quorum_text_of_map(text, sync, "recovered since the flush began",
                            c->recovered_since_flush);
         quorum_text_of_map(text, sync, "recovered before the flush",
@@ -146,9 +150,10 @@ static void quorum_check_child_locked(const QuorumSync *sync,
     quorum_check(sync, !c->stale || !hbitmap_empty(c->stale));
     quorum_check(sync, c->stale || !c->may_lose);
     quorum_check(sync, !c->late || !hbitmap_empty(c->late));
+    quorum_check(sync, !c->late_end || c->late_end > sync->bytes);
     if (!c->present) {
         quorum_check(sync, !c->corrupt && !c->excluded && !c->rebuilding &&
-                           !c->lagging && !c->late);
+                           !c->lagging && !quorum_sync_child_is_late(c));
         quorum_check(sync, !c->stale && !c->recovered_since_flush &&
                            !c->recovered_before_flush);
     }

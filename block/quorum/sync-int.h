@@ -53,6 +53,7 @@ typedef struct QuorumSyncChild {
      * late; NULL if nowhere.  In the granules of stale maps.
      */
     HBitmap *late;
+    int64_t late_end;           /* the same behind the end of the node, or 0 */
     uint64_t late_marks;        /* how often that was added to */
 
     /*
@@ -243,10 +244,17 @@ QuorumChildState quorum_sync_state_locked(const QuorumSyncChild *c);
 /* The child in slot @i may be in another state now: queue what has changed. */
 void quorum_sync_note_state_locked(QuorumSync *sync, int i, const char *why);
 
+/* Whether a write to the child may still come. */
+static inline bool quorum_sync_child_is_late(const QuorumSyncChild *c)
+{
+    return c->late || c->late_end;
+}
+
 /* Whether the fast paths must not pass over the child. */
 static inline bool quorum_sync_child_is_degraded(const QuorumSyncChild *c)
 {
-    return c->stale || c->late || c->excluded || c->lagging;
+    return c->stale || quorum_sync_child_is_late(c) || c->excluded ||
+           c->lagging;
 }
 
 /* What quorum_sync_child_is_degraded() looks at has changed. */

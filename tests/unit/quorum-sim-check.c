@@ -65,6 +65,7 @@ static void repair_votes(Op *op, int unit, int *winners, int *others)
 
             agrees &= has_said(c, i, op->val[i], start);
             agrees &= c->image[i] == op->val[i] || sim_is_liar(c, i) ||
+                      c->ever_late & BIT_ULL(i) ||
                       (sim.s->plan[n].bad && sim.s->plan[n].drops);
         }
         if (agrees) {
@@ -234,11 +235,27 @@ void sim_check_stored(const Op *op, int cell)
 
 /* --- writes and flushes of the guest --- */
 
+/* What has kept @c from storing @cells may have come to its end since. */
+static void note_stored(Child *c, uint64_t cells)
+{
+    for (int u = 0; u < sim_num_units() && sim_has_hangs(sim.s); u++) {
+        if (!(sim_unit_mask(u) & ~cells)) {
+            c->stale_since[u] = 0;
+        }
+    }
+}
+
 /* Promise 1: count the holders, and remember which children are none. */
 static void check_write(Req *r)
 {
     uint64_t cells = sim_touched(r);
     int holders = 0;
+
+    /* What a child was given may be undone by what still comes. */
+    for (int n = 0; n < sim.s->num_children; n++) {
+        r->ok[n] &= ~sim_late_cells(&sim.child[n]);
+        note_stored(&sim.child[n], cells & r->ok[n]);
+    }
 
     sim.seen.cut_in_vain &= ~sim_replaced(r);
     for (int n = 0; n < sim.s->num_children; n++) {

@@ -23,6 +23,9 @@
  * A resize that need not be exact may leave a child longer than asked for.  A
  * resize may fail and have been done nevertheless.
  *
+ * Hangs.  Operations do not end by themselves, and writes that fail may come
+ * later: see quorum-sim-hang.c.
+ *
  * Drops.  A flush that fails, or a FUA write, loses any part of what the child
  * has taken since its last good flush, and of what is in flight.  It may do so
  * some time before it ends.
@@ -63,7 +66,9 @@
  *    asks for it is given, or a write leaves a gap.  (Not all children know the
  *    flag.  Otherwise it is garbage, and so is all that comes into sight before
  *    the end of the disk: there a child that was shorter is stale.)
- *  - Each operation of a child comes to an end.
+ *  - Each operation of a child comes to an end, if there is no child-timeout or
+ *    too few others do.
+ *  - A resize that was abandoned is done at once, or never.
  */
 
 #include "qemu/osdep.h"
@@ -189,6 +194,13 @@ void sim_child_changed(Child *c)
     c->dead = false;
     c->is_new = true;
     c->maybe_excluded = false;
+    c->hangs = c->abandoned = c->lags = c->was_cut = false;
+    c->ever_late = 0;
+    for (int i = 0; i < sim.time.num_late; i++) {
+        if (sim.time.late[i].child == c) {
+            sim.time.late[i--] = sim.time.late[--sim.time.num_late];
+        }
+    }
     sim_child_fault(c);
 }
 
@@ -231,5 +243,6 @@ void sim_power_cut(void)
         }
         sim_trace("    child %d: power cut", n);
     }
+    sim.time.num_late = 0;
     sim.faults.power_cut = true;
 }

@@ -63,6 +63,9 @@ static uint32_t roll(void)
     int child = sim.dice.child;
     uint64_t state;
 
+    if (sim.time.calm) {
+        return 0;
+    }
     if (sim.script.next ? !sim.script.fate : r->no_faults & (1 << child)) {
         return 0;
     }

@@ -29,6 +29,7 @@ static void op_init(Op *op, BlockDriverState *bs, OpType type,
     op->cell = offset / size;
     op->num = bytes / size;
     op->mask = bytes ? sim_cells_mask(op->cell, op->num) : 0;
+    sim_check_asked(op);
 
     op->dice_req = &sim.s->reqs[sim.guest.next_req - 1];
     for (int i = 0; i < sim.guest.next_req; i++) {
@@ -163,7 +164,7 @@ sim_co_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
     /* With a larger threshold, it may be a vote. */
     if (g_str_equal(sim.s->read_pattern, "fifo") && sim.s->threshold == 1 &&
         !sim.s->rewrite_corrupted && sim.s->cell_bytes >= sim.s->align &&
-        sim_is_stale(op.child, op.mask) &&
+        sim_is_stale(op.child, op.mask) && !sim_may_be_probe(&op) &&
         !sim_is_scrubbed(REQ_SCRUB, op.mask) &&
         !sim_is_scrubbed(REQ_CHECK, op.mask)) {
         sim_violation(CHECK_SILENT, "op %d: a stale child is read", op.id);
@@ -339,7 +340,12 @@ static void GRAPH_RDLOCK sim_refresh_limits(BlockDriverState *bs, Error **errp)
     .bdrv_co_preadv         = sim_co_preadv,            \
     .bdrv_co_pwritev        = sim_co_pwritev,           \
     .bdrv_co_pwrite_zeroes  = sim_co_pwrite_zeroes,     \
-    .bdrv_co_block_status   = sim_co_block_status
+    .bdrv_co_block_status   = sim_co_block_status,      \
+    .bdrv_can_abandon       = sim_can_abandon,          \
+    .bdrv_abandon           = sim_abandon,              \
+    .bdrv_unabandon         = sim_unabandon,            \
+    .bdrv_late              = sim_late,                 \
+    .bdrv_forget_late       = sim_forget_late
 
 BlockDriver sim_fua_driver = {
     .format_name            = "quorum-sim-fua",

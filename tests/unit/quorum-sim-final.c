@@ -27,6 +27,7 @@ static void read_counters(void)
         counters[2] = list->value->flush_errors;
         counters[3] = list->value->mismatches;
         counters[4] = list->value->repaired_bytes;
+        counters[5] = list->value->timeouts;
         sim.child[i].stale_bytes = list->value->stale_bytes;
     }
     qapi_free_BlockStatsSpecific(stats);
@@ -67,7 +68,7 @@ void sim_check_counters(void)
 {
     static const char *const names[] = {
         "read errors", "write errors", "flush errors", "mismatches",
-        "repaired bytes",
+        "repaired bytes", "timeouts",
     };
 
     read_counters();
@@ -169,7 +170,9 @@ void sim_check_linear(void)
             /* A write that failed counts if it was read. */
             if (sim_is_write(r) && sim_touched(r) & BIT_ULL(cell) &&
                 (r->ret >= 0 || *end != NEVER)) {
-                *end = MIN(*end, r->end);
+                /* One that failed may still come. */
+                *end = MIN(*end, r->ret < 0 && sim_has_hangs(sim.s) ?
+                                 NEVER : r->end);
                 *start = MAX(*start, r->start);
             }
         }

@@ -59,6 +59,9 @@ const Rates sim_rates = {
     .hold = 250,
     .flush_catches = 500,
     .power_cut_loses = 500,
+    .thaw = 50,
+    .no_timeout = 100,
+    .all_abandon = 800,
 };
 
 const Kind sim_kinds[] = {
@@ -230,6 +233,79 @@ const Kind sim_kinds[] = {
                   DAMAGE_MISDIRECTS,
         .prefers = true,
         .more = { [REQ_CHECK] = 4, [REQ_SCRUB] = 60 },
+    }, {
+        .name = "one-hangs",
+        .count = 3000,
+        .max_bad = 1,
+        .damage = DAMAGE_HANGS | DAMAGE_CUTS,
+        .more = { [REQ_FLUSH] = 10, [REQ_DRAIN] = 4 },
+    }, {
+        .name = "hangs",
+        .count = 5000,
+        .max_bad = -1,
+        .damage = DAMAGE_HANGS | DAMAGE_CUTS,
+        .more = { [REQ_FLUSH] = 10, [REQ_DRAIN] = 4 },
+    }, {
+        .name = "hangs-errors",
+        .count = 5000,
+        .max_bad = -1,
+        .damage = DAMAGE_HANGS | DAMAGE_CUTS | DAMAGE_ERRORS,
+        .more = {
+            [REQ_FLUSH] = 10,
+            [REQ_SCRUB] = 20,
+            [REQ_DRAIN] = 4,
+        },
+    }, {
+        .name = "hangs-fua",
+        .count = 3000,
+        .max_bad = -1,
+        .damage = DAMAGE_HANGS | DAMAGE_CUTS,
+        .more = { [REQ_FLUSH] = 10, [REQ_DRAIN] = 4 },
+        .fua = true,
+    }, {
+        .name = "hangs-repair",
+        .count = 3000,
+        .max_bad = -1,
+        .damage = DAMAGE_HANGS | DAMAGE_CUTS | DAMAGE_ERRORS,
+        .read_pattern = "quorum",
+        .repairs = true,
+        .more = { [REQ_SCRUB] = 10 },
+    }, {
+        .name = "hangs-changes",
+        .count = 3000,
+        .max_bad = -1,
+        .damage = DAMAGE_HANGS | DAMAGE_CUTS,
+        .more = {
+            [REQ_FLUSH] = 5,
+            [REQ_SCRUB] = 20,
+            [REQ_CHANGE] = 20,
+            [REQ_DRAIN] = 4,
+        },
+    }, {
+        .name = "hangs-growth",
+        .count = 3000,
+        .max_bad = -1,
+        .damage = DAMAGE_HANGS | DAMAGE_CUTS,
+        .any_size = true,
+        .more = {
+            [REQ_WRITE] = 30,
+            [REQ_FLUSH] = 10,
+            [REQ_SCRUB] = 10,
+        },
+        .grows = true,
+    }, {
+        .name = "hangs-resizes",
+        .count = 3000,
+        .max_bad = -1,
+        .damage = DAMAGE_HANGS | DAMAGE_CUTS,
+        .any_size = true,
+        .more = {
+            [REQ_FLUSH] = 5,
+            [REQ_SCRUB] = 15,
+            [REQ_RESIZE] = 40,
+            [REQ_DRAIN] = 4,
+        },
+        .grows = true,
     },
     { .name = NULL }
 };

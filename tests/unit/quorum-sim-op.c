@@ -63,7 +63,8 @@ static bool op_fails(Op *op, Plan *plan)
         return op->mask & c->bad_cells || sim_chance(plan->read_error);
     case OP_WRITE:
     case OP_ZERO:
-        return sim_chance(plan->write_error) ||
+        op->cut = sim_chance(plan->cut);
+        return op->cut || sim_chance(plan->write_error) ||
                (op->cell + op->num > c->length && sim_chance(plan->no_space));
     case OP_RESIZE:
         return sim_chance(plan->resize_error) ||
@@ -163,8 +164,14 @@ static void finish_write(Op *op, Plan *plan)
     Child *c = op->child;
     uint64_t lost = 0;
 
+    if (op->refused) {
+        return;
+    }
     if (op->ret < 0) {
         op_apply(op, sim_choose_subset(op->mask));
+        if (op->abandoned || op->cut) {
+            sim_op_late(op);
+        }
         return;
     }
     for (uint64_t m = op->mask & ~op->applied; plan->bad && m; m &= m - 1) {
@@ -192,7 +199,7 @@ static void finish_write(Op *op, Plan *plan)
         uint64_t unit = sim_unit_mask(u) &
                         sim_cells_mask(0, sim_node_cells());
 
-        if (unit && !(unit & ~op->mask)) {
+        if (unit && !(unit & (~op->mask | sim_late_cells(c)))) {
             c->stale_since[u] = 0;
         }
     }
@@ -248,7 +255,8 @@ static void finish_resize(Op *op, Plan *plan)
     Req *r = op->req;
     int kept = MIN(op->length, c->length);
 
-    if (op->ret == -ENOTSUP || (op->ret < 0 && !sim_choose(2))) {
+    if (op->ret == -ENOTSUP || op->refused ||
+        (op->ret < 0 && !sim_choose(2))) {
         return;
     }
     if (op->ret == 0 && !op->exact && op->length < c->length &&
@@ -293,7 +301,11 @@ static void op_finish(Op *op)
     Plan *plan = &sim.s->plan[c->index];
 
     c->ops++;
-    if (op->type == OP_ZERO && !(sim.s->native_zeroes & (1 << c->index))) {
+    if (op->abandoned) {
+        op->ret = -ETIMEDOUT;
+        op->refused |= op->type == OP_ZERO &&
+                       !(sim.s->native_zeroes & (1 << c->index));
+    } else if (op->type == OP_ZERO && !(sim.s->native_zeroes & (1 << c->index))) {
         op->ret = -ENOTSUP;
     } else if (op->failed || op_fails(op, plan)) {
         sim_child_fault(c);
@@ -357,6 +369,7 @@ static void op_finish(Op *op)
     if (sim.verdict.trace) {
         trace_end(op);
     }
+    sim_op_ended(op);
     op->done = true;
     aio_co_wake(op->co);
 }
@@ -368,6 +381,9 @@ static void op_hold(Op *op)
     Plan *plan = &sim.s->plan[c->index];
 
     op->holds++;
+    if (op->abandoned) {
+        return;
+    }
     if (op->type == OP_READ) {
         op_capture(op);
         return;
@@ -379,7 +395,7 @@ static void op_hold(Op *op)
         /* Losses are decided at the end: liars store nothing yet. */
         uint64_t mask = sim_choose_subset(op->mask);
 
-        if (!plan->bad) {
+        if (!plan->bad || !sim_any_liars()) {
             op_apply(op, mask);
         }
     }
@@ -397,6 +413,9 @@ void sim_op_step(int index)
     Op *op = sim.pending.op[index];
 
     sim_use_dice(op->dice_req, op->child->index);
+    if (sim_op_hangs(op)) {
+        return;
+    }
     if (op->holds < 2 && sim_chance(sim.s->rates.hold)) {
         op_hold(op);
         return;

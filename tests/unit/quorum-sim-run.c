@@ -133,6 +133,7 @@ static void coroutine_fn guest_entry(void *opaque)
     int ret;
 
     r->start = ++sim.now;
+    r->start_ns = sim.time.now_ns;
     trace_start(r);
     qemu_iovec_init(&qiov, 2);
     if (r->type == REQ_READ || r->type == REQ_WRITE) {
@@ -177,6 +178,7 @@ static void coroutine_fn guest_entry(void *opaque)
 
     r->ret = ret;
     r->end = ++sim.now;
+    sim.time.idle = 0;
     sim.guest.in_flight--;
     sim_guest_ended(r);
     g_free(r->buf);
@@ -255,9 +257,32 @@ static void change_child(Req *r)
     sim.node.running = true;
 }
 
+/* The requests in flight have to end, and no new one starts. */
+static void drain(Req *r)
+{
+    BlockDriverState *bs = blk_bs(sim.node.blk);
+
+    r->start = ++sim.now;
+    sim_trace("drain %d", r->id);
+    sim_drain_begin();
+    bdrv_drained_begin(bs);
+    sim_drain_end();
+    r->end = ++sim.now;
+    sim_trace("drain %d: ok", r->id);
+    if (sim.guest.in_flight) {
+        sim_violation(CHECK_STUCK, "a drain has not waited for requests");
+    }
+    bdrv_drained_end(bs);
+}
+
 static void guest_start(Req *r)
 {
     sim.guest.next_req++;
+    sim.time.idle = 0;
+    if (r->type == REQ_DRAIN) {
+        drain(r);
+        return;
+    }
     if (r->type == REQ_CHANGE) {
         change_child(r);
         return;
@@ -266,8 +291,7 @@ static void guest_start(Req *r)
     qemu_coroutine_enter(qemu_coroutine_create(guest_entry, r));
 }
 
-/* Until nothing goes on by itself */
-static void poll_until_idle(void)
+void sim_poll_until_idle(void)
 {
     while (aio_poll(qemu_get_aio_context(), false)) {
         /* nothing */
@@ -313,6 +337,12 @@ static void node_open(void)
                                 (sim_has_lengths(s->kind) ?
                                  BDRV_O_RESIZE : 0), &error_abort);
     blk_set_allow_write_beyond_eof(sim.node.blk, true);
+    if (s->child_timeout_ms >= 0) {
+        BDRVQuorumState *state = blk_bs(sim.node.blk)->opaque;
+
+        /* As an option, it warns of each child that can't be abandoned. */
+        state->opts.child_timeout_ms = s->child_timeout_ms;
+    }
 }
 
 static void node_close(void)
@@ -328,7 +358,7 @@ static void node_close(void)
 
 static bool can_start(Req *next)
 {
-    if (!next || sim.guest.in_flight >= sim.s->depth ||
+    if (!next || sim.time.draining || sim.guest.in_flight >= sim.s->depth ||
         ((sim.guest.in_flight || sim.pending.num) && next->alone)) {
         return false;
     }
@@ -338,19 +368,35 @@ static bool can_start(Req *next)
     case REQ_RESIZE:
         return sim_resize_may_start(next);
     case REQ_FLUSH:
+    case REQ_DRAIN:
         return true;
     default:
         return sim_find_place(next);
     }
 }
 
-/* One thing happens.  False if there is nothing left to happen. */
-static bool step(void)
+/*
+ * Let the driver go on, as far as it can; or, where time passes, sometimes not
+ * that far: then what it does by bottom halves has other things in between.
+ */
+static void poll_after_step(void)
+{
+    if (sim_has_hangs(sim.s) && sim_choose_next(4) == 3) {
+        aio_poll(qemu_get_aio_context(), false);
+    } else {
+        sim_poll_until_idle();
+    }
+    if (sim_has_hangs(sim.s)) {
+        sim_check_lagging();
+    }
+}
+
+bool sim_step(void)
 {
     Schedule *s = sim.s;
     Req *next = NULL;
     bool startable;
-    int what;
+    int runnable, what;
 
     if (sim.script.next && sim.guest.next_req == s->num_reqs &&
         sim_next_request(s)) {
@@ -360,18 +406,27 @@ static bool step(void)
         next = &s->reqs[sim.guest.next_req];
     }
     startable = can_start(next);
-    if (!sim.pending.num && !startable) {
-        return false;
-    }
+    runnable = sim_count_runnable();
     sim.now++;
-    sim_rot();
-    what = sim_choose_next(sim.pending.num + 3 * startable);
-    if (what < sim.pending.num) {
-        sim_op_step(what);
-    } else {
-        guest_start(next);
+    sim_time_tick();
+    if (!runnable && !startable) {
+        sim_poll_until_idle();
+        if (!sim_count_runnable() && !sim_time_forced()) {
+            return false;
+        }
+        poll_after_step();
+        return true;
     }
-    poll_until_idle();
+    sim_rot();
+    what = sim_choose_next(runnable + 3 * startable + sim_time_choices());
+    if (what < runnable) {
+        sim_op_step(sim_nth_runnable(what));
+    } else if (what < runnable + 3 * startable) {
+        guest_start(next);
+    } else {
+        sim_time_step(what - runnable - 3 * startable);
+    }
+    poll_after_step();
     if (!sim.guest.in_flight && !sim.pending.num) {
         sim_check_lengths();
         sim_check_known();
@@ -393,8 +448,8 @@ static void read_all(ReqType type, bool again)
     req_init(r, sim.guest.next_req);
     sim_find_place(r);
     guest_start(r);
-    poll_until_idle();
-    while (step()) {
+    sim_poll_until_idle();
+    while (sim_step()) {
         /* until it has come back */
     }
 }
@@ -422,6 +477,7 @@ static void reset(Schedule *s, bool record, bool with_trace)
     sim.pending.num = sim.pending.total = 0;
     sim.guest.next_req = sim.guest.in_flight = 0;
     memset(&sim.dice, 0, sizeof(sim.dice));
+    sim_time_reset();
     sim.dice.rng = s->seed ^ 0x5deece66d;
     sim.dice.recording = record;
     sim.seen.num_answers = sim.seen.num_changes = 0;
@@ -456,7 +512,7 @@ void sim_run(Schedule *s, bool record, bool with_trace)
     reset(s, record, with_trace);
     node_open();
     sim.node.running = true;
-    while (step()) {
+    while (sim_step()) {
         /* until all requests have come back */
     }
     if (!sim.guest.in_flight) {
@@ -475,6 +531,13 @@ void sim_run(Schedule *s, bool record, bool with_trace)
     if (s->power_cut) {
         sim_power_cut();
         read_all(REQ_READ, true);
+        if (sim_has_hangs(s)) {
+            sim_come_back();
+        }
+    } else if (sim_has_hangs(s)) {
+        sim_come_back();
+        read_all(REQ_SCRUB, true);
+        sim_check_back();
     } else if (sim_may_restart()) {
         node_close();
         node_open();

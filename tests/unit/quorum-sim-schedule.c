@@ -121,6 +121,7 @@ static void make_request(Schedule *s, uint64_t *rng)
     r->alone = rng_hit(rng, rates->alone);
     switch (r->type) {
     case REQ_FLUSH:
+    case REQ_DRAIN:
         return;
     case REQ_CHANGE:
         r->alone = true;
@@ -267,6 +268,13 @@ static void make_plan(Schedule *s, Plan *plan, int damage, uint64_t *rng)
     if (damage & DAMAGE_DROPS) {
         plan->drops = rng_hit(rng, s->rates.drops);
     }
+    if (damage & DAMAGE_HANGS) {
+        plan->hang = choose_rate(rng, false) / 3;
+        plan->hang_one = choose_rate(rng, false) / 3;
+    }
+    if (damage & DAMAGE_CUTS) {
+        plan->cut = choose_rate(rng, false);
+    }
     if (damage & DAMAGE_LIES) {
         make_lies(plan, rng);
     }
@@ -393,6 +401,25 @@ static void make_node(Schedule *s, uint64_t *rng)
                      31 : rng_mask(rng) & 31;
 }
 
+bool sim_has_hangs(const Schedule *s)
+{
+    return s->kind->damage & (DAMAGE_HANGS | DAMAGE_CUTS);
+}
+
+/* What children are like that may not answer */
+static void make_late(Schedule *s, uint64_t *rng)
+{
+    const Rates *rates = &s->rates;
+
+    s->child_timeout_ms = -1;
+    if (!sim_has_hangs(s)) {
+        return;
+    }
+    s->child_timeout_ms = rng_hit(rng, rates->no_timeout) ? 0 : 800;
+    s->can_abandon = rng_hit(rng, rates->all_abandon) ? 31 : rng_mask(rng) & 31;
+    s->knows_late = rng_mask(rng) & 31;
+}
+
 bool sim_has_lengths(const Kind *kind)
 {
     return kind->grows || kind->more[REQ_RESIZE];
@@ -421,6 +448,7 @@ void sim_make_schedule(Schedule *s, const Kind *kind, uint64_t seed)
     }
     make_node(s, &rng);
     make_limits(s, &rng);
+    make_late(s, &rng);
     s->depth = kind->ties ? 1 : 1 + rng_below(&rng, 5);
     s->power_cut = rng_hit(&rng, s->rates.power_cut);
     make_requests(s, &rng);

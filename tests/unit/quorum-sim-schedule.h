@@ -29,6 +29,7 @@ typedef enum ReqType {
     REQ_SCRUB,                  /* a chunk of a scrub that repairs */
     REQ_CHANGE,                 /* a child comes or leaves; not the guest's */
     REQ_RESIZE,
+    REQ_DRAIN,                  /* of the node; not the guest's */
     REQ__MAX,
 } ReqType;
 
@@ -58,6 +59,7 @@ typedef struct Req {
     int cell, num;
     uint64_t mask;              /* the cells */
     int start, end;             /* points in time; end is NEVER in flight */
+    int64_t start_ns;           /* by the clock */
     int ret;
     uint8_t *buf;
     uint64_t issued[MAX_CHILDREN];  /* cells sent to the child */
@@ -99,7 +101,10 @@ typedef struct Req {
     X(resize_error)                                                     \
     X(resize_refused)   /* an error of resizes that says: never */      \
     X(no_space)         /* for what makes the child longer */           \
-    X(stays_longer)     /* after a resize that need not be exact */
+    X(stays_longer)     /* after a resize that need not be exact */     \
+    X(hang)             /* the child stops to do anything */            \
+    X(hang_one)         /* an operation does not end */                 \
+    X(cut)              /* a write fails that may still come */
 typedef struct Plan {
     SIM_PLAN(SIM_FIELD)
 } Plan;
@@ -146,7 +151,10 @@ typedef struct Plan {
     X(power_cut_flushed) /* where many flushes are */                   \
     X(hold)             /* an operation waits half done */              \
     X(flush_catches)    /* what was written meanwhile */                \
-    X(power_cut_loses)  /* a cell that was not flushed */
+    X(power_cut_loses)  /* a cell that was not flushed */               \
+    X(thaw)             /* a child that hangs, while time passes */     \
+    X(no_timeout)       /* child-timeout is 0 */                        \
+    X(all_abandon)      /* all children can be abandoned */
 typedef struct Rates {
     SIM_RATES(SIM_FIELD)
 } Rates;
@@ -157,6 +165,8 @@ enum {
     DAMAGE_LIES = 1 << 2,       /* data are wrong, without an error */
     DAMAGE_MISDIRECTS = 1 << 3, /* the lies of a child that mistakes a place */
     DAMAGE_DROPS = 1 << 4,      /* a flush that fails loses writes */
+    DAMAGE_HANGS = 1 << 5,      /* operations do not end */
+    DAMAGE_CUTS = 1 << 6,       /* writes that fail may come later */
 };
 
 /* What a test wants of its schedules */
@@ -192,6 +202,9 @@ typedef struct Schedule {
     int align;                  /* of the children's requests */
     /* Masks of children that can do it */
     int fua, zeroes, native_zeroes, zero_growth;
+    /* ... be abandoned, or say when late writes have ended */
+    int can_abandon, knows_late;
+    int child_timeout_ms;       /* -1: as it is by default */
 
     /* The driver: what it has as constants, and does if it can */
     QuorumLimits limits;
@@ -234,6 +247,9 @@ void sim_make_schedule(Schedule *s, const Kind *kind, uint64_t seed);
 
 /* Add a request to @s from sim.script; false if that is used up. */
 bool sim_next_request(Schedule *s);
+
+/* Whether children may not answer, or late: time passes in such schedules */
+bool sim_has_hangs(const Schedule *s);
 
 /* Whether the disk of @kind has other lengths in time */
 bool sim_has_lengths(const Kind *kind);

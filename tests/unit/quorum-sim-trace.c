@@ -12,7 +12,7 @@
 
 const char *const sim_req_name[] = {
     "read", "write", "zero", "discard", "flush", "block-status", "check",
-    "scrub", "change", "resize",
+    "scrub", "change", "resize", "drain",
 };
 
 const char *const sim_op_name[] = { "read", "write", "zero", "flush",
@@ -57,7 +57,17 @@ CheckText sim_checks[CHECK__MAX] = {
     [CHECK_STATUS] = { "status",
         "what is told to be zeroes reads as zeroes" },
     [CHECK_STUCK] = { "stuck",
-        "each request comes to an end" },
+        "each request, and each drain, comes to an end" },
+    [CHECK_ENOUGH] = { "enough",
+        "promise 9: a child is given up only when it is late and others are "
+        "not" },
+    [CHECK_LAGGING] = { "lagging",
+        "promise 9: a child that was given up is asked for nothing but probes" },
+    [CHECK_LATENCY] = { "latency",
+        "promise 9: nothing waits for a child longer than child-timeout while "
+        "enough others answer" },
+    [CHECK_BACK] = { "back",
+        "promise 9: a child that answers again comes back" },
 };
 
 void G_GNUC_PRINTF(1, 2) sim_trace(const char *fmt, ...)
@@ -216,6 +226,12 @@ char *sim_schedule_text(const Schedule *s)
                            s->limits.stale_bits, s->limits.unflushed_bits,
                            1 << s->limits.unflushed_shift, s->limits.fua_done,
                            s->no_fast_path ? "off" : "on");
+    if (sim_has_hangs(s)) {
+        g_string_append_printf(text, "child-timeout %d ms; can be abandoned "
+                               "%x, knows late writes %x\n",
+                               s->child_timeout_ms, s->can_abandon,
+                               s->knows_late);
+    }
     append_faults(text, s);
     g_string_append(text, sim.verdict.trace->str);
     return g_string_free(text, false);

@@ -15,6 +15,8 @@
 
 #define MAX_PENDING     256
 #define MAX_ANSWERS     2048
+#define MAX_LATE        64
+#define MAX_SLEEPERS    64
 #define NEVER           INT_MAX
 
 /* Tags */
@@ -46,6 +48,10 @@ typedef enum Check {
     CHECK_ONE_BAD,
     CHECK_STATUS,
     CHECK_STUCK,
+    CHECK_ENOUGH,
+    CHECK_LAGGING,
+    CHECK_LATENCY,
+    CHECK_BACK,
     CHECK__MAX,
 } Check;
 
@@ -85,7 +91,20 @@ typedef struct Child {
     int stale_since[MAX_CELLS];
     uint64_t ever_failed;       /* cells that something has failed for */
     uint64_t lost;              /* cells that a failed flush has lost */
-    uint64_t counters[5];       /* as the node tells of them */
+    /* Children that do not answer: quorum-sim-hang.c */
+    bool hangs;
+    bool abandoned;             /* all requests fail */
+    bool lags;                  /* the driver has given it up */
+    int lags_since;
+    bool was_cut;               /* late writes may come for ever */
+    uint64_t ever_late;         /* cells that late writes may have changed */
+    /* Of what was late when time last passed: when it began, or 0 */
+    int late_start;
+    bool late_unsure;           /* it may have begun before */
+    int answered_at;            /* when an operation last ended well */
+    int good_probes;            /* that have ended well since it was tried */
+
+    uint64_t counters[6];       /* as the node tells of them */
     int64_t stale_bytes;
 } Child;
 
@@ -113,9 +132,29 @@ typedef struct Op {
     uint8_t snap[MAX_CELLS];    /* of a flush: the image at its start */
     int length;                 /* of a resize */
     bool exact;
+    int64_t start_ns;           /* by the clock */
+    bool hangs;
+    bool abandoned;
+    bool refused;               /* was abandoned before it was sent */
+    bool cut;                   /* fails, and may still come */
     int ret;
     bool done;
 } Op;
+
+/* A write that has failed, and may still come */
+typedef struct Late {
+    Child *child;
+    int id;                     /* of its Op */
+    uint64_t mask;              /* cells */
+    uint8_t val[MAX_CELLS];
+    int64_t answered_ns;        /* when its child was there again, or 0 */
+} Late;
+
+/* A coroutine of the driver that waits for a time */
+typedef struct Sleeper {
+    Coroutine *co;
+    int64_t due_ns;
+} Sleeper;
 
 /* What a child said to a read */
 typedef struct Answer {
@@ -152,6 +191,19 @@ typedef struct Sim {
         int num;
         int total;              /* with those that have ended */
     } pending;
+
+    /* Time, and what it brings */
+    struct {
+        int64_t now_ns;
+        Sleeper *sleepers[MAX_SLEEPERS];
+        int num_sleepers;
+        Late late[MAX_LATE];
+        int num_late;
+        int idle;               /* how often nothing else could happen */
+        int relents;            /* how often all had to thaw for that */
+        bool calm;              /* nothing goes wrong any more */
+        bool draining;          /* no request starts */
+    } time;
 
     /* How far the guest is with its requests */
     struct {
@@ -218,6 +270,12 @@ typedef struct Sim {
 extern Sim sim;
 
 /* --- quorum-sim-run.c: the guest --- */
+
+/* One thing happens.  False if there is nothing left to happen. */
+bool sim_step(void);
+
+/* Until nothing goes on by itself */
+void sim_poll_until_idle(void);
 
 /* Once, before anything else */
 void sim_init(void);
@@ -349,6 +407,64 @@ void sim_power_cut(void);
 
 /* Let the pending operation at @index go on, perhaps to its end. */
 void sim_op_step(int index);
+
+/* --- quorum-sim-hang.c: time, and children that do not answer --- */
+
+/* Time begins; and it takes some time for anything to happen. */
+void sim_time_reset(void);
+void sim_time_tick(void);
+
+/* Which pending operations can go on: how many, and which is the @nth. */
+int sim_count_runnable(void);
+int sim_nth_runnable(int nth);
+
+/* How many things may happen with time, and let one of them happen */
+int sim_time_choices(void);
+void sim_time_step(int what);
+
+/*
+ * Nothing but time can go on.  False if that is no use: nothing waits for it.
+ */
+bool sim_time_forced(void);
+
+/* Whether @op goes on no further, from this step on. */
+bool sim_op_hangs(Op *op);
+
+/* The write @op has failed: what it has not done may come later. */
+void sim_op_late(Op *op);
+
+/* @op has ended. */
+void sim_op_ended(const Op *op);
+
+/* Cells of @c in which a write may still come */
+uint64_t sim_late_cells(const Child *c);
+
+/* Whether @op may be there to see if the child answers */
+bool sim_may_be_probe(const Op *op);
+
+/* Look at an operation that has begun. */
+void sim_check_asked(Op *op);
+
+/* Look which children the driver has given up, or taken back. */
+void sim_check_lagging(void);
+
+/* Drain the node, while all goes on. */
+void sim_drain_begin(void);
+void sim_drain_end(void);
+
+/*
+ * Nothing goes wrong any more: all children come back.  And when they have been
+ * scrubbed after that, they are alike.
+ */
+void sim_come_back(void);
+void sim_check_back(void);
+
+/* Callbacks of the children's drivers */
+void GRAPH_RDLOCK sim_abandon(BlockDriverState *bs);
+void GRAPH_RDLOCK sim_unabandon(BlockDriverState *bs);
+bool GRAPH_RDLOCK sim_can_abandon(BlockDriverState *bs);
+BdrvLate GRAPH_RDLOCK sim_late(BlockDriverState *bs);
+void GRAPH_RDLOCK sim_forget_late(BlockDriverState *bs);
 
 /* --- quorum-sim-driver.c: the children as block drivers --- */
 

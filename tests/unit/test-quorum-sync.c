@@ -751,6 +751,251 @@ static void test_verify_and_resize(void)
     quorum_sync_free(s);
 }
 
+/* --- replicas that do not answer, and what comes late --- */
+
+static void check_state_change(QuorumSync *s, int i, QuorumChildState state)
+{
+    g_autoptr(QuorumStateChange) change = quorum_sync_next_state_change(s);
+
+    g_assert_nonnull(change);
+    g_assert_cmpint(change->child, ==, i);
+    g_assert_cmpint(change->state, ==, state);
+}
+
+/* A replica that lags lacks what it was not asked, and nothing else. */
+static void test_lagging(void)
+{
+    QuorumSync *s = sync_new(GiB);
+
+    g_assert_false(quorum_sync_is_degraded(s));
+    quorum_sync_set_lagging(s, 0, true, "does not answer");
+    check_state_change(s, 0, QUORUM_CHILD_STATE_LAGGING);
+    g_assert_true(quorum_sync_is_degraded(s));
+    g_assert_true(quorum_sync_is_lagging(s, 0));
+    g_assert_false(quorum_sync_is_excluded(s, 0));
+    g_assert_cmpint(quorum_sync_stale_bytes(s, 0), ==, 0);
+
+    /* It is a member, so it is stale, and the state is told only once. */
+    write_without_replica_0(s, MiB, QUORUM_UNIT);
+    g_assert_cmpint(quorum_sync_stale_bytes(s, 0), ==, QUORUM_UNIT);
+    g_assert_null(quorum_sync_next_state_change(s));
+
+    quorum_sync_set_lagging(s, 0, false, "answers again");
+    check_state_change(s, 0, QUORUM_CHILD_STATE_STALE);
+    g_assert_true(quorum_sync_is_degraded(s));
+    write_well(s, MiB, QUORUM_UNIT, false);
+    check_state_change(s, 0, QUORUM_CHILD_STATE_OK);
+    g_assert_false(quorum_sync_is_degraded(s));
+    quorum_sync_free(s);
+}
+
+/* What is written where something may come late is not stored. */
+static void test_late(void)
+{
+    QuorumSync *s = sync_new(GiB);
+    bool missed[REPLICAS] = { false };
+    QuorumWrite repair;
+
+    g_assert_cmpint(quorum_sync_late_marks(s, 0), ==, 0);
+    quorum_sync_mark_late(s, 0, MiB, QUORUM_UNIT);
+    g_assert_cmpint(quorum_sync_late_marks(s, 0), ==, 1);
+    g_assert_true(quorum_sync_is_degraded(s));
+    g_assert_true(quorum_sync_is_late(s, 0, MiB - 1, 2));
+    g_assert_false(quorum_sync_is_late(s, 0, 0, MiB));
+    g_assert_false(quorum_sync_is_late(s, 1, 0, GiB));
+    g_assert_cmpint(quorum_sync_stale_bytes(s, 0), ==, 0);
+
+    /* Neither a write nor a repair ends its being stale. */
+    write_well(s, MiB, QUORUM_UNIT, false);
+    g_assert_true(quorum_sync_is_stale(s, 0, MiB, QUORUM_UNIT));
+    quorum_sync_write_begin(s, &repair, MiB, QUORUM_UNIT, false, missed);
+    g_assert_false(quorum_sync_repair_settle(s, &repair, 0, MiB, QUORUM_UNIT));
+    quorum_sync_write_abandon(s, &repair);
+    g_assert_true(quorum_sync_is_stale(s, 0, MiB, QUORUM_UNIT));
+
+    /* Elsewhere it is as ever. */
+    write_well(s, 2 * MiB, QUORUM_UNIT, false);
+    g_assert_cmpint(quorum_sync_stale_bytes(s, 0), ==, QUORUM_UNIT);
+
+    /* With two of them, there would be one copy. */
+    quorum_sync_mark_late(s, 1, MiB + 1, 1);
+    g_assert_false(write_missed(s, MiB, QUORUM_UNIT, false,
+                                (bool[REPLICAS]) { false }));
+    quorum_sync_clear_late(s, 1, quorum_sync_late_marks(s, 1));
+
+    quorum_sync_clear_late(s, 0, quorum_sync_late_marks(s, 0));
+    g_assert_true(quorum_sync_is_stale(s, 0, MiB, QUORUM_UNIT));
+    write_well(s, MiB, QUORUM_UNIT, false);
+    g_assert_false(quorum_sync_is_degraded(s));
+    quorum_sync_free(s);
+}
+
+/* More may become late while someone finds out that nothing is. */
+static void test_late_meanwhile(void)
+{
+    QuorumSync *s = sync_new(GiB);
+    uint64_t marks;
+
+    quorum_sync_mark_late(s, 0, 0, MiB);
+    marks = quorum_sync_late_marks(s, 0);
+    quorum_sync_mark_late(s, 0, 0, MiB);
+    quorum_sync_clear_late(s, 0, marks);
+    g_assert_true(quorum_sync_is_late(s, 0, 0, MiB));
+    quorum_sync_clear_late(s, 0, quorum_sync_late_marks(s, 0));
+    g_assert_false(quorum_sync_is_late(s, 0, 0, MiB));
+    g_assert_cmpint(quorum_sync_late_marks(s, 0), ==, 0);
+
+    /* The count goes on: an old one is never right again. */
+    quorum_sync_mark_late(s, 0, 0, MiB);
+    quorum_sync_clear_late(s, 0, marks);
+    g_assert_true(quorum_sync_is_late(s, 0, 0, MiB));
+    quorum_sync_free(s);
+}
+
+/* What may come late behind the end does so when the node has grown, too. */
+static void test_late_and_resize(void)
+{
+    const int64_t end = MiB + QUORUM_UNIT / 2;
+    QuorumSync *s = sync_new(end);
+
+    /* A write that fails on replica 0 would have grown the node. */
+    quorum_sync_mark_late(s, 0, 2 * MiB, MiB);
+    g_assert_cmpint(quorum_sync_late_marks(s, 0), ==, 1);
+    g_assert_false(quorum_sync_is_late(s, 0, 0, end));
+    write_well(s, 0, QUORUM_UNIT, false);
+    g_assert_cmpint(quorum_sync_stale_bytes(s, 0), ==, 0);
+    write_well(s, 2 * MiB, QUORUM_UNIT, false);
+    g_assert_true(quorum_sync_is_stale(s, 0, 2 * MiB, QUORUM_UNIT));
+    g_assert_true(quorum_sync_is_late(s, 0, 2 * MiB, QUORUM_UNIT));
+
+    /* It is not forgotten when that is cut off. */
+    quorum_sync_resize(s, MiB);
+    g_assert_false(quorum_sync_is_late(s, 0, 0, MiB));
+    quorum_sync_resize(s, 2 * MiB + QUORUM_UNIT);
+    g_assert_true(quorum_sync_is_late(s, 0, 2 * MiB, QUORUM_UNIT));
+    quorum_sync_clear_late(s, 0, quorum_sync_late_marks(s, 0));
+    g_assert_false(quorum_sync_is_late(s, 0, 0, 4 * MiB));
+
+    /* Growing within a granule that is late, or will be a part of one */
+    quorum_sync_resize(s, end);
+    quorum_sync_mark_late(s, 0, end - 1, 1);
+    g_assert_true(quorum_sync_is_late(s, 0, end, 1));
+    write_well(s, end, QUORUM_UNIT, false);
+    g_assert_true(quorum_sync_is_stale(s, 0, end, QUORUM_UNIT));
+    quorum_sync_free(s);
+}
+
+static int64_t random_offset(void)
+{
+    /* A granule that is hot, and in it sectors */
+    return g_test_rand_int_range(0, 4) * QUORUM_UNIT +
+           g_test_rand_int_range(0, 8) * 512;
+}
+
+static void random_missed(bool *missed)
+{
+    for (int i = 0; i < REPLICAS; i++) {
+        missed[i] = g_test_rand_int_range(0, 4) == 0;
+    }
+}
+
+/* Anything that may happen to @s while nothing but a flush is in flight. */
+static void random_step(QuorumSync *s, bool flushing)
+{
+    int i = g_test_rand_int_range(0, REPLICAS);
+    int64_t offset = random_offset(), bytes = 512 << g_test_rand_int_range(0, 5);
+    bool missed[REPLICAS];
+    QuorumWrite w;
+
+    switch (g_test_rand_int_range(0, 6)) {
+    case 0:
+        quorum_sync_mark_late(s, i, offset, bytes);
+        break;
+    case 1:
+        quorum_sync_clear_late(s, i, quorum_sync_late_marks(s, i));
+        break;
+    case 2:
+        quorum_sync_set_lagging(s, i, !quorum_sync_is_lagging(s, i), "test");
+        break;
+    case 3:
+        quorum_sync_flush_failed(s, i);
+        break;
+    default:
+        random_missed(missed);
+        quorum_sync_write_begin(s, &w, offset, bytes, !flushing &&
+                                g_test_rand_int_range(0, 2),
+                                (bool[REPLICAS]) { false });
+        w.missed = missed;
+        quorum_sync_write_settle(s, &w, THRESHOLD);
+        break;
+    }
+}
+
+/* If @alone, nothing else is in flight. */
+static void random_flush(QuorumSync *s, bool alone)
+{
+    bool missed[REPLICAS];
+    bool would, ok, any = false;
+
+    quorum_sync_flush_begin(s);
+    while (alone && g_test_rand_int_range(0, 2)) {
+        random_step(s, true);
+    }
+    random_missed(missed);
+    for (int i = 0; i < REPLICAS; i++) {
+        any |= missed[i];
+    }
+    would = quorum_sync_would_flush(s, missed, THRESHOLD);
+    ok = quorum_sync_flush_settle(s, missed, THRESHOLD);
+    if (any) {
+        g_assert_cmpint(would, ==, ok);
+    }
+}
+
+/* What would be acknowledged is, and nothing else. */
+static void test_would(void)
+{
+    int outcomes[2][2] = { { 0 } };
+
+    for (int n = 0; n < 20000; n++) {
+        QuorumSync *s = sync_new(4 * QUORUM_UNIT);
+        bool missed[REPLICAS], copy[REPLICAS];
+        bool fua = g_test_rand_int_range(0, 2);
+        int threshold = g_test_rand_int_range(1, REPLICAS + 1);
+        bool would, ok;
+        QuorumWrite w;
+
+        for (int steps = g_test_rand_int_range(0, 12); steps > 0; steps--) {
+            random_step(s, false);
+            if (g_test_rand_int_range(0, 6) == 0) {
+                random_flush(s, true);
+            }
+        }
+        quorum_sync_write_begin(s, &w, random_offset(),
+                                512 << g_test_rand_int_range(0, 6), fua,
+                                (bool[REPLICAS]) { false });
+        if (!fua && g_test_rand_int_range(0, 4) == 0) {
+            random_flush(s, false);
+        } else if (g_test_rand_int_range(0, 4) == 0) {
+            quorum_sync_flush_failed(s, 0);
+        }
+        if (g_test_rand_int_range(0, 4) == 0) {
+            quorum_sync_clear_late(s, 0, quorum_sync_late_marks(s, 0));
+        }
+        random_missed(missed);
+        memcpy(copy, missed, sizeof(copy));
+        w.missed = missed;
+        would = quorum_sync_would_hold(s, &w, copy, threshold);
+        ok = quorum_sync_write_settle(s, &w, threshold);
+        g_assert_cmpint(would, ==, ok);
+        outcomes[fua][ok]++;
+        quorum_sync_free(s);
+    }
+    for (int i = 0; i < 4; i++) {
+        g_assert_cmpint(outcomes[i / 2][i % 2], >, 500);
+    }
+}
+
 /* A debugger is told which child lacks what, and which FUA writes there are. */
 static void test_text(void)
 {
@@ -846,6 +1091,11 @@ int main(int argc, char **argv)
     g_test_add_func("/quorum-sync/unverified/follows-resizes",
                     test_verify_and_resize);
     g_test_add_func("/quorum-sync/next-stale-of", test_next_stale_of);
+    g_test_add_func("/quorum-sync/lagging", test_lagging);
+    g_test_add_func("/quorum-sync/late/is-not-stored", test_late);
+    g_test_add_func("/quorum-sync/late/more-meanwhile", test_late_meanwhile);
+    g_test_add_func("/quorum-sync/late/and-resize", test_late_and_resize);
+    g_test_add_func("/quorum-sync/would-be-acknowledged", test_would);
     g_test_add_func("/quorum-sync/text", test_text);
     g_test_add_func("/quorum-sync/overlapping-writes/are-noticed",
                     test_overlap);
