@@ -56,7 +56,7 @@ static QuorumTally quorum_tally(QuorumRequest *req)
 
         if (!quorum_answer_counts(a)) {
             t.unasked += a->part == QUORUM_PART_DEFERRED || a->absent;
-        } else if (a->in_flight) {
+        } else if (a->in_flight || !a->done) {
             t.pending++;
         } else if (a->ret < 0) {
             t.failed = true;
