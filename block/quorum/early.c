@@ -346,7 +346,14 @@ static void coroutine_fn GRAPH_RDLOCK quorum_early_wait(QuorumRequest *req,
     g_autofree QEMUTimer *timer = NULL;
     int failed = 0;
 
-    while (req->pending && req->early.verdict == QUORUM_EARLY_WAIT) {
+    while (true) {
+        for (; hedge && req->early.verdict == QUORUM_EARLY_WAIT &&
+               failed < quorum_count_failed_reads(req); failed++) {
+            quorum_ask_one_more(req, false);
+        }
+        if (!req->pending || req->early.verdict != QUORUM_EARLY_WAIT) {
+            break;
+        }
         if (hedge && !timer && quorum_next_deferred(req)) {
             timer = aio_timer_new(req->ctx, QEMU_CLOCK_REALTIME, SCALE_NS,
                                   quorum_hedge_due, req);
@@ -356,12 +363,9 @@ static void coroutine_fn GRAPH_RDLOCK quorum_early_wait(QuorumRequest *req,
         req->co = qemu_coroutine_self();
         qemu_coroutine_yield();
         assert(!req->co);
-        if (req->early.hedge_due) {
+        if (req->early.hedge_due && req->early.verdict == QUORUM_EARLY_WAIT) {
             req->early.hedge_due = false;
             quorum_ask_one_more(req, true);
-        }
-        for (; hedge && failed < quorum_count_failed_reads(req); failed++) {
-            quorum_ask_one_more(req, false);
         }
     }
     if (timer) {
