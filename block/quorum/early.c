@@ -14,9 +14,9 @@
 #include "late.h"
 #include "repair.h"
 
-/* Stragglers of one child, and requests of a node that were left, at most. */
+/* Stragglers of one child, and of all children of a node, at most. */
 #define QUORUM_STRAGGLERS 64
-#define QUORUM_LEFT 128
+#define QUORUM_STRAGGLERS_ALL 128
 
 /* When a child counts as late, whatever its latencies were. */
 #define QUORUM_HEDGE_MIN_NS (1 * SCALE_MS)
@@ -171,20 +171,22 @@ void quorum_early_choose(QuorumRequest *req, int need, int least)
 
 /* --- stragglers --- */
 
-/* Whether @req may be left; if so, it counts. */
+/* Whether @req may be left; if so, its stragglers and its memory count. */
 static bool quorum_may_leave(QuorumRequest *req)
 {
     BDRVQuorumState *s = req->s;
+    unsigned n = req->pending;
     unsigned bytes = req->buf_bytes * req->n_bufs;
-    unsigned others = qatomic_fetch_inc(&s->left);
+    unsigned others = qatomic_fetch_add(&s->stragglers, n);
     unsigned held = qatomic_fetch_add(&s->left_bytes, bytes);
 
-    if (others < QUORUM_LEFT && held + bytes <= quorum_limits.pool_bytes / 2) {
+    if (others + n <= QUORUM_STRAGGLERS_ALL &&
+        held + bytes <= quorum_limits.pool_bytes / 2) {
         return true;
     }
     quorum_reached(QUORUM_BRANCH_NOT_LEFT);
     qatomic_sub(&s->left_bytes, bytes);
-    qatomic_dec(&s->left);
+    qatomic_sub(&s->stragglers, n);
     return false;
 }
 
@@ -197,7 +199,6 @@ static void coroutine_fn GRAPH_RDLOCK quorum_stragglers_end(QuorumRequest *req)
     int64_t bytes = req->bytes;
 
     qatomic_sub(&req->s->left_bytes, req->buf_bytes * req->n_bufs);
-    qatomic_dec(&req->s->left);
     quorum_in_flight_remove(req);
     quorum_request_free(req);
     if (found.to_repair) {
@@ -214,6 +215,7 @@ static void coroutine_fn GRAPH_RDLOCK quorum_straggler_ended(QuorumAnswer *a)
     QuorumSlot *slot = &req->s->slots[quorum_answer_slot(a)];
     QuorumAnswer *winner = req->early.winner;
 
+    qatomic_dec(&req->s->stragglers);
     qatomic_dec(&slot->stragglers);
     qatomic_sub(&slot->straggling_bytes, req->bytes);
     if (winner && quorum_answer_counts(a) &&
@@ -437,6 +439,9 @@ void coroutine_fn quorum_request_leave(QuorumRequest *req, QuorumAnswer *winner)
             stat64_add(&slot->counters.late_reads, 1);
         }
     }
+    /* The coroutines of the children that have answered are gone. */
+    fair_budget_give_back(&req->s->budget, req->coroutines - req->pending);
+    req->coroutines = req->pending;
     bdrv_graph_co_rdlock_again();
     bdrv_inc_in_flight(req->bs);
 }
