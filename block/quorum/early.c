@@ -200,6 +200,10 @@ static void coroutine_fn GRAPH_RDLOCK quorum_stragglers_end(QuorumRequest *req)
 
     qatomic_sub(&req->s->left_bytes, req->buf_bytes * req->n_bufs);
     quorum_in_flight_remove(req);
+    if (found.to_repair) {
+        /* The repair does not report once more what stragglers have. */
+        quorum_find_reported(&found, req);
+    }
     quorum_request_free(req);
     if (found.to_repair) {
         quorum_reached(QUORUM_BRANCH_STRAGGLER_DIFFERS);

@@ -155,7 +155,8 @@ struct QuorumRequest {
         bool hedge_due;         /* a child is late */
         QuorumEarlyFn *judge;
         QuorumEarly verdict;    /* after the latest answer */
-        QuorumAnswer *winner;   /* what stragglers are compared with, or NULL */
+        QuorumAnswer *winner;   /* what stragglers are compared with, or NULL;
+                                   pattern fifo: the first good answer */
         QuorumFindings found;   /* by stragglers */
     } early;
 
