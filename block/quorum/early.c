@@ -24,7 +24,8 @@
 
 /*
  * Hedges are at most a tenth of the reads that may send them, and at most 16 of
- * them at once: in tenths of a hedge.
+ * them at once: in tenths of a hedge.  A read that is late by any measure asks
+ * on all the same: that is rare, or the child hangs.
  */
 #define QUORUM_HEDGE_COST 10
 #define QUORUM_HEDGE_MOST 160
@@ -81,18 +82,23 @@ int64_t quorum_latency_us(const QuorumSlot *slot, QuorumLatencyKind kind)
     return mean ? mean * QUORUM_LATENCY_NS / SCALE_US : -1;
 }
 
+/* When, after it was asked, a child counts as late by any measure. */
+static int64_t quorum_hedge_most_ns(const BDRVQuorumState *s)
+{
+    int64_t timeout = (int64_t)s->opts.child_timeout_ms * SCALE_MS;
+
+    return timeout ? MIN(timeout / 4, QUORUM_HEDGE_MAX_NS)
+                   : QUORUM_HEDGE_MAX_NS;
+}
+
 /* When, after it was asked, the child in slot @i counts as late. */
 static int64_t quorum_hedge_ns(const QuorumRequest *req, int i)
 {
     const QuorumLatency *l = quorum_latency_of(&req->s->slots[i], req);
     int64_t ns = (qatomic_read(&l->mean) +
                   4LL * qatomic_read(&l->deviation)) * QUORUM_LATENCY_NS;
-    int64_t most = QUORUM_HEDGE_MAX_NS;
 
-    if (req->s->opts.child_timeout_ms) {
-        most = MIN(most, req->s->opts.child_timeout_ms * SCALE_MS / 4);
-    }
-    return MIN(MAX(ns, QUORUM_HEDGE_MIN_NS), most);
+    return MIN(MAX(ns, QUORUM_HEDGE_MIN_NS), quorum_hedge_most_ns(req->s));
 }
 
 /* --- whom to ask --- */
@@ -321,13 +327,13 @@ static int64_t quorum_hedge_at(const QuorumRequest *req)
     return ns;
 }
 
-/* Ask one more child, because one is late, or, if not @late, has failed. */
+/* Ask one more child, if there is one: one is late, or has failed. */
 static void coroutine_fn GRAPH_RDLOCK quorum_ask_one_more(QuorumRequest *req,
                                                           bool late)
 {
     QuorumAnswer *a = quorum_next_deferred(req);
 
-    if (!a || (late && !quorum_take_hedge(req->s))) {
+    if (!a) {
         return;
     }
     a->part = QUORUM_PART_ASKED;
@@ -337,6 +343,28 @@ static void coroutine_fn GRAPH_RDLOCK quorum_ask_one_more(QuorumRequest *req,
                    1);
     }
     quorum_ask_apart(a);
+}
+
+/*
+ * A child is late: ask one more, if the hedges that there may be allow it.  If
+ * they do not, wait until the child is late by any measure: that one may hang.
+ * Returns when to look again, after now.
+ */
+static int64_t coroutine_fn GRAPH_RDLOCK quorum_hedge(QuorumRequest *req)
+{
+    int64_t most = quorum_hedge_most_ns(req->s);
+    int64_t waited = get_clock() - req->asked_ns;
+
+    if (waited < most && !quorum_take_hedge(req->s)) {
+        return most - waited;
+    }
+    quorum_ask_one_more(req, true);
+    return quorum_hedge_at(req);
+}
+
+static void quorum_hedge_arm(QEMUTimer *timer, int64_t ns)
+{
+    timer_mod_ns(timer, qemu_clock_get_ns(QEMU_CLOCK_REALTIME) + ns);
 }
 
 /* --- asking --- */
@@ -363,15 +391,15 @@ static void coroutine_fn GRAPH_RDLOCK quorum_early_wait(QuorumRequest *req,
         if (hedge && !timer && quorum_next_deferred(req)) {
             timer = aio_timer_new(req->ctx, QEMU_CLOCK_REALTIME, SCALE_NS,
                                   quorum_hedge_due, req);
-            timer_mod_ns(timer, qemu_clock_get_ns(QEMU_CLOCK_REALTIME) +
-                                quorum_hedge_at(req));
+            quorum_hedge_arm(timer, quorum_hedge_at(req));
         }
         req->co = qemu_coroutine_self();
         qemu_coroutine_yield();
         assert(!req->co);
-        if (req->early.hedge_due && req->early.verdict == QUORUM_EARLY_WAIT) {
+        if (req->early.hedge_due && req->early.verdict == QUORUM_EARLY_WAIT &&
+            quorum_next_deferred(req)) {
             req->early.hedge_due = false;
-            quorum_ask_one_more(req, true);
+            quorum_hedge_arm(timer, quorum_hedge(req));
         }
     }
     if (timer) {
