@@ -327,12 +327,22 @@ static int64_t quorum_hedge_at(const QuorumRequest *req)
     return ns;
 }
 
+/* Leave out what was dropped while the request waited. */
+static void GRAPH_RDLOCK quorum_leave_out_dropped(QuorumRequest *req)
+{
+    if (unlikely(quorum_sync_is_degraded(req->s->sync))) {
+        quorum_request_leave_out_unasked(req);
+    }
+}
+
 /* Ask one more child, if there is one: one is late, or has failed. */
 static void coroutine_fn GRAPH_RDLOCK quorum_ask_one_more(QuorumRequest *req,
                                                           bool late)
 {
-    QuorumAnswer *a = quorum_next_deferred(req);
+    QuorumAnswer *a;
 
+    quorum_leave_out_dropped(req);
+    a = quorum_next_deferred(req);
     if (!a) {
         return;
     }
@@ -353,7 +363,7 @@ static void coroutine_fn GRAPH_RDLOCK quorum_ask_one_more(QuorumRequest *req,
 static int64_t coroutine_fn GRAPH_RDLOCK quorum_hedge(QuorumRequest *req)
 {
     int64_t most = quorum_hedge_most_ns(req->s);
-    int64_t waited = get_clock() - req->asked_ns;
+    int64_t waited = quorum_now_ns() - req->asked_ns;
 
     if (waited < most && !quorum_take_hedge(req->s)) {
         return most - waited;
@@ -364,7 +374,7 @@ static int64_t coroutine_fn GRAPH_RDLOCK quorum_hedge(QuorumRequest *req)
 
 static void quorum_hedge_arm(QEMUTimer *timer, int64_t ns)
 {
-    timer_mod_ns(timer, qemu_clock_get_ns(QEMU_CLOCK_REALTIME) + ns);
+    timer_mod_ns(timer, quorum_now_ns() + ns);
 }
 
 /* --- asking --- */
@@ -418,6 +428,7 @@ void coroutine_fn quorum_ask_early(QuorumRequest *req, QuorumEarlyFn *judge,
     if (hedge && qatomic_read(&s->hedges) < QUORUM_HEDGE_MOST) {
         qatomic_inc(&s->hedges);
     }
+    quorum_leave_out_dropped(req);
     quorum_in_flight_add(req);
     for (int i = 0; i < req->n; i++) {
         QuorumAnswer *a = &req->answers[i];
