@@ -14,9 +14,9 @@
 #include "late.h"
 #include "repair.h"
 
-/* Stragglers of one child, and requests of a node that were left, at most. */
+/* Stragglers of one child, and of all children of a node, at most. */
 #define QUORUM_STRAGGLERS 64
-#define QUORUM_LEFT 128
+#define QUORUM_STRAGGLERS_ALL 128
 
 /* When a child counts as late, whatever its latencies were. */
 #define QUORUM_HEDGE_MIN_NS (1 * SCALE_MS)
@@ -24,7 +24,8 @@
 
 /*
  * Hedges are at most a tenth of the reads that may send them, and at most 16 of
- * them at once: in tenths of a hedge.
+ * them at once: in tenths of a hedge.  A read that is late by any measure asks
+ * on all the same: that is rare, or the child hangs.
  */
 #define QUORUM_HEDGE_COST 10
 #define QUORUM_HEDGE_MOST 160
@@ -81,18 +82,23 @@ int64_t quorum_latency_us(const QuorumSlot *slot, QuorumLatencyKind kind)
     return mean ? mean * QUORUM_LATENCY_NS / SCALE_US : -1;
 }
 
+/* When, after it was asked, a child counts as late by any measure. */
+static int64_t quorum_hedge_most_ns(const BDRVQuorumState *s)
+{
+    int64_t timeout = (int64_t)s->opts.child_timeout_ms * SCALE_MS;
+
+    return timeout ? MIN(timeout / 4, QUORUM_HEDGE_MAX_NS)
+                   : QUORUM_HEDGE_MAX_NS;
+}
+
 /* When, after it was asked, the child in slot @i counts as late. */
 static int64_t quorum_hedge_ns(const QuorumRequest *req, int i)
 {
     const QuorumLatency *l = quorum_latency_of(&req->s->slots[i], req);
     int64_t ns = (qatomic_read(&l->mean) +
                   4LL * qatomic_read(&l->deviation)) * QUORUM_LATENCY_NS;
-    int64_t most = QUORUM_HEDGE_MAX_NS;
 
-    if (req->s->opts.child_timeout_ms) {
-        most = MIN(most, req->s->opts.child_timeout_ms * SCALE_MS / 4);
-    }
-    return MIN(MAX(ns, QUORUM_HEDGE_MIN_NS), most);
+    return MIN(MAX(ns, QUORUM_HEDGE_MIN_NS), quorum_hedge_most_ns(req->s));
 }
 
 /* --- whom to ask --- */
@@ -171,20 +177,22 @@ void quorum_early_choose(QuorumRequest *req, int need, int least)
 
 /* --- stragglers --- */
 
-/* Whether @req may be left; if so, it counts. */
+/* Whether @req may be left; if so, its stragglers and its memory count. */
 static bool quorum_may_leave(QuorumRequest *req)
 {
     BDRVQuorumState *s = req->s;
+    unsigned n = req->pending;
     unsigned bytes = req->buf_bytes * req->n_bufs;
-    unsigned others = qatomic_fetch_inc(&s->left);
+    unsigned others = qatomic_fetch_add(&s->stragglers, n);
     unsigned held = qatomic_fetch_add(&s->left_bytes, bytes);
 
-    if (others < QUORUM_LEFT && held + bytes <= quorum_limits.pool_bytes / 2) {
+    if (others + n <= QUORUM_STRAGGLERS_ALL &&
+        held + bytes <= quorum_limits.pool_bytes / 2) {
         return true;
     }
     quorum_reached(QUORUM_BRANCH_NOT_LEFT);
     qatomic_sub(&s->left_bytes, bytes);
-    qatomic_dec(&s->left);
+    qatomic_sub(&s->stragglers, n);
     return false;
 }
 
@@ -197,8 +205,11 @@ static void coroutine_fn GRAPH_RDLOCK quorum_stragglers_end(QuorumRequest *req)
     int64_t bytes = req->bytes;
 
     qatomic_sub(&req->s->left_bytes, req->buf_bytes * req->n_bufs);
-    qatomic_dec(&req->s->left);
     quorum_in_flight_remove(req);
+    if (found.to_repair) {
+        /* The repair does not report once more what stragglers have. */
+        quorum_find_reported(&found, req);
+    }
     quorum_request_free(req);
     if (found.to_repair) {
         quorum_reached(QUORUM_BRANCH_STRAGGLER_DIFFERS);
@@ -214,6 +225,7 @@ static void coroutine_fn GRAPH_RDLOCK quorum_straggler_ended(QuorumAnswer *a)
     QuorumSlot *slot = &req->s->slots[quorum_answer_slot(a)];
     QuorumAnswer *winner = req->early.winner;
 
+    qatomic_dec(&req->s->stragglers);
     qatomic_dec(&slot->stragglers);
     qatomic_sub(&slot->straggling_bytes, req->bytes);
     if (winner && quorum_answer_counts(a) &&
@@ -315,13 +327,23 @@ static int64_t quorum_hedge_at(const QuorumRequest *req)
     return ns;
 }
 
-/* Ask one more child, because one is late, or, if not @late, has failed. */
+/* Leave out what was dropped while the request waited. */
+static void GRAPH_RDLOCK quorum_leave_out_dropped(QuorumRequest *req)
+{
+    if (unlikely(quorum_sync_is_degraded(req->s->sync))) {
+        quorum_request_leave_out_unasked(req);
+    }
+}
+
+/* Ask one more child, if there is one: one is late, or has failed. */
 static void coroutine_fn GRAPH_RDLOCK quorum_ask_one_more(QuorumRequest *req,
                                                           bool late)
 {
-    QuorumAnswer *a = quorum_next_deferred(req);
+    QuorumAnswer *a;
 
-    if (!a || (late && !quorum_take_hedge(req->s))) {
+    quorum_leave_out_dropped(req);
+    a = quorum_next_deferred(req);
+    if (!a) {
         return;
     }
     a->part = QUORUM_PART_ASKED;
@@ -331,6 +353,28 @@ static void coroutine_fn GRAPH_RDLOCK quorum_ask_one_more(QuorumRequest *req,
                    1);
     }
     quorum_ask_apart(a);
+}
+
+/*
+ * A child is late: ask one more, if the hedges that there may be allow it.  If
+ * they do not, wait until the child is late by any measure: that one may hang.
+ * Returns when to look again, after now.
+ */
+static int64_t coroutine_fn GRAPH_RDLOCK quorum_hedge(QuorumRequest *req)
+{
+    int64_t most = quorum_hedge_most_ns(req->s);
+    int64_t waited = quorum_now_ns() - req->asked_ns;
+
+    if (waited < most && !quorum_take_hedge(req->s)) {
+        return most - waited;
+    }
+    quorum_ask_one_more(req, true);
+    return quorum_hedge_at(req);
+}
+
+static void quorum_hedge_arm(QEMUTimer *timer, int64_t ns)
+{
+    timer_mod_ns(timer, quorum_now_ns() + ns);
 }
 
 /* --- asking --- */
@@ -346,22 +390,26 @@ static void coroutine_fn GRAPH_RDLOCK quorum_early_wait(QuorumRequest *req,
     g_autofree QEMUTimer *timer = NULL;
     int failed = 0;
 
-    while (req->pending && req->early.verdict == QUORUM_EARLY_WAIT) {
+    while (true) {
+        for (; hedge && req->early.verdict == QUORUM_EARLY_WAIT &&
+               failed < quorum_count_failed_reads(req); failed++) {
+            quorum_ask_one_more(req, false);
+        }
+        if (!req->pending || req->early.verdict != QUORUM_EARLY_WAIT) {
+            break;
+        }
         if (hedge && !timer && quorum_next_deferred(req)) {
             timer = aio_timer_new(req->ctx, QEMU_CLOCK_REALTIME, SCALE_NS,
                                   quorum_hedge_due, req);
-            timer_mod_ns(timer, qemu_clock_get_ns(QEMU_CLOCK_REALTIME) +
-                                quorum_hedge_at(req));
+            quorum_hedge_arm(timer, quorum_hedge_at(req));
         }
         req->co = qemu_coroutine_self();
         qemu_coroutine_yield();
         assert(!req->co);
-        if (req->early.hedge_due) {
+        if (req->early.hedge_due && req->early.verdict == QUORUM_EARLY_WAIT &&
+            quorum_next_deferred(req)) {
             req->early.hedge_due = false;
-            quorum_ask_one_more(req, true);
-        }
-        for (; hedge && failed < quorum_count_failed_reads(req); failed++) {
-            quorum_ask_one_more(req, false);
+            quorum_hedge_arm(timer, quorum_hedge(req));
         }
     }
     if (timer) {
@@ -380,6 +428,7 @@ void coroutine_fn quorum_ask_early(QuorumRequest *req, QuorumEarlyFn *judge,
     if (hedge && qatomic_read(&s->hedges) < QUORUM_HEDGE_MOST) {
         qatomic_inc(&s->hedges);
     }
+    quorum_leave_out_dropped(req);
     quorum_in_flight_add(req);
     for (int i = 0; i < req->n; i++) {
         QuorumAnswer *a = &req->answers[i];
@@ -433,6 +482,9 @@ void coroutine_fn quorum_request_leave(QuorumRequest *req, QuorumAnswer *winner)
             stat64_add(&slot->counters.late_reads, 1);
         }
     }
+    /* The coroutines of the children that have answered are gone. */
+    fair_budget_give_back(&req->s->budget, req->coroutines - req->pending);
+    req->coroutines = req->pending;
     bdrv_graph_co_rdlock_again();
     bdrv_inc_in_flight(req->bs);
 }

@@ -204,8 +204,11 @@ typedef struct BDRVQuorumState {
     /* Pattern threshold: which child the next read defers first. */
     unsigned next_deferred;
 
-    /* Reads that were left, what they hold of the pool, and who may hedge. */
-    unsigned left;
+    /*
+     * Stragglers of all children, what the reads that were left hold of the
+     * pool, and how many hedges there may be: see early.c.
+     */
+    unsigned stragglers;
     unsigned left_bytes;
     int hedges;
 

@@ -56,7 +56,7 @@ static QuorumTally quorum_tally(QuorumRequest *req)
 
         if (!quorum_answer_counts(a)) {
             t.unasked += a->part == QUORUM_PART_DEFERRED || a->absent;
-        } else if (a->in_flight) {
+        } else if (a->in_flight || !a->done) {
             t.pending++;
         } else if (a->ret < 0) {
             t.failed = true;
@@ -299,14 +299,17 @@ static void GRAPH_RDLOCK quorum_choose_asked(QuorumRequest *req)
 /* Ask them, and the others if that is not enough. */
 static void coroutine_fn GRAPH_RDLOCK quorum_ask_voters(QuorumRequest *req)
 {
+    bool more;
+
     req->enough = quorum_read_is_enough;
     if (req->early.on) {
         quorum_ask_early(req, quorum_judge_vote, quorum_defers(req));
+        more = req->early.verdict == QUORUM_EARLY_WAIT;
     } else {
         quorum_ask_all(req, quorum_ask_read);
+        more = quorum_defers(req);
     }
-    if ((req->early.on || quorum_defers(req)) && !req->pending &&
-        quorum_count_good(req) < quorum_count_asked(req)) {
+    if (more && quorum_count_good(req) < quorum_count_asked(req)) {
         quorum_ask_deferred(req);
     }
 }
@@ -425,6 +428,9 @@ quorum_ask_in_order(QuorumRequest *req)
     for (int i = 0; i < req->n && !answered; i++) {
         QuorumAnswer *a = &req->answers[i];
 
+        if (a->done) {
+            continue;
+        }
         if (quorum_answer_counts(a) && quorum_answer_is_stale(a)) {
             quorum_answer_leave_out(a, QUORUM_PART_STALE);
         }
@@ -433,24 +439,31 @@ quorum_ask_in_order(QuorumRequest *req)
             quorum_ask_one(a, quorum_ask_read);
             answered = quorum_has_answered(a);
         }
+        if (answered && a->buf) {
+            qemu_iovec_from_buf(req->qiov, 0, a->buf, req->bytes);
+        }
     }
     return answered;
 }
 
-/* A QuorumEarlyFn. */
+/*
+ * A QuorumEarlyFn.  The first good answer remains that, whatever becomes stale
+ * before the request goes on.
+ */
 static QuorumEarly quorum_judge_first(QuorumRequest *req)
 {
-    for (int i = 0; i < req->n; i++) {
+    for (int i = 0; i < req->n && !req->early.winner; i++) {
         if (quorum_has_answered(&req->answers[i])) {
-            return QUORUM_EARLY_ENOUGH;
+            req->early.winner = &req->answers[i];
         }
     }
-    return QUORUM_EARLY_WAIT;
+    return req->early.winner ? QUORUM_EARLY_ENOUGH : QUORUM_EARLY_WAIT;
 }
 
 /*
- * Ask the child that should answer first, and others if it is late or fails.
- * Returns false if none of those that were asked has answered.
+ * Ask the child that should answer first, and others if it is late or fails;
+ * or all in order, if there is no memory for that.  Returns whether one has
+ * answered.
  */
 static bool coroutine_fn GRAPH_RDLOCK
 quorum_ask_fastest(QuorumRequest *req)
@@ -464,19 +477,22 @@ quorum_ask_fastest(QuorumRequest *req)
     }
     quorum_early_choose(req, 1, 1);
     quorum_request_admit(req);
-    if (!quorum_request_alloc(req)) {
-        return false;
+    if (quorum_request_alloc(req)) {
+        quorum_ask_early(req, quorum_judge_first, true);
     }
-    quorum_ask_early(req, quorum_judge_first, true);
+    if (req->early.winner) {
+        qemu_iovec_from_buf(req->qiov, 0, req->early.winner->buf, req->bytes);
+        return true;
+    }
+    /* One that has answered may have become stale: the others may not be. */
     for (int i = 0; i < req->n; i++) {
-        const QuorumAnswer *a = &req->answers[i];
+        QuorumAnswer *a = &req->answers[i];
 
-        if (quorum_has_answered(a)) {
-            qemu_iovec_from_buf(req->qiov, 0, a->buf, req->bytes);
-            return true;
+        if (a->part == QUORUM_PART_DEFERRED) {
+            a->part = QUORUM_PART_ASKED;
         }
     }
-    return false;
+    return quorum_ask_in_order(req);
 }
 
 /*

@@ -155,7 +155,8 @@ struct QuorumRequest {
         bool hedge_due;         /* a child is late */
         QuorumEarlyFn *judge;
         QuorumEarly verdict;    /* after the latest answer */
-        QuorumAnswer *winner;   /* what stragglers are compared with, or NULL */
+        QuorumAnswer *winner;   /* what stragglers are compared with, or NULL;
+                                   pattern fifo: the first good answer */
         QuorumFindings found;   /* by stragglers */
     } early;
 
@@ -204,10 +205,17 @@ void coroutine_fn GRAPH_RDLOCK quorum_request_free(QuorumRequest *req);
  */
 static inline void coroutine_fn quorum_request_admit(QuorumRequest *req)
 {
+    FairBudget *budget = &req->s->budget;
+
     assert(!req->coroutines);
-    if (req->n > 1) {
+    if (req->early.on) {
+        /* None of its children is asked by its own coroutine, which sleeps. */
+        req->coroutines = MIN(req->n, budget->total);
+    } else {
         req->coroutines = req->n - 1;
-        fair_budget_co_take(&req->s->budget, req->coroutines);
+    }
+    if (req->coroutines) {
+        fair_budget_co_take(budget, req->coroutines);
     }
 }
 
