@@ -344,8 +344,7 @@ static void GRAPH_RDLOCK sim_refresh_limits(BlockDriverState *bs, Error **errp)
     .bdrv_can_abandon       = sim_can_abandon,          \
     .bdrv_abandon           = sim_abandon,              \
     .bdrv_unabandon         = sim_unabandon,            \
-    .bdrv_late              = sim_late,                 \
-    .bdrv_forget_late       = sim_forget_late
+    .bdrv_late              = sim_late
 
 BlockDriver sim_fua_driver = {
     .format_name            = "quorum-sim-fua",

@@ -529,17 +529,6 @@ BdrvLate sim_late(BlockDriverState *bs)
     return c->was_cut ? BDRV_LATE_UNKNOWN : BDRV_LATE_ENDED;
 }
 
-void sim_forget_late(BlockDriverState *bs)
-{
-    Child *c = *(Child **)bs->opaque;
-
-    if (sim_late_cells(c)) {
-        sim_violation(CHECK_BACK, "child %d has writes that may still come, "
-                      "which are forgotten", c->index);
-    }
-    c->was_cut = false;
-}
-
 bool sim_may_be_probe(const Op *op)
 {
     return sim_has_hangs(sim.s) && op->type == OP_READ &&

@@ -464,7 +464,6 @@ void GRAPH_RDLOCK sim_abandon(BlockDriverState *bs);
 void GRAPH_RDLOCK sim_unabandon(BlockDriverState *bs);
 bool GRAPH_RDLOCK sim_can_abandon(BlockDriverState *bs);
 BdrvLate GRAPH_RDLOCK sim_late(BlockDriverState *bs);
-void GRAPH_RDLOCK sim_forget_late(BlockDriverState *bs);
 
 /* --- quorum-sim-driver.c: the children as block drivers --- */
 

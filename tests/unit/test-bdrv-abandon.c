@@ -52,13 +52,6 @@ static BdrvLate leaf_late(BlockDriverState *bs)
     return s->late;
 }
 
-static void leaf_forget_late(BlockDriverState *bs)
-{
-    LeafState *s = bs->opaque;
-
-    s->late = BDRV_LATE_ENDED;
-}
-
 static BlockDriver bdrv_leaf = {
     .format_name        = "leaf",
     .instance_size      = sizeof(LeafState),
@@ -66,7 +59,6 @@ static BlockDriver bdrv_leaf = {
     .bdrv_abandon       = leaf_abandon,
     .bdrv_unabandon     = leaf_unabandon,
     .bdrv_late          = leaf_late,
-    .bdrv_forget_late   = leaf_forget_late,
 };
 
 /* A node above two others, and a parent that may be above anything. */
@@ -128,9 +120,6 @@ static void test_recursion(void)
     g_assert_cmpint(bdrv_late(child), ==, BDRV_LATE_PENDING);
     leaf[0]->late = BDRV_LATE_UNKNOWN;
     g_assert_cmpint(bdrv_late(child), ==, BDRV_LATE_UNKNOWN);
-    bdrv_forget_late(child);
-    g_assert_cmpint(leaf[0]->late, ==, BDRV_LATE_ENDED);
-    g_assert_cmpint(leaf[1]->late, ==, BDRV_LATE_ENDED);
 
     bdrv_graph_rdunlock_main_loop();
     bdrv_unref(top);
