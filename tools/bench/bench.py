@@ -28,6 +28,7 @@ from contest import Bench, ROWS, Skip       # noqa: E402
 import loads                                # noqa: E402,F401
 import curves                               # noqa: E402,F401
 import resync                               # noqa: E402,F401
+import delays                               # noqa: E402,F401
 
 
 def main() -> int:
