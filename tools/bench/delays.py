@@ -66,7 +66,8 @@ def latency(bench: Bench, key: str, options: str, kind: str, rate: int = RATE,
                  for child in node.get('driver-specific', {})
                  .get('children', []))
     slices = [int(number) for number in numbers('slices')]
-    return Latency(numbers('ms'), *numbers('gap'), slices, hedges, sum(slices))
+    gap, gap_end = numbers('gap')
+    return Latency(numbers('ms'), gap, gap_end, slices, hedges, sum(slices))
 
 
 class Delay:
