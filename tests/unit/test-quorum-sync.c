@@ -900,6 +900,14 @@ static void test_late_and_resize(void)
     quorum_sync_clear_late(s, 0, quorum_sync_late_marks(s, 0));
     g_assert_false(quorum_sync_is_late(s, 0, 0, 4 * MiB));
 
+    /* Nor if it was not behind the end before. */
+    quorum_sync_resize(s, 2 * MiB);
+    quorum_sync_mark_late(s, 0, MiB, QUORUM_UNIT);
+    quorum_sync_resize(s, MiB);
+    quorum_sync_resize(s, 2 * MiB);
+    g_assert_true(quorum_sync_is_late(s, 0, MiB, 1));
+    quorum_sync_clear_late(s, 0, quorum_sync_late_marks(s, 0));
+
     /* Growing within a granule that is late, or will be a part of one */
     quorum_sync_resize(s, end);
     quorum_sync_mark_late(s, 0, end - 1, 1);
