@@ -42,7 +42,7 @@
  * has 8 ticks, and a probe as many as half of that
  */
 #define MAX_IDLE        60
-#define MAX_RELENTS     20
+#define MAX_RELENTS     100
 
 /* Steps until all children have come back: a probe a minute is 600 ticks. */
 #define MAX_BACK        5000
