@@ -20,8 +20,8 @@
  * is to assume that they may come until QUARANTINE_NS after the child has first
  * answered again; here they do.
  *
- * Some children can't be abandoned.  Whatever waits for such a child waits until
- * it thaws.
+ * Some children can't be abandoned.  Whatever waits for such a child does so
+ * until it thaws.
  */
 
 #include "qemu/osdep.h"
@@ -198,7 +198,7 @@ static void remove_late(int index)
     sim.time.num_late--;
 }
 
-/* Something becomes of the late write at @index; if @ends, for the last time. */
+/* Something becomes of the late write at @index; if @ends, it is the last. */
 static void late_step(int index, bool ends)
 {
     Late *late = &sim.time.late[index];

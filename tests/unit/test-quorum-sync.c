@@ -935,7 +935,8 @@ static void random_missed(bool *missed)
 static void random_step(QuorumSync *s, bool flushing)
 {
     int i = g_test_rand_int_range(0, REPLICAS);
-    int64_t offset = random_offset(), bytes = 512 << g_test_rand_int_range(0, 5);
+    int64_t offset = random_offset();
+    int64_t bytes = 512 << g_test_rand_int_range(0, 5);
     bool missed[REPLICAS];
     QuorumWrite w;
 
