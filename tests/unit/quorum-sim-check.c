@@ -254,6 +254,10 @@ static void check_write(Req *r)
     /* What a child was given may be undone by what still comes. */
     for (int n = 0; n < sim.s->num_children; n++) {
         r->ok[n] &= ~sim_late_cells(&sim.child[n]);
+        if (sim_granules_mask(cells) & sim.child[n].ever_late) {
+            /* Where the write is elsewhere, it is taken for missed, too. */
+            sim.child[n].ever_failed |= cells;
+        }
         note_stored(&sim.child[n], cells & r->ok[n]);
     }
 

@@ -20,8 +20,8 @@
  * is to assume that they may come until QUARANTINE_NS after the child has first
  * answered again; here they do.
  *
- * Some children can't be abandoned.  Whatever waits for such a child waits until
- * it thaws.
+ * Some children can't be abandoned.  Whatever waits for such a child does so
+ * until it thaws.
  */
 
 #include "qemu/osdep.h"
@@ -42,7 +42,7 @@
  * has 8 ticks, and a probe as many as half of that
  */
 #define MAX_IDLE        60
-#define MAX_RELENTS     20
+#define MAX_RELENTS     100
 
 /* Steps until all children have come back: a probe a minute is 600 ticks. */
 #define MAX_BACK        5000
@@ -198,7 +198,7 @@ static void remove_late(int index)
     sim.time.num_late--;
 }
 
-/* Something becomes of the late write at @index; if @ends, for the last time. */
+/* Something becomes of the late write at @index; if @ends, it is the last. */
 static void late_step(int index, bool ends)
 {
     Late *late = &sim.time.late[index];
@@ -541,6 +541,9 @@ bool sim_may_be_probe(const Op *op)
  */
 static bool may_have_been_asked(const Op *op)
 {
+    if (op->refused && op->type == OP_RESIZE) {
+        return true;            /* perhaps on behalf of no request in flight */
+    }
     for (int i = 0; i < sim.guest.next_req; i++) {
         const Req *r = &sim.s->reqs[i];
 
@@ -667,7 +670,7 @@ void sim_come_back(void)
     }
     for (int n = 0; n < sim.s->num_children; n++) {
         if (!can_be_read(&sim.child[n])) {
-            continue;
+            return;             /* it is being probed for ever */
         }
         if (sim.child[n].lags) {
             sim_violation(CHECK_BACK, "child %d does not come back", n);

@@ -294,6 +294,24 @@ static int choose_error(const Op *op, const Plan *plan)
            -ENOTSUP : -EIO;
 }
 
+/* How @op ends */
+static void choose_end(Op *op, Plan *plan)
+{
+    Child *c = op->child;
+    bool refuses = op->type == OP_ZERO &&
+                   !(sim.s->native_zeroes & (1 << c->index));
+
+    if (op->abandoned) {
+        op->ret = -ETIMEDOUT;
+        op->refused |= refuses;
+    } else if (refuses) {
+        op->ret = -ENOTSUP;
+    } else if (op->failed || op_fails(op, plan)) {
+        sim_child_fault(c);
+        op->ret = choose_error(op, plan);
+    }
+}
+
 /* End @op, in the way that the dice say. */
 static void op_finish(Op *op)
 {
@@ -301,16 +319,7 @@ static void op_finish(Op *op)
     Plan *plan = &sim.s->plan[c->index];
 
     c->ops++;
-    if (op->abandoned) {
-        op->ret = -ETIMEDOUT;
-        op->refused |= op->type == OP_ZERO &&
-                       !(sim.s->native_zeroes & (1 << c->index));
-    } else if (op->type == OP_ZERO && !(sim.s->native_zeroes & (1 << c->index))) {
-        op->ret = -ENOTSUP;
-    } else if (op->failed || op_fails(op, plan)) {
-        sim_child_fault(c);
-        op->ret = choose_error(op, plan);
-    }
+    choose_end(op, plan);
     switch (op->type) {
     case OP_READ:
         finish_read(op, plan);

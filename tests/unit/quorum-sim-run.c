@@ -348,6 +348,9 @@ static void node_open(void)
 static void node_close(void)
 {
     sim.node.running = false;
+    sim_drain_begin();
+    blk_drain(sim.node.blk);
+    sim_drain_end();
     blk_unref(sim.node.blk);
     sim.node.blk = NULL;
     for (int i = 0; i < sim.s->num_children; i++) {

@@ -62,7 +62,8 @@ CheckText sim_checks[CHECK__MAX] = {
         "promise 9: a child is given up only when it is late and others are "
         "not" },
     [CHECK_LAGGING] = { "lagging",
-        "promise 9: a child that was given up is asked for nothing but probes" },
+        "promise 9: a child that was given up is asked for nothing but "
+        "probes" },
     [CHECK_LATENCY] = { "latency",
         "promise 9: nothing waits for a child longer than child-timeout while "
         "enough others answer" },

@@ -876,6 +876,14 @@ static void test_late_and_resize(void)
     quorum_sync_clear_late(s, 0, quorum_sync_late_marks(s, 0));
     g_assert_false(quorum_sync_is_late(s, 0, 0, 4 * MiB));
 
+    /* Nor if it was not behind the end before. */
+    quorum_sync_resize(s, 2 * MiB);
+    quorum_sync_mark_late(s, 0, MiB, QUORUM_UNIT);
+    quorum_sync_resize(s, MiB);
+    quorum_sync_resize(s, 2 * MiB);
+    g_assert_true(quorum_sync_is_late(s, 0, MiB, 1));
+    quorum_sync_clear_late(s, 0, quorum_sync_late_marks(s, 0));
+
     /* Growing within a granule that is late, or will be a part of one */
     quorum_sync_resize(s, end);
     quorum_sync_mark_late(s, 0, end - 1, 1);
@@ -903,7 +911,8 @@ static void random_missed(bool *missed)
 static void random_step(QuorumSync *s, bool flushing)
 {
     int i = g_test_rand_int_range(0, REPLICAS);
-    int64_t offset = random_offset(), bytes = 512 << g_test_rand_int_range(0, 5);
+    int64_t offset = random_offset();
+    int64_t bytes = 512 << g_test_rand_int_range(0, 5);
     bool missed[REPLICAS];
     QuorumWrite w;
 
