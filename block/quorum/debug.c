@@ -80,6 +80,13 @@ QuorumLimits quorum_limits = {
      * Guests that flush do so more often than this.
      */
     .flush_after_ns = 5 * NANOSECONDS_PER_SECOND,
+
+    /*
+     * As many requests as guests mostly have in flight; and, for all children,
+     * an eighth of the coroutines.
+     */
+    .stragglers = 64,
+    .stragglers_all = QUORUM_COROUTINES / 8,
 };
 
 const char *const quorum_branch_text[QUORUM_BRANCH__MAX] = {

@@ -109,6 +109,8 @@ typedef struct QuorumLimits {
     int unflushed_shift;        /* log2 of its smallest granule, in bytes */
     int fua_done;               /* FUA writes that are remembered one by one */
     int64_t flush_after_ns;     /* how long something may be unflushed */
+    int stragglers;             /* of one child: more, and it sits out */
+    int stragglers_all;         /* of one node: more, and reads wait */
 } QuorumLimits;
 
 extern QuorumLimits quorum_limits;

@@ -14,10 +14,6 @@
 #include "late.h"
 #include "repair.h"
 
-/* Stragglers of one child, and of all children of a node, at most. */
-#define QUORUM_STRAGGLERS 64
-#define QUORUM_STRAGGLERS_ALL 128
-
 /* When a child counts as late, whatever its latencies were. */
 #define QUORUM_HEDGE_MIN_NS (1 * SCALE_MS)
 #define QUORUM_HEDGE_MAX_NS (250 * SCALE_MS)
@@ -116,7 +112,7 @@ static bool quorum_sits_out(const QuorumRequest *req, int i)
 {
     const QuorumSlot *slot = &req->s->slots[i];
 
-    return qatomic_read(&slot->stragglers) >= QUORUM_STRAGGLERS ||
+    return qatomic_read(&slot->stragglers) >= quorum_limits.stragglers ||
            qatomic_read(&slot->straggling_bytes) >=
            quorum_limits.pool_bytes / 8;
 }
@@ -186,7 +182,7 @@ static bool quorum_may_leave(QuorumRequest *req)
     unsigned others = qatomic_fetch_add(&s->stragglers, n);
     unsigned held = qatomic_fetch_add(&s->left_bytes, bytes);
 
-    if (others + n <= QUORUM_STRAGGLERS_ALL &&
+    if (others + n <= quorum_limits.stragglers_all &&
         held + bytes <= quorum_limits.pool_bytes / 2) {
         return true;
     }

@@ -23,9 +23,9 @@
  *   not answer is dropped because of it, too (late.c): drains and changes of
  *   the graph wait for stragglers, but no longer than child-timeout.
  * - Requests that were left hold at most half of the pool, and
- *   QUORUM_STRAGGLERS_ALL coroutines, which is an eighth of them; a read that
+ *   quorum_limits.stragglers_all coroutines, which is an eighth of them; a read that
  *   finds no place left waits for all of its children.
- *   A child that has QUORUM_STRAGGLERS of them is not asked by such reads, as
+ *   A child that has quorum_limits.stragglers of them is not asked by such reads, as
  *   long as enough others are.
  * - What a straggler says is compared with the winner.  If it differs, a repair
  *   behind the read votes again with the range held: only that accuses a child

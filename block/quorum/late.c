@@ -60,6 +60,7 @@ typedef struct QuorumLook {
     BlockDriverState *bs;
     AioContext *ctx;
     bool *drop;                 /* [slot]: the child is to be dropped */
+    bool *needed;               /* [slot]: a request can't do without it */
     int others;                 /* so many others have answered */
     bool probe;                 /* see who answers */
 } QuorumLook;
@@ -116,6 +117,13 @@ quorum_ask_probe(QuorumRequest *req, QuorumAnswer *a)
     return bdrv_co_preadv(a->child, req->offset, MAX(bytes, 0), &a->qiov, 0);
 }
 
+/* A QuorumEnoughFn. */
+static bool quorum_probe_is_enough(QuorumRequest *req)
+{
+    assume_graph_lock();    /* the request holds it */
+    return quorum_others_answer(req);
+}
+
 /*
  * Read from the child that @p is about.  Takes no memory from a pool, which
  * requests that wait for this probe may hold.
@@ -138,6 +146,7 @@ static int coroutine_fn GRAPH_RDLOCK quorum_probe_once(QuorumProbe *p)
     if (ret == 0) {
         a->part = QUORUM_PART_ASKED;
         req->background = true;
+        req->enough = quorum_probe_is_enough;
         qemu_iovec_init_buf(&a->qiov, buf, QUORUM_PROBE_BYTES);
         quorum_ask_one(a, quorum_ask_probe);
         ret = a->ret;
@@ -349,6 +358,7 @@ static void quorum_late_act(void *opaque)
     bdrv_graph_rdunlock_main_loop();
     bdrv_dec_in_flight(bs);
     g_free(look->drop);
+    g_free(look->needed);
     g_free(look);
 }
 
@@ -356,16 +366,22 @@ static void quorum_late_act(void *opaque)
 static void GRAPH_RDLOCK quorum_late_judge(QuorumLook *look, QuorumRequest *req,
                                            int64_t now)
 {
+    bool is_probe = req->enough == quorum_probe_is_enough;
     bool pending = false;
 
     for (int i = 0; i < req->n; i++) {
-        pending |= qatomic_read(&req->answers[i].in_flight);
+        if (qatomic_read(&req->answers[i].in_flight)) {
+            pending |= !(is_probe && look->needed[i]);
+        }
     }
     if (!pending) {
         return;
     }
     if (!(req->enough ? req->enough(req) : quorum_others_answer(req))) {
         look->probe = true;
+        for (int i = 0; i < req->n && !is_probe; i++) {
+            look->needed[i] |= qatomic_read(&req->answers[i].in_flight);
+        }
         return;
     }
     if (!req->enough_ns) {
@@ -384,12 +400,18 @@ static void GRAPH_RDLOCK quorum_late_judge(QuorumLook *look, QuorumRequest *req,
     look->drop = g_new(bool, req->n);
     look->others = MAX(quorum_count_good(req), req->s->opts.threshold);
     for (int i = 0; i < req->n; i++) {
-        look->drop[i] = qatomic_read(&req->answers[i].in_flight);
+        const QuorumAnswer *a = &req->answers[i];
+
+        /* A child may have been asked later than others. */
+        look->drop[i] = qatomic_read(&a->in_flight) &&
+                        now - (a->asked_ns ?: req->asked_ns) >=
+                        quorum_timeout_ns(req->s);
     }
 }
 
 /*
- * Look at the requests of this thread.  Each request that is found in the list
+ * Look at the requests of this thread, at probes last: a child that is only
+ * known not to answer a probe is kept while a request needs it.  Each request that is found in the list
  * holds the graph lock, and can't end before this bottom half does.
  */
 static void quorum_late_look(void *opaque)
@@ -410,13 +432,20 @@ static void quorum_late_look(void *opaque)
         }
     }
     qemu_spin_unlock(&s->in_flight_lock);
-    for (guint i = 0; i < requests->len; i++) {
-        quorum_late_judge(look, requests->pdata[i], now);
+    look->needed = g_new0(bool, s->num_slots);
+    for (int probes = 0; probes < 2; probes++) {
+        for (guint i = 0; i < requests->len; i++) {
+            req = requests->pdata[i];
+            if (probes == (req->enough == quorum_probe_is_enough)) {
+                quorum_late_judge(look, req, now);
+            }
+        }
     }
     if (look->drop || look->probe) {
         aio_bh_schedule_oneshot(qemu_get_aio_context(), quorum_late_act, look);
     } else {
         bdrv_dec_in_flight(bs);
+        g_free(look->needed);
         g_free(look);
     }
 }
@@ -580,6 +609,7 @@ static bool quorum_late_take_in(QuorumRequest *req)
             !quorum_sync_is_late(req->s->sync, i, req->write.offset,
                                  req->write.bytes)) {
             a->part = QUORUM_PART_ASKED;
+            a->done = false;
             a->ret = -EAGAIN;
             any = true;
         }
@@ -587,10 +617,34 @@ static bool quorum_late_take_in(QuorumRequest *req)
     return any;
 }
 
+/*
+ * Some node has lost a connection since the write @req began.  A child whose
+ * driver has sent it again has done it, but is late there.
+ */
+static void GRAPH_RDLOCK quorum_late_find_resent(QuorumRequest *req)
+{
+    unsigned generation = bdrv_late_generation();
+
+    if (generation == req->late_generation) {
+        return;
+    }
+    req->late_generation = generation;
+    for (int i = 0; i < req->n; i++) {
+        QuorumAnswer *a = &req->answers[i];
+
+        if (quorum_answer_is_good(a) &&
+            bdrv_late(a->child) != BDRV_LATE_ENDED) {
+            quorum_late_note(a, req->write.offset, req->write.bytes);
+            quorum_answer_leave_out(a, QUORUM_PART_LATE);
+        }
+    }
+}
+
 void coroutine_fn quorum_late_send_rest(QuorumRequest *req)
 {
     bool any = false;
 
+    quorum_late_find_resent(req);
     for (int i = 0; i < req->n; i++) {
         any |= req->answers[i].part == QUORUM_PART_LATE;
         req->answers[i].done = req->answers[i].part != QUORUM_PART_LATE;
@@ -603,6 +657,7 @@ void coroutine_fn quorum_late_send_rest(QuorumRequest *req)
     do {
         if (quorum_late_take_in(req)) {
             quorum_ask_all(req, req->ask);
+            quorum_late_find_resent(req);
         } else {
             quorum_co_sleep_ns(QUORUM_LATE_WAIT_NS);
         }

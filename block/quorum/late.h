@@ -68,7 +68,9 @@ void GRAPH_RDLOCK quorum_late_note_all(const QuorumRequest *req, int64_t offset,
  * The children have answered a write, but for those to which it was not sent,
  * because an older one may still come there.  If too few hold it without them,
  * but enough would with those that are there: wait for the end of the older
- * ones, and ask them, too.
+ * ones, and ask them, too.  The same goes for children whose driver has sent it
+ * twice (see bdrv_late_generation()): the first one may come later, and undo
+ * newer ones.
  */
 void coroutine_fn GRAPH_RDLOCK quorum_late_send_rest(QuorumRequest *req);
 

@@ -586,9 +586,13 @@ quorum_repair_slot_range(QuorumLockedRead *lr, int i, QuorumRange range,
         !quorum_child_reaches(slot->child, range.end)) {
         return -EPERM;
     }
+    req->late_generation = bdrv_late_generation();
     quorum_in_flight_begin(&req->answers[i]);
     ret = quorum_repair_write(lr, slot->child, range, stale);
     quorum_in_flight_end(&req->answers[i]);
+    if (unlikely(bdrv_late_generation() != req->late_generation)) {
+        quorum_late_note(&req->answers[i], range.start, size);
+    }
     trace_quorum_repair(req->bs->node_name, i, range.start, size, ret);
     quorum_set_repair_failed(slot, ret < 0);
     if (ret < 0) {
@@ -722,7 +726,8 @@ int coroutine_fn quorum_repair_all(QuorumLockedRead *lr)
             continue;
         }
         child_ret = quorum_repair_slot(lr, i);
-        if (child_ret == 0 && quorum_answer_counts(a) && a->ret < 0) {
+        if (child_ret == 0 && quorum_answer_counts(a) && a->ret < 0 &&
+            quorum_may_repair(req->bs, i)) {
             quorum_read_back(lr, i);
         }
         ret = ret ?: child_ret;

@@ -170,6 +170,7 @@ struct QuorumRequest {
     void **others;              /* of bufs, what one answer is compared with */
     struct QuorumLockedRead *locked;    /* that votes on it, or NULL */
     QuorumScrub *scrub;         /* on whose behalf it is, or NULL */
+    unsigned late_generation;   /* when write began */
     QuorumWrite write;          /* a request that changes the children */
     bool *missed;               /* [slot], all false: memory for write */
 

@@ -63,6 +63,7 @@ void coroutine_fn quorum_write_lock(QuorumRequest *req, RangeLockRequest *range,
     quorum_sync_write_begin(req->s->sync, &req->write, offset, bytes, fua,
                             req->missed);
     req->enough = quorum_write_is_enough;
+    req->late_generation = bdrv_late_generation();
 }
 
 void coroutine_fn quorum_write_unlock(QuorumRequest *req,
@@ -257,7 +258,8 @@ quorum_write_end(QuorumRequest *req, RangeLockRequest *range)
     bool errors, acknowledged;
     int ret = 0;
 
-    if (unlikely(quorum_sync_is_degraded(req->s->sync))) {
+    if (unlikely(quorum_sync_is_degraded(req->s->sync) ||
+                 bdrv_late_generation() != req->late_generation)) {
         quorum_late_send_rest(req);
     }
     errors = quorum_collect_missed(req);

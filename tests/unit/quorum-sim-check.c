@@ -29,13 +29,13 @@ static bool has_said(const Child *c, int cell, uint8_t value, int start)
 }
 
 /*
- * How many children say in all of @unit what @op writes?  They must have said
+ * How many children say in all of @mask, in @unit, what @op writes?  They said
  * it since a read there has begun and the guest's last write there has ended,
  * and hold it now.
  */
-static void repair_votes(Op *op, int unit, int *winners, int *others)
+static void repair_votes(Op *op, uint64_t mask, int unit, int *winners,
+                         int *others)
 {
-    uint64_t mask = sim_unit_mask(unit) & op->cover;
     int start = NEVER;
 
     for (int i = 0; i < sim.guest.next_req; i++) {
@@ -178,6 +178,25 @@ static bool is_preferred(const Op *op, int unit)
     return false;
 }
 
+/*
+ * Cells that the core may have added to the repair @op, so that it is aligned:
+ * they keep what the child has.
+ */
+static uint64_t padding(const Op *op)
+{
+    uint64_t cells = 0;
+
+    if (sim.s->align <= sim.s->cell_bytes) {
+        return 0;
+    }
+    for (uint64_t m = op->cover; m; m &= m - 1) {
+        if (op->val[ctz64(m)] == op->child->image[ctz64(m)]) {
+            cells |= BIT_ULL(ctz64(m));
+        }
+    }
+    return cells;
+}
+
 static void check_repair(Op *op)
 {
     Child *c = op->child;
@@ -194,12 +213,13 @@ static void check_repair(Op *op)
                       "without a scrub", op->id);
     }
     for (int u = 0; u < sim_num_units(); u++) {
+        uint64_t mask = sim_unit_mask(u) & op->cover & ~padding(op);
         int winners, others;
 
-        if (!(sim_unit_mask(u) & op->cover)) {
+        if (!mask) {
             continue;
         }
-        repair_votes(op, u, &winners, &others);
+        repair_votes(op, mask, u, &winners, &others);
         if ((winners < sim.s->threshold || winners <= others) &&
             !is_preferred(op, u)) {
             sim_violation(CHECK_REPAIR, "op %d: a repair of unit %d with what "
@@ -254,9 +274,13 @@ static void check_write(Req *r)
     /* What a child was given may be undone by what still comes. */
     for (int n = 0; n < sim.s->num_children; n++) {
         r->ok[n] &= ~sim_late_cells(&sim.child[n]);
-        if (sim_granules_mask(cells) & sim.child[n].ever_late) {
-            /* Where the write is elsewhere, it is taken for missed, too. */
-            sim.child[n].ever_failed |= cells;
+        if (cells & ~r->ok[n]) {
+            /*
+             * A child with late writes is not asked for any of the write, and
+             * taken for one whose flush has failed.
+             */
+            sim.child[n].ever_failed |= r->flags & BDRV_REQ_FUA ? UINT64_MAX
+                                                                : cells;
         }
         note_stored(&sim.child[n], cells & r->ok[n]);
     }

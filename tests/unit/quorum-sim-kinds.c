@@ -30,6 +30,7 @@ const Rates sim_rates = {
     .all_zero = 500,
     .all_zero_growth = 500,
 
+    .few_stragglers = 500,
     .small_budget = 300,
     .small_pool = 300,
     .coarse_maps = 300,
@@ -262,6 +263,20 @@ const Kind sim_kinds[] = {
         .damage = DAMAGE_HANGS | DAMAGE_CUTS,
         .more = { [REQ_FLUSH] = 10, [REQ_DRAIN] = 4 },
         .fua = true,
+    }, {
+        .name = "early",
+        .count = 5000,
+        .max_bad = -1,
+        .damage = DAMAGE_ERRORS | DAMAGE_LIES,
+        .early = true,
+        .more = { [REQ_READ] = 60, [REQ_DRAIN] = 4 },
+    }, {
+        .name = "early-hangs",
+        .count = 3000,
+        .max_bad = -1,
+        .damage = DAMAGE_HANGS | DAMAGE_CUTS | DAMAGE_ERRORS,
+        .early = true,
+        .more = { [REQ_READ] = 60, [REQ_DRAIN] = 4 },
     }, {
         .name = "hangs-repair",
         .count = 3000,

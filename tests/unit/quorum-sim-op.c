@@ -326,7 +326,10 @@ static void op_finish(Op *op)
         break;
     case OP_WRITE:
     case OP_ZERO:
-        for (uint64_t m = op->repair ? 0 : op->mask; m; m &= m - 1) {
+        /* Not what the core has added, so that it is aligned. */
+        for (uint64_t m = op->repair ? 0 : op->req ?
+                          op->mask & sim_touched(op->req) : op->mask;
+             m; m &= m - 1) {
             sim.seen.written_at[ctz64(m)] = sim.now;
         }
         if (op->ret < 0 && op->req && op->req->type != REQ_WRITE) {

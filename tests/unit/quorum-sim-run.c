@@ -332,6 +332,7 @@ static void node_open(void)
     qdict_put_int(options, "vote-threshold", s->threshold);
     qdict_put_str(options, "read-pattern", s->read_pattern);
     qdict_put_bool(options, "rewrite-corrupted", s->rewrite_corrupted);
+    qdict_put_bool(options, "early-reads", s->kind->early);
     sim.node.blk = blk_new_open(NULL, NULL, options,
                                 BDRV_O_RDWR | BDRV_O_UNMAP |
                                 (sim_has_lengths(s->kind) ?

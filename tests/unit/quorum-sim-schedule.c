@@ -356,6 +356,10 @@ static void make_limits(Schedule *s, uint64_t *rng)
     if (rng_hit(rng, rates->short_fua_list)) {
         s->limits.fua_done = rng_below(rng, 3);
     }
+    if (s->kind->early && rng_hit(rng, rates->few_stragglers)) {
+        s->limits.stragglers = rng_below(rng, 3);
+        s->limits.stragglers_all = rng_below(rng, 6);
+    }
     s->no_fast_path = rng_hit(rng, rates->no_fast_path);
 }
 

@@ -123,6 +123,7 @@ typedef struct Plan {
     X(all_zero)         /* all children can */                          \
     X(all_zero_growth)  /* all children can grow by zeroes */           \
     /* the driver */                                                    \
+    X(few_stragglers)   /* of reads that do not wait for all */         \
     X(small_budget)     /* for requests that wait for coroutines */     \
     X(small_pool)       /* for reads in pieces, and waiting for memory */ \
     X(coarse_maps)      /* granules larger than a unit */               \
@@ -183,6 +184,7 @@ typedef struct Kind {
     bool fua;                   /* most writes are FUA, side by side */
     bool grows;                 /* some writes are behind the end */
     bool prefers;               /* scrubs may prefer a child */
+    bool early;                 /* reads do not wait for all */
 } Kind;
 
 typedef struct Schedule {
