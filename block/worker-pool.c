@@ -121,7 +121,6 @@ static bool worker_pool_run_job(WorkerPool *pool, WorkerJob *job)
 
     orphan = job->orphan;
     if (orphan) {
-        pool->orphans--;
         pool->late -= job->has_effect;
     } else {
         QTAILQ_REMOVE(&pool->running, job, next);
@@ -129,10 +128,14 @@ static bool worker_pool_run_job(WorkerPool *pool, WorkerJob *job)
         worker_job_wake(job);
     }
 
-    /* This may make a system call, too: to close a file, for example. */
+    /*
+     * This may make a system call, too: to close a file, for example.  As long
+     * as this thread counts, as one of threads or orphans, the pool stays.
+     */
     qemu_mutex_unlock(&pool->lock);
     worker_job_unref(job);
     qemu_mutex_lock(&pool->lock);
+    pool->orphans -= orphan;
     return !orphan;
 }
 
