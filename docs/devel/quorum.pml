@@ -576,7 +576,7 @@ inline vote_locked(p, revote) {
     atomic {
         find_winner();
 #ifdef HANGS
-        assert(w < N || left == 0);     /* nobody was dropped in vain */
+        assert(w < N || left == 0);     /* no one was dropped in vain */
         lagging = lagging | left;
 #endif
         assert(w < N || may_fail);
@@ -740,7 +740,7 @@ inline pick(i, from) {
 }
 
 /*
- * A child whose connection breaks is down.  A child may hang for ever, if it is
+ * A child whose connection breaks is down.  A child may hang without end, if it is
  * the only one that ever does anything bad.
  */
 proctype Fate(byte outages, hangs) {
@@ -843,7 +843,7 @@ end:
 #define alike(i, j) (has(bad, i) || has(bad, j) || data[i] == data[j])
 
 #ifdef HANGS
-#define ENDLESS 1               /* Time: it may wait for ever */
+#define ENDLESS 1               /* Time: it may wait without end */
 #else
 #define HANGS 0
 #define ENDLESS 0

@@ -6,7 +6,7 @@
  * Copyright (c) 2026 The quorum project authors
  *
  * A system call on a file whose server does not answer (a hard NFS mount, a
- * dead disk) can hang for ever, and with it the thread that makes it.  Nothing
+ * dead disk) can hang without end, and with it the thread that makes it.  Nothing
  * takes such a thread back.  But what waits for it can go on: a worker pool
  * abandons its jobs, and leaves each thread that hangs behind as an *orphan*.
  * For that,

@@ -670,12 +670,12 @@ void sim_come_back(void)
     }
     for (int n = 0; n < sim.s->num_children; n++) {
         if (!can_be_read(&sim.child[n])) {
-            return;             /* it is being probed for ever */
+            return;             /* it is being probed without end */
         }
         if (sim.child[n].lags) {
             sim_violation(CHECK_BACK, "child %d does not come back", n);
         } else if (quorum_sync_late_marks(node()->sync, n)) {
-            sim_violation(CHECK_BACK, "child %d may have late writes for ever",
+            sim_violation(CHECK_BACK, "child %d may have late writes without end",
                           n);
         }
     }

@@ -204,7 +204,7 @@ typedef struct Schedule {
     int align;                  /* of the children's requests */
     /* Masks of children that can do it */
     int fua, zeroes, native_zeroes, zero_growth;
-    /* ... be abandoned, or say when late writes have ended */
+    /* The same: be abandoned, or say when late writes have ended */
     int can_abandon, knows_late;
     int child_timeout_ms;       /* -1: as it is by default */
 

@@ -96,7 +96,7 @@ typedef struct Child {
     bool abandoned;             /* all requests fail */
     bool lags;                  /* the driver has given it up */
     int lags_since;
-    bool was_cut;               /* late writes may come for ever */
+    bool was_cut;               /* late writes may come without end */
     uint64_t ever_late;         /* cells that late writes may have changed */
     /* Of what was late when time last passed: when it began, or 0 */
     int late_start;
@@ -514,7 +514,7 @@ bool sim_is_liar(const Child *c, int cell);
 bool sim_any_drops(void);
 
 /*
- * Whether the children without faults are enough for everything, and enough
+ * Whether the children without faults are enough without endything, and enough
  * not to be outvoted by the others.
  */
 bool sim_well_enough(void);

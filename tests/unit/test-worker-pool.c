@@ -191,7 +191,7 @@ static void test_no_effect(void)
 /*
  * Orphans take no threads away, until they are as many as threads: then jobs
  * end at once until one returns, so that a file that hangs each time when it is
- * tried again does not collect threads for ever.
+ * tried again does not collect threads without end.
  */
 static void test_unabandon(void)
 {
