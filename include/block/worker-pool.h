@@ -6,8 +6,8 @@
  * Copyright (c) 2026 The quorum project authors
  *
  * A system call on a file whose server does not answer (a hard NFS mount, a
- * dead disk) can hang without end, and with it the thread that makes it.  Nothing
- * takes such a thread back.  But what waits for it can go on: a worker pool
+ * dead disk) can hang without end, and with it the thread that makes it.
+ * Nothing takes such a thread back.  But what waits for it can go on: a worker pool
  * abandons its jobs, and leaves each thread that hangs behind as an *orphan*.
  * For that,
  *  - a job lives on the heap, with all the memory that its system call reads

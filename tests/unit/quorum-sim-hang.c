@@ -675,8 +675,8 @@ void sim_come_back(void)
         if (sim.child[n].lags) {
             sim_violation(CHECK_BACK, "child %d does not come back", n);
         } else if (quorum_sync_late_marks(node()->sync, n)) {
-            sim_violation(CHECK_BACK, "child %d may have late writes without end",
-                          n);
+            sim_violation(CHECK_BACK, "child %d may have late writes without "
+                          "end", n);
         }
     }
     if (sim.pending.num || sim.time.num_sleepers) {
