@@ -103,9 +103,13 @@ static int64_t quorum_hedge_ns(const QuorumRequest *req, int i)
 static int64_t quorum_score(const QuorumRequest *req, int i)
 {
     QuorumSlot *slot = &req->s->slots[i];
+    int64_t mean = qatomic_read(&quorum_latency_of(slot, req)->mean);
+    unsigned stragglers = qatomic_read(&slot->stragglers);
 
-    return (int64_t)qatomic_read(&quorum_latency_of(slot, req)->mean) *
-           (1 + qatomic_read(&slot->stragglers));
+    if (!mean && stragglers) {
+        return INT64_MAX / 2;   /* it has not answered yet, but others have */
+    }
+    return mean * (1 + stragglers);
 }
 
 static bool quorum_sits_out(const QuorumRequest *req, int i)
