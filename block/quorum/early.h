@@ -19,14 +19,15 @@
  *   including those that were not asked.
  * - A request that was left holds the graph lock once more, one count of
  *   bs->in_flight, its buffers and a coroutine for each straggler until its
- *   last straggler has ended.  It stays in BDRVQuorumState.in_flight, so that a child that does
- *   not answer is dropped because of it, too (late.c): drains and changes of
- *   the graph wait for stragglers, but no longer than child-timeout.
+ *   last straggler has ended.  It stays in BDRVQuorumState.in_flight, so that a
+ *   child that does not answer is dropped because of it, too (late.c): drains
+ *   and changes of the graph wait for stragglers, but no longer than
+ *   child-timeout.
  * - Requests that were left hold at most half of the pool, and
- *   quorum_limits.stragglers_all coroutines, which is an eighth of them; a read that
- *   finds no place left waits for all of its children.
- *   A child that has quorum_limits.stragglers of them is not asked by such reads, as
- *   long as enough others are.
+ *   quorum_limits.stragglers_all coroutines, which is an eighth of them; a read
+ *   that finds no place left waits for all of its children. A child that has
+ *   quorum_limits.stragglers of them is not asked by such reads, as long as
+ *   enough others are.
  * - What a straggler says is compared with the winner.  If it differs, a repair
  *   behind the read votes again with the range held: only that accuses a child
  *   (promise 5), and so a lie of a slow child is found, a moment later.

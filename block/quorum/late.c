@@ -411,8 +411,9 @@ static void GRAPH_RDLOCK quorum_late_judge(QuorumLook *look, QuorumRequest *req,
 
 /*
  * Look at the requests of this thread, at probes last: a child that is only
- * known not to answer a probe is kept while a request needs it.  Each request that is found in the list
- * holds the graph lock, and can't end before this bottom half does.
+ * known not to answer a probe is kept while a request needs it.  Each request
+ * that is found in the list holds the graph lock, and can't end before this
+ * bottom half does.
  */
 static void quorum_late_look(void *opaque)
 {

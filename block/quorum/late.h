@@ -6,10 +6,10 @@
  * Copyright (c) 2026 The quorum project authors
  *
  * A child that does not answer (its server is stopped, without power, behind a
- * cable that was pulled) would keep the requests of the node waiting without end,
- * and with them all that waits for requests: drains, changes of the graph, the
- * monitor (promise 9).  So once a request has been seen to be done by enough
- * other children, those that have not answered child-timeout later are
+ * cable that was pulled) would keep the requests of the node waiting without
+ * end, and with them all that waits for requests: drains, changes of the graph,
+ * the monitor (promise 9).  So once a request has been seen to be done by
+ * enough other children, those that have not answered child-timeout later are
  * *dropped*: their requests are abandoned (see bdrv_abandon()), and they are
  * *lagging*: asked for nothing, and stale in what they miss, until they answer
  * a probe.

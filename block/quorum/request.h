@@ -155,8 +155,7 @@ struct QuorumRequest {
         bool hedge_due;         /* a child is late */
         QuorumEarlyFn *judge;
         QuorumEarly verdict;    /* after the latest answer */
-        QuorumAnswer *winner;   /* what stragglers are compared with, or NULL;
-                                   pattern fifo: the first good answer */
+        QuorumAnswer *winner;   /* for stragglers, or NULL */
         QuorumFindings found;   /* by stragglers */
     } early;
 

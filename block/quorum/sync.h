@@ -176,8 +176,8 @@ bool quorum_sync_is_lagging(QuorumSync *sync, int i);
 
 /*
  * A write to the child in slot @i has failed, but may still reach its disk, any
- * time until quorum_sync_clear_late().  The caller sends nothing to the child in
- * that range until then, for it may be undone: a write that is acknowledged
+ * time until quorum_sync_clear_late().  The caller sends nothing to the child
+ * in that range until then, for it may be undone: a write that is acknowledged
  * makes the child stale there, and no write or repair ends that.  The range of
  * the write is held.
  */

@@ -7,13 +7,12 @@
  *
  * A system call on a file whose server does not answer (a hard NFS mount, a
  * dead disk) can hang without end, and with it the thread that makes it.
- * Nothing takes such a thread back.  But what waits for it can go on: a worker pool
- * abandons its jobs, and leaves each thread that hangs behind as an *orphan*.
- * For that,
- *  - a job lives on the heap, with all the memory that its system call reads
- *    or writes, and belongs to those that still refer to it;
- *  - a pool belongs to one file, so that its threads starve no other file;
- *  - a pool lives until the last orphan has returned.
+ * Nothing takes such a thread back.  But what waits for it can go on: a worker
+ * pool abandons its jobs, and leaves each thread that hangs behind as an
+ * *orphan*. For that, - a job lives on the heap, with all the memory that its
+ * system call reads or writes, and belongs to those that still refer to it; - a
+ * pool belongs to one file, so that its threads starve no other file; - a pool
+ * lives until the last orphan has returned.
  *
  * One thread of a pool is always idle, unless all threads are busy: a thread
  * starts the next one before it makes a system call.  So the first one, started
