@@ -57,7 +57,7 @@ QuorumLimits quorum_limits = {
     .repair_pool_bytes = QUORUM_REPAIR_BUFS,
 
     /*
-     * 4 MiB for a map, of which a child can have three.  Up to 128 GiB, a
+     * 4 MiB for a map, of which a child can have four.  Up to 128 GiB, a
      * granule is QUORUM_UNIT.
      */
     .stale_bits = QUORUM_STALE_BITS,
