@@ -566,12 +566,16 @@ static void GRAPH_RDLOCK quorum_late_writes(BlockDriverState *bs, int i,
     }
 }
 
-/* Whether the late writes of the child in slot @i are worth waiting for. */
+/*
+ * Whether the late writes of the child in slot @i are worth waiting for.  As a
+ * rule, a quarantine ends in time; what is known to be pending may never end.
+ */
 static bool quorum_late_may_end(BDRVQuorumState *s, int i)
 {
-    return quorum_answers_since(s, i) ||
-           quorum_now_ns() - (int64_t)stat64_get(&s->slots[i].late_ns) <
-           QUORUM_LATE_CHANCE_NS;
+    int64_t age = quorum_now_ns() - (int64_t)stat64_get(&s->slots[i].late_ns);
+
+    return age < (quorum_answers_since(s, i) ? 2 * QUORUM_LATE_QUARANTINE_NS
+                                             : QUORUM_LATE_CHANCE_NS);
 }
 
 /*
