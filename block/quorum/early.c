@@ -26,7 +26,7 @@
 #define QUORUM_HEDGE_COST 10
 #define QUORUM_HEDGE_MOST 160
 
-/* Every so often a read does not ask the fastest, to see how the others are. */
+/* Every so often a read asks a slow child, too, to see how it is. */
 #define QUORUM_ROTATE 32
 
 /* --- latencies --- */
@@ -121,8 +121,14 @@ static bool quorum_sits_out(const QuorumRequest *req, int i)
            quorum_limits.pool_bytes / 8;
 }
 
+/* Whether @score is so much worse than @best that a child is not asked first */
+static bool quorum_is_slower(int64_t score, int64_t best)
+{
+    return score > best + best / 2;
+}
+
 /* Of the children that are asked, the one to be deferred next, or -1. */
-static int quorum_worst(const QuorumRequest *req, bool rotate, unsigned turn)
+static int quorum_worst(const QuorumRequest *req, unsigned turn)
 {
     int voters = quorum_count_asked(req);
     int64_t worst_score = -1, best_score = INT64_MAX;
@@ -143,12 +149,48 @@ static int quorum_worst(const QuorumRequest *req, bool rotate, unsigned turn)
             worst = i;
         }
     }
-    return rotate || worst_score <= best_score + best_score / 2 ? due : worst;
+    return quorum_is_slower(worst_score, best_score) ? worst : due;
+}
+
+/* Whether one more child may be asked than are needed. */
+static bool quorum_take_hedge(BDRVQuorumState *s)
+{
+    if (qatomic_fetch_sub(&s->hedges, QUORUM_HEDGE_COST) >= QUORUM_HEDGE_COST) {
+        return true;
+    }
+    qatomic_add(&s->hedges, QUORUM_HEDGE_COST);
+    return false;
+}
+
+/*
+ * All others have been deferred.  Ask one of these, too, if that would hardly
+ * ever be asked otherwise: how fast it is now, and what it says.
+ */
+static void GRAPH_RDLOCK quorum_ask_slow_one(QuorumRequest *req, unsigned turn)
+{
+    int64_t best_score = INT64_MAX;
+
+    for (int i = 0; i < req->n; i++) {
+        if (quorum_answer_counts(&req->answers[i])) {
+            best_score = MIN(best_score, quorum_score(req, i));
+        }
+    }
+    for (int k = 0; k < req->n; k++) {
+        int i = (turn + k) % req->n;
+        QuorumAnswer *a = &req->answers[i];
+
+        if (a->part == QUORUM_PART_DEFERRED && !quorum_sits_out(req, i) &&
+            quorum_is_slower(quorum_score(req, i), best_score)) {
+            if (quorum_take_hedge(req->s)) {
+                a->part = QUORUM_PART_ASKED;
+            }
+            return;
+        }
+    }
 }
 
 void quorum_early_choose(QuorumRequest *req, int need, int least)
 {
-    BDRVQuorumState *s = req->s;
     int asked = quorum_count_asked(req);
     unsigned turn;
 
@@ -164,14 +206,13 @@ void quorum_early_choose(QuorumRequest *req, int need, int least)
     if (asked <= need) {
         return;
     }
-    turn = qatomic_fetch_inc(&s->next_deferred);
+    turn = qatomic_fetch_inc(&req->s->next_deferred);
     while (asked > need) {
-        int i = quorum_worst(req, turn % QUORUM_ROTATE == 0,
-                             turn % QUORUM_ROTATE == 0 ? turn / QUORUM_ROTATE
-                                                       : turn);
-
-        req->answers[i].part = QUORUM_PART_DEFERRED;
+        req->answers[quorum_worst(req, turn)].part = QUORUM_PART_DEFERRED;
         asked--;
+    }
+    if (turn % QUORUM_ROTATE == 0) {
+        quorum_ask_slow_one(req, turn / QUORUM_ROTATE);
     }
 }
 
@@ -302,16 +343,6 @@ static QuorumAnswer *quorum_next_deferred(QuorumRequest *req)
         }
     }
     return best;
-}
-
-/* Whether one more child may be asked because others are late. */
-static bool quorum_take_hedge(BDRVQuorumState *s)
-{
-    if (qatomic_fetch_sub(&s->hedges, QUORUM_HEDGE_COST) >= QUORUM_HEDGE_COST) {
-        return true;
-    }
-    qatomic_add(&s->hedges, QUORUM_HEDGE_COST);
-    return false;
 }
 
 /* When the slowest of those that are asked counts as late. */

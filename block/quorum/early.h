@@ -45,8 +45,9 @@
 /*
  * Defer the children that need not be asked first, so that @need are, or all:
  * the slow ones; of those that are about as fast as each other, each in turn.
- * Fewer than @need are never left.  With @need as many as there are, only those
- * that have too many stragglers already are deferred, down to @least.
+ * Now and then a slow one is asked beside the others, as a hedge is.  Fewer
+ * than @need are never left.  With @need as many as there are, only those that
+ * have too many stragglers already are deferred, down to @least.
  */
 void GRAPH_RDLOCK quorum_early_choose(QuorumRequest *req, int need, int least);
 
