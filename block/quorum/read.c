@@ -460,13 +460,7 @@ static QuorumEarly quorum_judge_first(QuorumRequest *req)
     return req->early.winner ? QUORUM_EARLY_ENOUGH : QUORUM_EARLY_WAIT;
 }
 
-/*
- * Ask the child that should answer first, and others if it is late or fails;
- * or all in order, if there is no memory for that.  Returns whether one has
- * answered.
- */
-static bool coroutine_fn GRAPH_RDLOCK
-quorum_ask_fastest(QuorumRequest *req)
+static void quorum_leave_out_stale_answers(QuorumRequest *req)
 {
     for (int i = 0; i < req->n; i++) {
         QuorumAnswer *a = &req->answers[i];
@@ -475,9 +469,22 @@ quorum_ask_fastest(QuorumRequest *req)
             quorum_answer_leave_out(a, QUORUM_PART_STALE);
         }
     }
+}
+
+/*
+ * Ask the child that should answer first, and others if it is late or fails;
+ * or all in order, if there is no memory for that.  Returns whether one has
+ * answered.
+ */
+static bool coroutine_fn GRAPH_RDLOCK
+quorum_ask_fastest(QuorumRequest *req)
+{
+    quorum_leave_out_stale_answers(req);
     quorum_early_choose(req, 1, 1);
     quorum_request_admit(req);
     if (quorum_request_alloc(req)) {
+        /* A child may have become stale while the request waited. */
+        quorum_leave_out_stale_answers(req);
         quorum_ask_early(req, quorum_judge_first, true);
     }
     if (req->early.winner) {
