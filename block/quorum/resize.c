@@ -351,6 +351,10 @@ static void GRAPH_RDLOCK quorum_finish_resize(QuorumRequest *req,
         if (child_length > length) {
             quorum_sync_set_touched_end(sync, child_length);
         }
+        if (req->missed[i]) {
+            /* A write that failed may have made it longer than is known. */
+            quorum_sync_set_touched_end(sync, req->resize.old_length);
+        }
     }
 }
 
