@@ -93,11 +93,12 @@ bool sim_op_hangs(Op *op)
     if (!plan->bad || op->abandoned || sim.time.relents > 5) {
         return false;
     }
-    sim.time.idle = 0;
     if (sim_chance(plan->hang)) {
+        sim.time.idle = 0;
         c->hangs = true;
         sim_trace("    child %d hangs", c->index);
     } else if (sim_chance(plan->hang_one)) {
+        sim.time.idle = 0;
         op->hangs = true;
         sim_trace("    child %d: op %d hangs", c->index, op->id);
     }
