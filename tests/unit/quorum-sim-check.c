@@ -18,7 +18,7 @@ static bool has_said(const Child *c, int cell, uint8_t value, int start)
         Answer *a = &sim.seen.answers[i];
 
         if (a->time < start) {
-            return false;
+            break;
         }
         if (a->child == c->index && a->ret == 0 && a->mask & BIT_ULL(cell) &&
             a->val[cell] == value) {
@@ -274,10 +274,11 @@ static void check_write(Req *r)
     /* What a child was given may be undone by what still comes. */
     for (int n = 0; n < sim.s->num_children; n++) {
         r->ok[n] &= ~sim_late_cells(&sim.child[n]);
-        if (cells & ~r->ok[n]) {
+        if (cells & ~r->ok[n] ||
+            sim_granules_mask(cells) & sim.child[n].ever_late) {
             /*
-             * A child with late writes is not asked for any of the write, and
-             * taken for one whose flush has failed.
+             * A child with late writes in a granule is not asked for any of the
+             * write, and taken for one whose flush has failed.
              */
             sim.child[n].ever_failed |= r->flags & BDRV_REQ_FUA ? UINT64_MAX
                                                                 : cells;
