@@ -334,18 +334,16 @@ static QuorumAnswer *quorum_next_deferred(QuorumRequest *req)
     int64_t best_score = INT64_MAX;
 
     for (int i = 0; i < req->n; i++) {
+        QuorumAnswer *a = &req->answers[i];
         int64_t score = quorum_score(req, i);
 
-        if (req->answers[i].part == QUORUM_PART_DEFERRED &&
-            quorum_sync_is_degraded(req->s->sync) &&
-            quorum_sync_is_stale(req->s->sync, i, req->offset, req->bytes)) {
-            /* It has become so since the others were asked. */
-            quorum_answer_leave_out(&req->answers[i], QUORUM_PART_STALE);
+        if (a->part == QUORUM_PART_DEFERRED) {
+            /* It may have become so since the others were asked. */
+            quorum_answer_leave_out_stale(a);
         }
-        if (req->answers[i].part == QUORUM_PART_DEFERRED &&
-            score < best_score) {
+        if (a->part == QUORUM_PART_DEFERRED && score < best_score) {
             best_score = score;
-            best = &req->answers[i];
+            best = a;
         }
     }
     return best;

@@ -257,8 +257,7 @@ static void GRAPH_RDLOCK quorum_probe_members(BlockDriverState *bs)
     for (int i = 0; i < s->num_slots; i++) {
         const QuorumLateness *l = &s->slots[i].late;
 
-        if (quorum_is_member(s, i) && !quorum_sync_is_lagging(s->sync, i) &&
-            !l->probing &&
+        if (quorum_is_asked(s, i) && !l->probing &&
             quorum_now_ns() - l->probed_ns >= quorum_late_period_ns(s)) {
             quorum_probe(bs, i, false);
         }
@@ -271,8 +270,7 @@ bool quorum_others_answer(const QuorumRequest *req)
     int others = 0;
 
     for (int i = 0; i < req->n; i++) {
-        others += quorum_is_member(s, i) &&
-                  !quorum_sync_is_lagging(s->sync, i) &&
+        others += quorum_is_asked(s, i) &&
                   !qatomic_read(&req->answers[i].in_flight) &&
                   (int64_t)stat64_get(&s->slots[i].answered_ns) >
                   req->asked_ns;
@@ -288,8 +286,7 @@ static int GRAPH_RDLOCK quorum_late_count_others(BDRVQuorumState *s, int i)
     int others = 0;
 
     for (int j = 0; j < s->num_slots; j++) {
-        others += j != i && quorum_is_member(s, j) &&
-                  !quorum_sync_is_lagging(s->sync, j);
+        others += j != i && quorum_is_asked(s, j);
     }
     return others;
 }
@@ -556,8 +553,7 @@ static void GRAPH_RDLOCK quorum_late_writes(BlockDriverState *bs, int i,
         if (!l->probing && now - l->probed_ns >= quorum_late_period_ns(s)) {
             quorum_probe(bs, i, false);
         }
-    } else if (!l->late_until_ns || l->late_marks != marks) {
-        l->late_marks = marks;
+    } else if (!l->late_until_ns) {
         l->late_until_ns = now + QUORUM_LATE_QUARANTINE_NS;
         quorum_late_distrust(s, i);
     } else if (now >= l->late_until_ns) {

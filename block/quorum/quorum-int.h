@@ -298,6 +298,12 @@ static inline bool GRAPH_RDLOCK quorum_is_member(BDRVQuorumState *s, int i)
     return s->slots[i].child && !quorum_sync_is_excluded(s->sync, i);
 }
 
+/* Whether it is also asked, because it does not lag behind. */
+static inline bool GRAPH_RDLOCK quorum_is_asked(BDRVQuorumState *s, int i)
+{
+    return quorum_is_member(s, i) && !quorum_sync_is_lagging(s->sync, i);
+}
+
 /*
  * Whether the length of the node is the threshold-th largest one of its
  * children, because a threshold of them is more than half of the slots.  A

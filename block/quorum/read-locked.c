@@ -256,6 +256,19 @@ static void quorum_note_excluded(QuorumLockedRead *lr, int u)
     }
 }
 
+/* What the child in slot @i says of unit @u, if it has a vote there, or NULL */
+static const uint8_t *quorum_unit_answer(const QuorumLockedRead *lr, int i,
+                                         int u)
+{
+    QuorumAnswer *a = &lr->req->answers[i];
+    QuorumRange unit = quorum_unit(lr, u);
+
+    return quorum_answer_is_good(a) &&
+           !test_bit(quorum_bit(lr, i, u), lr->stale) &&
+           quorum_has_unit(lr, a, unit) ?
+           quorum_at(lr, a->buf, unit.start) : NULL;
+}
+
 /*
  * A QuorumEnoughFn: whether each unit has a winner, among those that have
  * answered.
@@ -270,12 +283,7 @@ static bool quorum_vote_is_enough(QuorumRequest *req)
         QuorumRange unit = quorum_unit(lr, u);
 
         for (int i = 0; i < req->n; i++) {
-            QuorumAnswer *a = &req->answers[i];
-
-            data[i] = quorum_answer_is_good(a) &&
-                      !test_bit(quorum_bit(lr, i, u), lr->stale) &&
-                      quorum_has_unit(lr, a, unit) ?
-                      quorum_at(lr, a->buf, unit.start) : NULL;
+            data[i] = quorum_unit_answer(lr, i, u);
         }
         quorum_group_data(data, req->n, unit.end - unit.start, version);
         if (quorum_winner(version, req->n, req->s->opts.threshold, NULL) < 0) {
@@ -301,14 +309,11 @@ static int coroutine_fn GRAPH_RDLOCK quorum_vote_unit(QuorumLockedRead *lr,
     }
     for (int i = 0; i < req->n; i++) {
         QuorumAnswer *a = &req->answers[i];
-        bool votes = quorum_answer_counts(a) &&
-                     !test_bit(quorum_bit(lr, i, u), lr->stale);
+        bool stale = test_bit(quorum_bit(lr, i, u), lr->stale);
 
-        lr->data[i] = votes && quorum_has_unit(lr, a, unit) ?
-                      quorum_at(lr, a->buf, unit.start) : NULL;
-        voters += votes;
-        lagging += a->part == QUORUM_PART_LAGGING &&
-                   !test_bit(quorum_bit(lr, i, u), lr->stale);
+        lr->data[i] = quorum_unit_answer(lr, i, u);
+        voters += quorum_answer_counts(a) && !stale;
+        lagging += a->part == QUORUM_PART_LAGGING && !stale;
         answers += lr->data[i] != NULL;
     }
 
@@ -590,13 +595,12 @@ quorum_repair_slot_range(QuorumLockedRead *lr, int i, QuorumRange range,
     quorum_in_flight_begin(&req->answers[i]);
     ret = quorum_repair_write(lr, slot->child, range, stale);
     quorum_in_flight_end(&req->answers[i]);
-    if (unlikely(bdrv_late_generation() != req->late_generation)) {
+    if (ret < 0 || bdrv_late_generation() != req->late_generation) {
         quorum_late_note(&req->answers[i], range.start, size);
     }
     trace_quorum_repair(req->bs->node_name, i, range.start, size, ret);
     quorum_set_repair_failed(slot, ret < 0);
     if (ret < 0) {
-        quorum_late_note(&req->answers[i], range.start, size);
         quorum_answer_failed(&req->answers[i], QUORUM_OP_TYPE_WRITE, ret);
         return ret;
     }
@@ -852,9 +856,20 @@ int coroutine_fn quorum_locked_read(BlockDriverState *bs, int64_t offset,
     return ret;
 }
 
+/* A QuorumRepairFn: all that differs, if the options ask for it. */
+static void coroutine_fn GRAPH_RDLOCK
+quorum_repair_corrupted(BlockDriverState *bs, QuorumLockedRead *lr)
+{
+    BDRVQuorumState *s = bs->opaque;
+
+    if (s->opts.rewrite_corrupted) {
+        quorum_repair_all(lr);
+    }
+}
+
 void coroutine_fn quorum_repair_range(BlockDriverState *bs, int64_t offset,
                                       int64_t bytes, const bool *reported,
-                                      const char *why)
+                                      const char *why, QuorumRepairFn *repair)
 {
     QuorumRequest *req = quorum_locked_request_new(bs, offset, bytes, 0,
                                                    reported, why);
@@ -866,9 +881,7 @@ void coroutine_fn quorum_repair_range(BlockDriverState *bs, int64_t offset,
     if (quorum_locked_read_alloc(&lr, req)) {
         quorum_locked_read_vote(&lr, true);
         quorum_report_wrong(&lr);
-        if (req->s->opts.rewrite_corrupted) {
-            quorum_repair_all(&lr);
-        }
+        (repair ?: quorum_repair_corrupted)(bs, &lr);
         quorum_locked_read_verify(&lr);
         quorum_locked_read_unlock(&lr);
         quorum_flush_after_a_while(bs);

@@ -25,13 +25,22 @@ quorum_locked_read(BlockDriverState *bs, int64_t offset, int64_t bytes,
                    QuorumFindings *found, const char *why);
 
 /*
- * The guest has its answer already: vote on the range with the range held, and
- * repair what can be repaired.  Children that are in @reported (or NULL) have
- * been reported by the read.  A unit without a winner is no failure here.  The
- * range is no longer than quorum_repair_max_bytes().
+ * The range of @lr has been voted on, and is held: repair with
+ * quorum_repair_all() what should be repaired of it.
+ */
+typedef void coroutine_fn QuorumRepairFn(BlockDriverState *bs,
+                                         struct QuorumLockedRead *lr);
+
+/*
+ * No guest waits: vote on the range with the range held, and repair what can be
+ * repaired, with @repair, or if that is NULL, all that differs if the options
+ * ask for it.  Children that are in @reported (or NULL) have been reported
+ * before.  A unit without a winner is no failure here.  The range is no longer
+ * than quorum_repair_max_bytes().
  */
 void coroutine_fn GRAPH_RDLOCK
 quorum_repair_range(BlockDriverState *bs, int64_t offset, int64_t bytes,
-                    const bool *reported, const char *why);
+                    const bool *reported, const char *why,
+                    QuorumRepairFn *repair);
 
 #endif /* BLOCK_QUORUM_READ_LOCKED_H */

@@ -186,16 +186,6 @@ static int quorum_count_absent(const QuorumRequest *req)
     return absent;
 }
 
-/* Whether the child of @a is stale in the range now. */
-static bool quorum_answer_is_stale(const QuorumAnswer *a)
-{
-    QuorumSync *sync = a->req->s->sync;
-
-    return quorum_sync_is_degraded(sync) &&
-           quorum_sync_is_stale(sync, quorum_answer_slot(a), a->req->offset,
-                                a->req->bytes);
-}
-
 /*
  * Leave out the children that are stale in the range or being repaired there.
  * Returns false if the others may not be enough without them.
@@ -267,13 +257,9 @@ static void coroutine_fn GRAPH_RDLOCK quorum_ask_deferred(QuorumRequest *req)
     for (int i = 0; i < req->n; i++) {
         QuorumAnswer *a = &req->answers[i];
 
-        if (a->part != QUORUM_PART_DEFERRED) {
-            continue;
-        }
-        if (quorum_answer_is_stale(a)) {
-            quorum_answer_leave_out(a, QUORUM_PART_STALE);
-        } else {
+        if (a->part == QUORUM_PART_DEFERRED) {
             a->part = QUORUM_PART_ASKED;
+            quorum_answer_leave_out_stale(a);
         }
     }
     quorum_ask_all(req, quorum_ask_read);
@@ -431,8 +417,8 @@ quorum_ask_in_order(QuorumRequest *req)
         if (a->done) {
             continue;
         }
-        if (quorum_answer_counts(a) && quorum_answer_is_stale(a)) {
-            quorum_answer_leave_out(a, QUORUM_PART_STALE);
+        if (quorum_answer_counts(a)) {
+            quorum_answer_leave_out_stale(a);
         }
         if (quorum_answer_counts(a)) {
             a->done = true;
@@ -465,8 +451,8 @@ static void quorum_leave_out_stale_answers(QuorumRequest *req)
     for (int i = 0; i < req->n; i++) {
         QuorumAnswer *a = &req->answers[i];
 
-        if (quorum_answer_counts(a) && quorum_answer_is_stale(a)) {
-            quorum_answer_leave_out(a, QUORUM_PART_STALE);
+        if (quorum_answer_counts(a)) {
+            quorum_answer_leave_out_stale(a);
         }
     }
 }

@@ -219,7 +219,7 @@ static void coroutine_fn quorum_repair(const QuorumRepair *r)
         if (more) {
             int64_t size = quorum_repair_next(bs, pos, end);
 
-            quorum_repair_range(bs, pos, size, r->reported, r->why);
+            quorum_repair_range(bs, pos, size, r->reported, r->why, NULL);
             pos += size;
         }
     }

@@ -169,6 +169,22 @@ void quorum_answer_leave_out(QuorumAnswer *a, QuorumPart part)
     }
 }
 
+bool quorum_answer_is_stale(const QuorumAnswer *a)
+{
+    QuorumSync *sync = a->req->s->sync;
+
+    return quorum_sync_is_degraded(sync) &&
+           quorum_sync_is_stale(sync, quorum_answer_slot(a), a->req->offset,
+                                a->req->bytes);
+}
+
+void quorum_answer_leave_out_stale(QuorumAnswer *a)
+{
+    if (quorum_answer_is_stale(a)) {
+        quorum_answer_leave_out(a, QUORUM_PART_STALE);
+    }
+}
+
 void quorum_request_leave_out_unasked(QuorumRequest *req)
 {
     for (int i = 0; i < req->n; i++) {
@@ -345,7 +361,6 @@ static void coroutine_fn GRAPH_RDLOCK quorum_ask_entry(void *opaque)
 void coroutine_fn quorum_ask_all(QuorumRequest *req, QuorumAskFn *ask)
 {
     QuorumAnswer *last = NULL;
-
     bool degraded = quorum_sync_is_degraded(req->s->sync);
 
     req->ask = ask;
@@ -661,7 +676,7 @@ bool quorum_may_repair(BlockDriverState *bs, int i)
 {
     BDRVQuorumState *s = bs->opaque;
 
-    return quorum_is_member(s, i) && !quorum_sync_is_lagging(s->sync, i) &&
+    return quorum_is_asked(s, i) &&
            (s->slots[i].child->perm & BLK_PERM_WRITE) &&
            !(bs->open_flags & BDRV_O_INACTIVE);
 }
@@ -791,7 +806,7 @@ int coroutine_fn quorum_co_get_info(BlockDriverState *bs, BlockDriverInfo *bdi)
     for (int i = 0; i < s->num_slots; i++) {
         BlockDriverInfo child_info = { 0 };
 
-        if (quorum_is_member(s, i) && !quorum_sync_is_lagging(s->sync, i) &&
+        if (quorum_is_asked(s, i) &&
             bdrv_co_get_info(s->slots[i].child->bs, &child_info) >= 0) {
             bdi->cluster_size = MAX(bdi->cluster_size,
                                     child_info.cluster_size);

@@ -256,6 +256,12 @@ static inline bool quorum_answer_is_member(const QuorumAnswer *a)
 /* The child of @a takes no part any more, for the reason @part. */
 void quorum_answer_leave_out(QuorumAnswer *a, QuorumPart part);
 
+/* Whether the child of @a is stale in the range now. */
+bool quorum_answer_is_stale(const QuorumAnswer *a);
+
+/* If so, it takes no part any more. */
+void quorum_answer_leave_out_stale(QuorumAnswer *a);
+
 /*
  * Leave out the children that lag behind, or have been excluded since: a resize
  * may have done that while the request waited for its range.  (A resize may

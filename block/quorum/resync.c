@@ -237,9 +237,8 @@ static bool quorum_resync_may_run(BlockDriverState *bs)
 /* --- a chunk --- */
 
 /*
- * The range has been voted on, and is held.  What is known to be missing is
- * copied; what has turned out to be wrong is repaired only if the options ask
- * for that.
+ * A QuorumRepairFn.  What is known to be missing is copied; what has turned out
+ * to be wrong is repaired only if the options ask for that.
  */
 static void coroutine_fn GRAPH_RDLOCK
 quorum_resync_repair(BlockDriverState *bs, QuorumLockedRead *lr)
@@ -256,28 +255,6 @@ quorum_resync_repair(BlockDriverState *bs, QuorumLockedRead *lr)
         }
     }
     quorum_repair_all(lr);
-}
-
-static void coroutine_fn GRAPH_RDLOCK
-quorum_resync_copy(BlockDriverState *bs, int64_t offset, int64_t bytes)
-{
-    QuorumRequest *req = quorum_locked_request_new(bs, offset, bytes, 0, NULL,
-                                                   "resync");
-    QuorumLockedRead lr;
-
-    req->pool = &req->s->repair_pool;
-    req->background = true;
-    quorum_extend_children(bs, offset + bytes, NULL);
-    if (quorum_locked_read_alloc(&lr, req)) {
-        quorum_locked_read_vote(&lr, true);
-        quorum_report_wrong(&lr);
-        quorum_resync_repair(bs, &lr);
-        quorum_locked_read_verify(&lr);
-        quorum_locked_read_unlock(&lr);
-        quorum_flush_after_a_while(bs);
-    }
-    quorum_locked_read_free(&lr);
-    quorum_request_free(req);
 }
 
 /* @bytes have been copied now. */
@@ -314,7 +291,7 @@ quorum_resync_chunk(BlockDriverState *bs, int64_t start)
     bytes = quorum_sync_chunk(s->sync, start, start + bytes, r->chunk,
                               quorum_repair_max_bytes(bs));
     copied = quorum_sync_stale_sum(s->sync, start, bytes);
-    quorum_resync_copy(bs, start, bytes);
+    quorum_repair_range(bs, start, bytes, NULL, "resync", quorum_resync_repair);
     copied = MAX(copied - quorum_sync_stale_sum(s->sync, start, bytes), 0);
     trace_quorum_resync_chunk(bs->node_name, start, bytes, copied);
 
