@@ -1,9 +1,9 @@
 /*
  * Tests of bdrv_abandon() and what belongs to it
  *
- * Copyright (c) 2026 The quorum project authors
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Copyright (c) 2026 The quorum project authors
  */
 
 #include "qemu/osdep.h"

@@ -19,6 +19,7 @@
 #include "qobject/qdict.h"
 #include "system/block-backend.h"
 #include "iothread.h"
+#include "thread-stress.h"
 
 #define SIZE (1 * MiB)
 #define BYTES 4096
@@ -188,17 +189,6 @@ static void request_start(Request *r, Op op, int64_t offset)
     aio_co_schedule(blk_get_aio_context(blk),
                     qemu_coroutine_create(request_entry, r));
 }
-
-/* Poll until @cond; fail if that takes more than 10 seconds. */
-#define WAIT_FOR(cond)                                                  \
-    do {                                                                \
-        int64_t deadline = g_get_monotonic_time() + 10 * G_USEC_PER_SEC; \
-        while (!(cond)) {                                               \
-            g_assert_cmpint(g_get_monotonic_time(), <, deadline);       \
-            aio_poll(qemu_get_aio_context(), false);                    \
-            g_usleep(500);                                              \
-        }                                                               \
-    } while (0)
 
 static int64_t request_wait(Request *r)
 {

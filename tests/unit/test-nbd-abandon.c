@@ -1,10 +1,11 @@
 /*
- * Tests of an NBD client that gives up on its server: a qemu-nbd that is
- * stopped, killed or continued
+ * Tests of an NBD client that gives up on its server
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Copyright (c) 2026 The quorum project authors
  *
- * SPDX-License-Identifier: GPL-2.0-or-later
+ * The server is a qemu-nbd that is stopped, killed or continued.
  */
 
 #include "qemu/osdep.h"

@@ -82,17 +82,6 @@ static void waiter_start(Waiter *w, WorkerPool *pool, int fd, bool has_effect)
     qemu_coroutine_enter(qemu_coroutine_create(waiter_entry, w));
 }
 
-/* Poll until @cond; fail if that takes more than 10 seconds. */
-#define WAIT_FOR(cond)                                                  \
-    do {                                                                \
-        int64_t deadline = g_get_monotonic_time() + 10 * G_USEC_PER_SEC; \
-        while (!(cond)) {                                               \
-            g_assert_cmpint(g_get_monotonic_time(), <, deadline);       \
-            aio_poll(qemu_get_aio_context(), false);                    \
-            g_usleep(100);                                              \
-        }                                                               \
-    } while (0)
-
 static void let_go(int n)
 {
     while (n-- > 0) {

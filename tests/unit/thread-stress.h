@@ -1,5 +1,5 @@
 /*
- * Many coroutines in several threads
+ * Many coroutines in several threads, and waiting for other threads
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
@@ -23,5 +23,19 @@ void thread_stress(int threads, int coroutines, ThreadStressFn *fn);
 
 /* At random: sleep, or move to another of the threads, or do nothing. */
 void coroutine_fn thread_stress_pause(GRand *rand);
+
+/*
+ * Run the main loop until @cond; the test fails if that takes more than 10
+ * seconds.
+ */
+#define WAIT_FOR(cond)                                                  \
+    do {                                                                \
+        int64_t deadline = g_get_monotonic_time() + 10 * G_USEC_PER_SEC; \
+        while (!(cond)) {                                               \
+            g_assert_cmpint(g_get_monotonic_time(), <, deadline);       \
+            aio_poll(qemu_get_aio_context(), false);                    \
+            g_usleep(100);                                              \
+        }                                                               \
+    } while (0)
 
 #endif /* TESTS_UNIT_THREAD_STRESS_H */

@@ -24,6 +24,12 @@ HAS_FLAGS, READ_ONLY, SEND_FLUSH, SEND_FUA, SEND_TRIM, SEND_WRITE_ZEROES, \
     SEND_FAST_ZERO = 1, 2, 4, 8, 32, 64, 2048
 
 
+def shutdown(sock: socket.socket) -> None:
+    """Let whoever waits for the socket, here or there, go on."""
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+
+
 def receive(sock: socket.socket, length: int) -> bytes:
     data = b''
     while len(data) < length:
@@ -159,93 +165,6 @@ class NBDInstance:
         self.sock.close()
 
 
-class HoldingProxy:
-    """
-    Forwards connections to @path to a server.
-
-    hold() keeps what either side sends from then on, as a network does that
-    has lost its way: nobody notices.  cut() ends the connections for those
-    that have made them, and not for the server.  deliver() lets everything
-    that is held arrive, be it late.
-    """
-    def __init__(self, path: str, server: str) -> None:
-        self._path = path
-        self._server = server
-        self._changed = threading.Condition()
-        self._holding = False
-        self._clients: List[socket.socket] = []
-        self._sockets: List[socket.socket] = []
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(path)
-        self._listener.listen()
-        self._threads = [threading.Thread(target=self._accept)]
-        self._threads[0].start()
-
-    def hold(self) -> None:
-        with self._changed:
-            self._holding = True
-
-    def cut(self) -> None:
-        with self._changed:
-            clients, self._clients = self._clients, []
-        for client in clients:
-            self._shutdown(client)
-
-    def deliver(self) -> None:
-        with self._changed:
-            self._holding = False
-            self._changed.notify_all()
-
-    def stop(self) -> None:
-        self._shutdown(self._listener)
-        self._threads[0].join()
-        self.deliver()
-        for sock in self._sockets:
-            self._shutdown(sock)
-        for thread in self._threads[1:]:
-            thread.join()
-        for sock in [self._listener, *self._sockets]:
-            sock.close()
-        os.remove(self._path)
-
-    @staticmethod
-    def _shutdown(sock: socket.socket, how: int = socket.SHUT_RDWR) -> None:
-        try:
-            sock.shutdown(how)
-        except OSError:
-            pass
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client = self._listener.accept()[0]
-            except OSError:
-                return
-            server = socket.socket(socket.AF_UNIX)
-            server.connect(self._server)
-            with self._changed:
-                self._clients.append(client)
-            self._sockets += [client, server]
-            for pair in (client, server), (server, client):
-                thread = threading.Thread(target=self._forward, args=pair)
-                self._threads.append(thread)
-                thread.start()
-
-    def _forward(self, source: socket.socket, target: socket.socket) -> None:
-        """What comes while all is held waits in the sockets' buffers."""
-        try:
-            while True:
-                data = source.recv(65536)
-                with self._changed:
-                    self._changed.wait_for(lambda: not self._holding)
-                if not data:
-                    break
-                target.sendall(data)
-        except OSError:
-            pass
-        self._shutdown(target, socket.SHUT_WR)
-
-
 class Request(NamedTuple):
     """What a client asks HeldNBD for"""
     kind: int
@@ -344,19 +263,12 @@ class HeldNBD:
     def disconnect(self) -> None:
         """End the connection that there is."""
         if self._client is not self._listener:
-            self._shutdown(self._client)
-
-    @staticmethod
-    def _shutdown(sock: socket.socket) -> None:
-        try:
-            sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
+            shutdown(self._client)
 
     def stop(self) -> None:
         # Wakes the thread up, wherever it waits
         for sock in self._listener, self._client:
-            self._shutdown(sock)
+            shutdown(sock)
         self._thread.join()
         self._listener.close()
         os.remove(self._path)

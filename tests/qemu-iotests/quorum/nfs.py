@@ -1,9 +1,10 @@
-# NFS servers of the test, and what can befall them.  For tests that run
-# in_own_namespaces().
+# NFS servers of the test, and what can befall them
+#
+# SPDX-License-Identifier: GPL-2.0-or-later
 #
 # Copyright (c) 2026 The quorum project authors
 #
-# SPDX-License-Identifier: GPL-2.0-or-later
+# For tests that run in_own_namespaces().
 
 import os
 import shutil

@@ -10,6 +10,8 @@ import socket
 import threading
 from typing import List, Sequence
 
+from .nbd import shutdown
+
 
 class Link:
     """One connection of a client, and the one to a server that it leads to"""
@@ -77,13 +79,13 @@ class HoldingProxy:
         with self._changed:
             link.lost = True
             if not link.holding:
-                self._shutdown(link.server)
+                shutdown(link.server)
 
     def _to_client(self, link: Link) -> None:
         while data := self._receive(link.server):
             if not link.lost:
                 self._send(link.client, data)
-        self._shutdown(link.client)
+        shutdown(link.client)
 
     @staticmethod
     def _receive(sock: socket.socket) -> bytes:
@@ -96,13 +98,6 @@ class HoldingProxy:
     def _send(sock: socket.socket, data: bytes) -> None:
         try:
             sock.sendall(data)
-        except OSError:
-            pass
-
-    @staticmethod
-    def _shutdown(sock: socket.socket) -> None:
-        try:
-            sock.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass
 
@@ -125,7 +120,7 @@ class HoldingProxy:
             for link in lost:
                 link.lost = True
         for link in lost:
-            self._shutdown(link.client)
+            shutdown(link.client)
 
     def deliver(self) -> None:
         """The servers get what is on its way, and then the end."""
@@ -141,12 +136,12 @@ class HoldingProxy:
                 link.server.shutdown(socket.SHUT_WR)
 
     def stop(self) -> None:
-        self._shutdown(self._listener)
+        shutdown(self._listener)
         with self._changed:
             links, self._links = self._links, []
         for link in links:
-            self._shutdown(link.client)
-            self._shutdown(link.server)
+            shutdown(link.client)
+            shutdown(link.server)
         for thread in self._threads:
             thread.join()
         for link in links:
