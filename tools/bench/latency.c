@@ -15,18 +15,13 @@
  */
 
 #include "qemu/osdep.h"
-#include "block/block.h"
-#include "crypto/init.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-block-core.h"
 #include "qapi/qapi-visit-block-core.h"
 #include "qapi/qobject-output-visitor.h"
-#include "qemu/main-loop.h"
-#include "qemu/module.h"
 #include "qemu/timer.h"
-#include "qobject/qdict.h"
 #include "qobject/qjson.h"
-#include "system/block-backend.h"
+#include "node.h"
 
 #define PATTERN 0x5a        /* as in contest.py */
 #define SLICE_NS (100 * SCALE_MS)   /* ends are counted in each of these */
@@ -137,30 +132,15 @@ static void print_stats(void)
 
 int main(int argc, char **argv)
 {
-    QDict *options = qdict_new();
-    g_auto(GStrv) words = NULL;
     int rate, depth;
 
     g_assert_cmpint(argc, ==, 7);
-    words = g_strsplit(argv[1], ",", -1);
-    for (char **word = words; *word; word++) {
-        char *value = strchr(*word, '=');
-
-        *value++ = '\0';
-        qdict_put_str(options, *word, value);
-    }
     is_write = !strcmp(argv[2], "write");
     bytes = atoi(argv[3]);
     rate = atoi(argv[4]);
     depth = atoi(argv[5]);
 
-    module_call_init(MODULE_INIT_TRACE);
-    qemu_init_main_loop(&error_fatal);
-    qcrypto_init(&error_fatal);
-    module_call_init(MODULE_INIT_QOM);
-    bdrv_init();
-
-    blk = blk_new_open(NULL, NULL, options, BDRV_O_RDWR, &error_fatal);
+    blk = open_node(argv[1]);
     blocks = blk_getlength(blk) / bytes;
     random_numbers = g_rand_new_with_seed(1);
     times = g_array_new(false, false, sizeof(int64_t));

@@ -1,11 +1,12 @@
 /*
- * How long does the driver hold its lock when one child is dead, and half of
- * all granules of its stale map are set?  tools/bench/bench.py builds this
- * against our tree.
+ * How long does the driver hold its lock when one child is dead?
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Copyright (c) 2026 The quorum project authors
+ *
+ * Half of all granules of the child's stale map are set.  tools/bench/bench.py
+ * builds this against our tree.
  */
 
 #include "qemu/osdep.h"

@@ -10,15 +10,9 @@
  */
 
 #include "qemu/osdep.h"
-#include "block/block.h"
-#include "crypto/init.h"
 #include "iothread.h"
-#include "qapi/error.h"
 #include "qemu/cutils.h"
-#include "qemu/main-loop.h"
-#include "qemu/module.h"
-#include "qobject/qdict.h"
-#include "system/block-backend.h"
+#include "node.h"
 
 #define DEPTH 16            /* coroutines in each thread */
 
@@ -66,32 +60,17 @@ static void start(void *opaque)
 
 int main(int argc, char **argv)
 {
-    QDict *options = qdict_new();
-    g_auto(GStrv) words = NULL;
     g_autofree Thread *threads = NULL;
     int n, requests;
     int64_t begin, part;
 
     g_assert_cmpint(argc, ==, 6);
-    words = g_strsplit(argv[1], ",", -1);
-    for (char **word = words; *word; word++) {
-        char *value = strchr(*word, '=');
-
-        *value++ = '\0';
-        qdict_put_str(options, *word, value);
-    }
     n = atoi(argv[2]);
     requests = atoi(argv[3]);
     bytes = atoi(argv[4]);
     is_write = !strcmp(argv[5], "write");
 
-    module_call_init(MODULE_INIT_TRACE);
-    qemu_init_main_loop(&error_fatal);
-    qcrypto_init(&error_fatal);
-    module_call_init(MODULE_INIT_QOM);
-    bdrv_init();
-
-    blk = blk_new_open(NULL, NULL, options, BDRV_O_RDWR, &error_fatal);
+    blk = open_node(argv[1]);
     qemu_sem_init(&ended, 0);
     part = blk_getlength(blk) / n / bytes * bytes;
     threads = g_new0(Thread, n);
