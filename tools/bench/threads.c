@@ -94,6 +94,8 @@ int main(int argc, char **argv)
     printf("completed in %f seconds\n",
            (g_get_monotonic_time() - begin) / 1e6);
 
+    /* What is repaired behind reads belongs to the threads, too. */
+    bdrv_drain_all();
     for (int i = 0; i < n; i++) {
         iothread_join(threads[i].iothread);
     }
