@@ -251,16 +251,24 @@ static BdrvLate late(Fixture *f)
     return bdrv_late(f->child);
 }
 
+static uint64_t loss(Fixture *f)
+{
+    GRAPH_RDLOCK_GUARD_MAINLOOP();
+    return bdrv_loss_generation(f->bs);
+}
+
 /* The server hangs with many requests, and is taken back. */
 static void test_hang(const void *opaque)
 {
     const bool write = opaque;
     Request r[MANY];
     Fixture f;
+    uint64_t before;
 
     if (!setup(&f, 0)) {
         return;
     }
+    before = loss(&f);
     for (int i = 0; i < 3; i++) {
         kill(f.server, SIGSTOP);
         begin(&f, r, MANY, write, REQUEST);
@@ -277,6 +285,9 @@ static void test_hang(const void *opaque)
         unabandon(&f);
         check_again(&f);
         g_assert_cmpint(late(&f), ==, BDRV_LATE_ENDED);
+
+        /* It is still the same */
+        g_assert_cmpuint(loss(&f), ==, before);
     }
     teardown(&f);
 }
@@ -367,7 +378,10 @@ static void test_lost(void)
     if (!setup(&f, 0)) {
         return;
     }
+    g_assert_cmpuint(loss(&f), ==, 0);
     for (int write = 0; write < 2; write++) {
+        const uint64_t before = loss(&f);
+
         kill(f.server, SIGSTOP);
         begin(&f, r, ARRAY_SIZE(r), write, REQUEST);
         pause_ms(50);
@@ -375,9 +389,11 @@ static void test_lost(void)
         check_end(r, ARRAY_SIZE(r), -EIO);
         g_assert_cmpint(late(&f), ==,
                         write ? BDRV_LATE_UNKNOWN : BDRV_LATE_ENDED);
+        g_assert_cmpuint(loss(&f), ==, before);
         server_start(&f);
         check_again(&f);
         g_assert_cmpint(late(&f), ==, BDRV_LATE_ENDED);
+        g_assert_cmpuint(loss(&f), >, before);
     }
     teardown(&f);
 }

@@ -97,10 +97,12 @@ class NBD:
 
 class NBDInstance:
     """
-    A connection of a client that asks for qemu:fence, and does not wait for
-    answers unless it is told to; then for at most 10 seconds
+    A connection of a client that asks for qemu:fence, maybe other contexts,
+    too, and does not wait for answers unless it is told to; then for at most
+    10 seconds
     """
-    def __init__(self, address: str, instance: str, export: str = 'q') -> None:
+    def __init__(self, address: str, instance: str, *others: str,
+                 export: str = 'q') -> None:
         structured, set_contexts, go = 8, 10, 7
         self.contexts: List[str] = []
         self.sock = socket.socket(socket.AF_UNIX)
@@ -111,9 +113,11 @@ class NBDInstance:
         self._option(structured)
         assert self._reply()[0] == 1
         name = struct.pack('>I', len(export)) + export.encode()
-        query = f'qemu:fence:{instance}'.encode()
-        self._option(set_contexts, name + struct.pack('>II', 1, len(query)) +
-                     query)
+        queries = [query.encode()
+                   for query in (f'qemu:fence:{instance}', *others)]
+        self._option(set_contexts, name + struct.pack('>I', len(queries)) +
+                     b''.join(struct.pack('>I', len(query)) + query
+                              for query in queries))
         while True:
             kind, data = self._reply()
             if kind == 1:
