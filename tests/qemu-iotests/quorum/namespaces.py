@@ -64,6 +64,7 @@ class Cable:
     in_own_namespaces().
     """
     def __init__(self, number: int) -> None:
+        self.number = number
         self.name = f'box{number}'
         self.host = f'10.0.{number}.2'
         self.inside = ['ip', 'netns', 'exec', self.name]

@@ -9,19 +9,27 @@
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import time
-from typing import Any, Dict
+from typing import Any, Dict, List
 
 import iotests
 
 from .namespaces import Cable, in_own_namespaces, why_no_namespaces
+from .proxy import HoldingProxy, Link
 from .servers import start_process
+
+PORTMAP_PORT, MOUNT_PORT, NFS_PORT = 111, 20048, 2049
+NFS_PROGRAM = 100003
+WRITE, COMMIT = 7, 21               # its procedures
+UNSTABLE, FILE_SYNC = 0, 2          # how a server may write
 
 # QEMU's NFS client speaks version 3 only.  That takes a portmapper.
 CONFIG = '''
 NFS_CORE_PARAM {{
     Protocols = 3;
+    MNT_Port = {mount_port};
     Enable_UDP = false;
     Enable_NLM = false;
     Enable_RQUOTA = false;
@@ -60,7 +68,8 @@ class NFSBox:
         with open(self.image, 'wb') as file:
             file.truncate(size)
         with open(f'{self.folder}/config', 'w', encoding='utf-8') as file:
-            file.write(CONFIG.format(folder=self.folder))
+            file.write(CONFIG.format(folder=self.folder,
+                                     mount_port=MOUNT_PORT))
         self.start()
 
     def start(self) -> None:
@@ -111,6 +120,55 @@ class NFSBox:
         return {'driver': 'nfs', 'node-name': self.cable.name,
                 'server': {'type': 'inet', 'host': self.cable.host},
                 'path': self.image}
+
+
+class Calls(HoldingProxy):
+    """A link to an NFS server, which shows what clients ask for"""
+    def __init__(self, host: str, server: str) -> None:
+        self.stable: List[int] = []     # how each write is to be done
+        self.commits = 0
+        self._parts: Dict[Link, bytes] = {}
+        super().__init__((host, NFS_PORT), [(server, NFS_PORT)])
+
+    def _sent(self, link: Link, data: bytes) -> None:
+        data = self._parts.get(link, b'') + data
+        while len(data) >= 4:
+            end = 4 + (int.from_bytes(data[:4], 'big') & 0x7fffffff)
+            if len(data) < end:
+                break
+            self._called(data[4:end])
+            data = data[end:]
+        self._parts[link] = data
+
+    def _called(self, call: bytes) -> None:
+        """The parts that have no fixed length come after their lengths."""
+        def skip(offset: int) -> int:
+            length, = struct.unpack_from('>I', call, offset)
+            return offset + 4 + (length + 3) // 4 * 4
+
+        kind, _, program, _, procedure = struct.unpack_from('>5I', call, 4)
+        if kind != 0 or program != NFS_PROGRAM:
+            return
+        if procedure == COMMIT:
+            self.commits += 1
+        elif procedure == WRITE:
+            handle = skip(skip(28) + 4)     # after credentials and verifier
+            self.stable.append(
+                struct.unpack_from('>I', call, skip(handle) + 12)[0])
+
+
+class Detour:
+    """The way to a server through an address of the test's own"""
+    def __init__(self, box: NFSBox) -> None:
+        self.host = f'127.0.0.{box.cable.number + 2}'
+        self.calls = Calls(self.host, box.cable.host)
+        self.proxies = [self.calls, *(
+            HoldingProxy((self.host, port), [(box.cable.host, port)])
+            for port in (PORTMAP_PORT, MOUNT_PORT))]
+
+    def remove(self) -> None:
+        for proxy in self.proxies:
+            proxy.stop()
 
 
 def why_no_nfs() -> str:

@@ -11,6 +11,16 @@ import threading
 from typing import List, Sequence
 
 from .nbd import shutdown
+from .servers import Address
+
+
+def new_socket(address: Address) -> socket.socket:
+    """Of the kind that has such addresses"""
+    if isinstance(address, str):
+        return socket.socket(socket.AF_UNIX)
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    return sock
 
 
 class Link:
@@ -26,21 +36,21 @@ class Link:
 
 class HoldingProxy:
     """
-    Connections to the socket @path lead to the sockets @servers, to each of
-    them in turn.  From hold() on, what clients send is on its way, until
-    deliver().  After lose() the clients know that their connections are gone,
-    and the servers don't: they still get what is on its way, and what they
-    answer goes nowhere.  New connections are not held.
+    Connections to @address lead to @servers, to each of them in turn.  From
+    hold() on, what clients send is on its way, until deliver().  After lose()
+    the clients know that their connections are gone, and the servers don't:
+    they still get what is on its way, and what they answer goes nowhere.  New
+    connections are not held.
     """
 
-    def __init__(self, path: str, servers: Sequence[str]) -> None:
-        self._path = path
+    def __init__(self, address: Address, servers: Sequence[Address]) -> None:
+        self._address = address
         self._servers = cycle(servers)
         self._links: List[Link] = []
         self._changed = threading.Condition()   # protects all of these
         self._threads: List[threading.Thread] = []
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(path)
+        self._listener = new_socket(address)
+        self._listener.bind(address)
         self._listener.listen()
         self._start(self._accept)
 
@@ -56,10 +66,12 @@ class HoldingProxy:
                 client = self._listener.accept()[0]
             except OSError:
                 return
-            server = socket.socket(socket.AF_UNIX)
+            address = next(self._servers)
+            server = new_socket(address)
             try:
-                server.connect(next(self._servers))
+                server.connect(address)
             except OSError:
+                server.close()
                 client.close()
                 continue
             link = Link(client, server)
@@ -70,6 +82,7 @@ class HoldingProxy:
 
     def _to_server(self, link: Link) -> None:
         while data := self._receive(link.client):
+            self._sent(link, data)
             with self._changed:
                 if link.holding:
                     link.held += data
@@ -80,6 +93,9 @@ class HoldingProxy:
             link.lost = True
             if not link.holding:
                 shutdown(link.server)
+
+    def _sent(self, link: Link, data: bytes) -> None:
+        """A client has sent this; for those who inherit from this."""
 
     def _to_client(self, link: Link) -> None:
         while data := self._receive(link.server):
@@ -135,17 +151,22 @@ class HoldingProxy:
                 # Else the server might not look at what came before it.
                 link.server.shutdown(socket.SHUT_WR)
 
+    def cut(self) -> None:
+        """Both sides lose all connections."""
+        with self._changed:
+            for link in self._links:
+                shutdown(link.client)
+                shutdown(link.server)
+
     def stop(self) -> None:
         shutdown(self._listener)
-        with self._changed:
-            links, self._links = self._links, []
-        for link in links:
-            shutdown(link.client)
-            shutdown(link.server)
+        self._threads[0].join()
+        self.cut()
         for thread in self._threads:
             thread.join()
-        for link in links:
+        for link in self._links:
             link.client.close()
             link.server.close()
         self._listener.close()
-        os.remove(self._path)
+        if isinstance(self._address, str):
+            os.remove(self._address)
