@@ -19,7 +19,8 @@
  * 3. Stale children are silent.  A child that is known to lack acknowledged
  *    data does not vote there.
  * 4. Same order everywhere.  Overlapping writes reach all children in one
- *    order.
+ *    order, and each as the same data (with stable-writes=on: also if the guest
+ *    changes its buffer meanwhile).
  * 5. No false alarm.  A read that overlaps a write in flight neither fails nor
  *    reports a child because of it.
  * 6. Repair never goes back in time, and never guesses.  It holds the range
