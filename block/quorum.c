@@ -52,6 +52,7 @@ static const char *const quorum_mutable_opts[] = {
     QUORUM_OPT_CHILD_TIMEOUT,
     QUORUM_OPT_EARLY_READS,
     QUORUM_OPT_AUTO_RESYNC,
+    QUORUM_OPT_STABLE_WRITES,
     NULL
 };
 
@@ -206,6 +207,7 @@ static void quorum_close(BlockDriverState *bs)
     quorum_slots_free(s->slots, s->num_slots);
     quorum_sync_free(s->sync);
     range_lock_destroy(&s->range_lock);
+    quorum_copies_destroy(s);
     buffer_pool_destroy(&s->pool);
     fair_budget_destroy(&s->budget);
     quorum_repairs_destroy(s);
@@ -398,6 +400,7 @@ static void quorum_init_state(BlockDriverState *bs, int slots)
     fair_budget_init(&s->budget, quorum_limits.coroutines);
     buffer_pool_init(&s->pool, quorum_limits.pool_bytes,
                      qemu_real_host_page_size());
+    quorum_copies_init(s);
     range_lock_init(&s->range_lock);
     qemu_co_rwlock_init(&s->flush_lock);
     stat64_init(&s->last_flush_ns, quorum_now_ns());

@@ -23,6 +23,7 @@ QuorumDebug quorum_debug = {
 /* See QuorumLimits for what these are. */
 #define QUORUM_COROUTINES       1024
 #define QUORUM_POOL_BYTES       (64 * MiB)
+#define QUORUM_WRITE_BUFS       (32 * MiB)
 #define QUORUM_REPAIR_BUFS      (16 * MiB)
 #define QUORUM_STALE_BITS       (32 * MiB)
 #define QUORUM_UNFLUSHED_BITS   (8 * MiB)
@@ -52,6 +53,9 @@ QuorumLimits quorum_limits = {
      * and the guest's own one.
      */
     .pool_bytes = QUORUM_POOL_BYTES,
+
+    /* 32 writes of 1 MiB at once: a copy serves all children. */
+    .write_pool_bytes = QUORUM_WRITE_BUFS,
 
     /* Four repairs of 1 MiB at once, of three children. */
     .repair_pool_bytes = QUORUM_REPAIR_BUFS,
@@ -106,6 +110,8 @@ const char *const quorum_branch_text[QUORUM_BRANCH__MAX] = {
     [QUORUM_BRANCH_READ_BESIDE_REPAIR] =
         "child left out that is being repaired",
     [QUORUM_BRANCH_RESYNC] = "chunk copied in the background",
+    [QUORUM_BRANCH_WRITE_IN_PIECES] = "write larger than a copy may be",
+    [QUORUM_BRANCH_PIECE_MISSED] = "child asked for no more pieces of a write",
     [QUORUM_BRANCH_WRITE_REFUSED] = "write stored by too few children",
     [QUORUM_BRANCH_WRITE_MADE_STALE] = "write made a child stale",
     [QUORUM_BRANCH_WRITE_BESIDE_FLUSH] =

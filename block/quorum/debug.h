@@ -39,6 +39,8 @@ typedef enum QuorumBranch {
     QUORUM_BRANCH_REPAIR_FUTILE,
     QUORUM_BRANCH_READ_BESIDE_REPAIR,
     QUORUM_BRANCH_RESYNC,
+    QUORUM_BRANCH_WRITE_IN_PIECES,
+    QUORUM_BRANCH_PIECE_MISSED,
     QUORUM_BRANCH_WRITE_REFUSED,
     QUORUM_BRANCH_WRITE_MADE_STALE,
     QUORUM_BRANCH_WRITE_BESIDE_FLUSH,
@@ -103,6 +105,7 @@ extern QuorumDebug quorum_debug;
 typedef struct QuorumLimits {
     int coroutines;             /* of one node, for requests (promise 8) */
     uint64_t pool_bytes;        /* buffers of one node (promise 8) */
+    uint64_t write_pool_bytes;  /* the same, for copies of what is written */
     uint64_t repair_pool_bytes; /* the same, for repairs behind reads */
     int64_t stale_bits;         /* of a stale map; above, granules double */
     int64_t unflushed_bits;     /* of the unflushed map, in the same way */

@@ -432,6 +432,11 @@ static QemuOptsList quorum_runtime_opts = {
             .type = QEMU_OPT_BOOL,
             .help = "Copy to children what they lack, in the background",
         },
+        {
+            .name = QUORUM_OPT_STABLE_WRITES,
+            .type = QEMU_OPT_BOOL,
+            .help = "Write a copy, which the guest can't change meanwhile",
+        },
         { /* end of list */ }
     },
 };
@@ -550,6 +555,8 @@ int quorum_read_options(QuorumOptions *o, QDict *options, int slots,
         .auto_resync = qemu_opt_get_bool(opts, QUORUM_OPT_AUTO_RESYNC,
                                          threshold > slots / 2),
         .auto_resync_given = qemu_opt_find(opts, QUORUM_OPT_AUTO_RESYNC),
+        .stable_writes =
+            qemu_opt_get_bool(opts, QUORUM_OPT_STABLE_WRITES, true),
     };
     assert(o->threshold >= 1 && o->threshold <= occupied && occupied <= slots);
     ret = quorum_check_options(o, slots, occupied, errp) ? 0 : -EINVAL;

@@ -29,6 +29,7 @@
 #define QUORUM_OPT_CHILD_TIMEOUT     "child-timeout"
 #define QUORUM_OPT_EARLY_READS       "early-reads"
 #define QUORUM_OPT_AUTO_RESYNC       "auto-resync"
+#define QUORUM_OPT_STABLE_WRITES     "stable-writes"
 
 /*
  * Values of child-timeout, in ms.  Less than the smallest is less than what a
@@ -51,6 +52,7 @@ typedef struct QuorumOptions {
     bool early_reads;           /* answer without waiting for all children */
     bool auto_resync;           /* copy what children lack, in background */
     bool auto_resync_given;     /* it is not the default */
+    bool stable_writes;         /* children are written from a copy */
 } QuorumOptions;
 
 /*

@@ -19,7 +19,8 @@
  * 3. Stale children are silent.  A child that is known to lack acknowledged
  *    data does not vote there.
  * 4. Same order everywhere.  Overlapping writes reach all children in one
- *    order.
+ *    order, and each as the same data (with stable-writes=on: also if the guest
+ *    changes its buffer meanwhile).
  * 5. No false alarm.  A read that overlaps a write in flight neither fails nor
  *    reports a child because of it.
  * 6. Repair never goes back in time, and never guesses.  It holds the range
@@ -100,6 +101,10 @@ typedef struct QuorumLateness {
     int64_t late_until_ns;
     uint64_t late_marks;        /* how many there were when that was set */
 } QuorumLateness;
+
+/* How many small_copies there are, and of how many bytes. */
+#define QUORUM_SMALL_COPIES      32
+#define QUORUM_SMALL_COPY_BYTES  4096
 
 /* Slot N, the child children.N.  Which data it stores: QuorumSync. */
 typedef struct QuorumSlot {
@@ -237,12 +242,21 @@ typedef struct BDRVQuorumState {
     FairBudget budget;
 
     /*
-     * The buffers that reads compare (promise 8).  Repairs behind reads have
-     * buffers of their own, or else a child that is slow to take them would
-     * keep reads waiting for memory.
+     * The buffers that reads compare (promise 8).  Writes and repairs behind
+     * reads have buffers of their own, or else a child that is slow to take
+     * them would keep reads waiting for memory.
      */
     BufferPool pool;
+    BufferPool write_pool;
     BufferPool repair_pool;
+
+    /*
+     * Buffers for copies of small writes, which need not wait or take a lock:
+     * those that find none left go to write_pool.  The bits are those that are
+     * free.  Atomic.
+     */
+    uint8_t *small_copies;
+    uint32_t small_free;
 
     /*
      * Held by writes, by repairs, and by reads that could not decide without it

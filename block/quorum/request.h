@@ -23,11 +23,14 @@
  *
  * The life of a write (write.c; zeroes, discards and resizes are alike):
  *
- *   quorum_write_lock()          waits for the node's budget of coroutines, for
- *                                the range, and a FUA write for flush_lock
+ *   quorum_request_admit()       may wait for the node's budget of coroutines
+ *   quorum_request_alloc_copy()  a buffer for a copy; may wait for memory
+ *   quorum_write_lock()          waits for the range, and a FUA write for
+ *                                flush_lock
  *   quorum_sync_write_begin()    the range counts as unflushed
  *   quorum_ask_all()             all children, stale ones, too
  *   quorum_collect_missed()      which children have not done it
+ *   ...                          a large write: the same for all its pieces
  *   quorum_sync_write_settle()   may it be acknowledged?  Those that missed it
  *                                are stale before the range is given back
  *   quorum_write_unlock()        the next write of the range goes on
@@ -122,8 +125,11 @@ struct QuorumRequest {
     BDRVQuorumState *s;
     int64_t offset;
     int64_t bytes;
-    QEMUIOVector *qiov;         /* the caller's */
+    QEMUIOVector *qiov;         /* the caller's, or copy */
     BdrvRequestFlags flags;
+    QEMUIOVector copy;          /* of a write, or of a piece of it */
+    int64_t copied;             /* bytes in the pieces before that one */
+    uint32_t small_copy;        /* bufs[0] is this one of small_copies; or 0 */
     struct {
         int64_t length;
         int64_t old_length;     /* of the node */
@@ -230,6 +236,18 @@ static inline void coroutine_fn quorum_request_admit(QuorumRequest *req)
  * Returns false if there is no memory.
  */
 bool coroutine_fn GRAPH_RDLOCK quorum_request_alloc(QuorumRequest *req);
+
+/*
+ * Get a buffer for a copy of what @req writes, or of one piece of it after the
+ * other, into @req->bufs[0]; @req->buf_bytes is how much that may be.  As with
+ * quorum_request_alloc(), no range is held.  Returns false if there is no
+ * memory.
+ */
+bool coroutine_fn GRAPH_RDLOCK quorum_request_alloc_copy(QuorumRequest *req);
+
+/* What these copies come from. */
+void quorum_copies_init(BDRVQuorumState *s);
+void quorum_copies_destroy(BDRVQuorumState *s);
 
 /* How much can be read at once: each child and the result get a buffer. */
 int64_t quorum_request_max_bytes(BlockDriverState *bs);

@@ -154,12 +154,14 @@ static inline int64_t quorum_tell_fua_error(QuorumAnswer *a, int64_t ret,
 static int64_t coroutine_fn GRAPH_RDLOCK
 quorum_ask_write(QuorumRequest *req, QuorumAnswer *a)
 {
+    int ret;
+
     if (!quorum_child_can_take(req, a->child)) {
         return -EIO;
     }
-    return quorum_tell_fua_error(a, bdrv_co_pwritev(a->child, req->offset,
-                                                    req->bytes, req->qiov,
-                                                    req->flags), req->flags);
+    ret = bdrv_co_pwritev(a->child, req->offset + req->copied, req->qiov->size,
+                          req->qiov, req->flags);
+    return quorum_tell_fua_error(a, ret, req->flags);
 }
 
 static int64_t coroutine_fn GRAPH_RDLOCK
@@ -283,6 +285,72 @@ quorum_write_end(QuorumRequest *req, RangeLockRequest *range)
     return ret;
 }
 
+/* --- writes from a copy --- */
+
+/* qemu_iovec_to_buf() of all @bytes, without its loop for what is common. */
+static inline void quorum_copy(void *buf, QEMUIOVector *qiov, int64_t from,
+                               int64_t bytes)
+{
+    if (likely(qiov->niov == 1)) {
+        memcpy(buf, (char *)qiov->iov->iov_base + from, bytes);
+    } else {
+        qemu_iovec_to_buf(qiov, from, buf, bytes);
+    }
+}
+
+/*
+ * The children have answered one piece of a write, which is still in the
+ * buffer: this is the last time that they can be asked for it.  So those that
+ * have missed it have missed the write, and are asked for no more.
+ */
+static void coroutine_fn GRAPH_RDLOCK quorum_piece_end(QuorumRequest *req)
+{
+    quorum_late_send_rest(req);
+    quorum_collect_missed(req);
+    for (int i = 0; i < req->n; i++) {
+        QuorumAnswer *a = &req->answers[i];
+
+        if (a->part == QUORUM_PART_LATE) {
+            quorum_answer_leave_out(a, QUORUM_PART_STALE);
+        }
+        a->done = req->missed[i];
+        if (quorum_answer_is_member(a) && req->missed[i]) {
+            quorum_reached(QUORUM_BRANCH_PIECE_MISSED);
+        }
+    }
+}
+
+/*
+ * Write what @qiov holds, of which each byte is read once: a guest that changes
+ * its memory meanwhile can't make the children differ (promise 4).  The range
+ * is held over all pieces, so that no other write comes between them.
+ */
+static void coroutine_fn GRAPH_RDLOCK
+quorum_write_pieces(QuorumRequest *req, QEMUIOVector *qiov)
+{
+    int64_t bytes = req->bytes;
+
+    if (unlikely(bytes > req->buf_bytes)) {
+        quorum_reached(QUORUM_BRANCH_WRITE_IN_PIECES);
+        /* Each but the last one ends where no child has to read around it. */
+        bytes = req->buf_bytes - req->offset % req->buf_bytes;
+    }
+    req->qiov = &req->copy;
+    /* The caller's memory is registered, the buffer is not. */
+    req->flags &= ~BDRV_REQ_REGISTERED_BUF;
+    while (true) {
+        quorum_copy(req->bufs[0], qiov, req->copied, bytes);
+        qemu_iovec_init_buf(&req->copy, req->bufs[0], bytes);
+        quorum_ask_all(req, quorum_ask_write);
+        if (likely(req->copied + bytes == req->bytes)) {
+            return;
+        }
+        quorum_piece_end(req);
+        req->copied += bytes;
+        bytes = MIN(req->buf_bytes, req->bytes - req->copied);
+    }
+}
+
 /* --- the callbacks --- */
 
 int coroutine_fn quorum_co_pwritev(BlockDriverState *bs, int64_t offset,
@@ -297,8 +365,19 @@ int coroutine_fn quorum_co_pwritev(BlockDriverState *bs, int64_t offset,
     }
     req = quorum_request_new(bs, offset, bytes, qiov, flags);
     req->measured = QUORUM_LATENCY_WRITE;
+    if (!req->s->opts.stable_writes) {
+        quorum_write_begin(req, &range);
+        quorum_ask_all(req, quorum_ask_write);
+        return quorum_write_end(req, &range);
+    }
+    quorum_request_admit(req);
+    if (!quorum_request_alloc_copy(req)) {
+        trace_quorum_failure(bs->node_name, "write", offset, bytes, -ENOMEM);
+        quorum_request_free(req);
+        return -ENOMEM;
+    }
     quorum_write_begin(req, &range);
-    quorum_ask_all(req, quorum_ask_write);
+    quorum_write_pieces(req, qiov);
     return quorum_write_end(req, &range);
 }
 

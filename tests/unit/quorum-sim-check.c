@@ -255,10 +255,13 @@ void sim_check_stored(const Op *op, int cell)
 
 /* --- writes and flushes of the guest --- */
 
-/* What has kept @c from storing @cells may have come to its end since. */
+/*
+ * @c has stored @cells, whole units of them maybe in several operations; and
+ * what has kept it from that may have come to its end since.
+ */
 static void note_stored(Child *c, uint64_t cells)
 {
-    for (int u = 0; u < sim_num_units() && sim_has_hangs(sim.s); u++) {
+    for (int u = 0; u < sim_num_units(); u++) {
         if (!(sim_unit_mask(u) & ~cells)) {
             c->stale_since[u] = 0;
         }

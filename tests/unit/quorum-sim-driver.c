@@ -184,6 +184,23 @@ sim_co_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
     return op.ret;
 }
 
+/*
+ * The guest changes what it writes as soon as it is seen: the other children,
+ * and this one if it is asked again, must get the same all the same.
+ */
+static void scribble(const Op *op)
+{
+    int size = sim.s->cell_bytes;
+
+    if (!op->req || op->req->type != REQ_WRITE) {
+        return;
+    }
+    for (uint64_t m = op->cover & op->req->mask; m; m &= m - 1) {
+        memset(op->req->buf + (ctz64(m) - op->req->cell) * size, TAG_TORN,
+               size);
+    }
+}
+
 static int coroutine_fn GRAPH_RDLOCK
 sim_co_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
                QEMUIOVector *qiov, BdrvRequestFlags flags)
@@ -197,6 +214,7 @@ sim_co_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
         op.val[op.cell + i] = sim_decode_cell(sim.node.scratch + i * size);
     }
     op_attribute(&op);
+    scribble(&op);
     sim_check_op(&op);
     return op_run(&op);
 }

@@ -343,6 +343,7 @@ static void make_limits(Schedule *s, uint64_t *rng)
         s->limits.pool_bytes = (UINT64_C(4096) << rng_below(rng, 3)) *
                                (s->num_children + 1 +
                                 rng_below(rng, s->num_children + 1));
+        s->limits.write_pool_bytes = UINT64_C(16384) << rng_below(rng, 3);
         s->limits.repair_pool_bytes = (UINT64_C(4096) << rng_below(rng, 3)) *
                                       (s->num_children + 1);
     }

@@ -218,8 +218,10 @@ char *sim_schedule_text(const Schedule *s)
                            s->cell_bytes, s->align, s->fua, s->zeroes,
                            s->native_zeroes);
     g_string_append_printf(text, "%d coroutines, pool of %" PRIu64 " bytes, "
-                           "of %" PRIu64 " for repairs\n",
+                           "of %" PRIu64 " for writes, of %" PRIu64
+                           " for repairs\n",
                            s->limits.coroutines, s->limits.pool_bytes,
+                           s->limits.write_pool_bytes,
                            s->limits.repair_pool_bytes);
     g_string_append_printf(text, "stale map of %" PRId64 " bits, unflushed map "
                            "of %" PRId64 " bits of %d bytes, %d FUA writes "

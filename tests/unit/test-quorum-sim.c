@@ -134,6 +134,7 @@ static bool shrink_setting(Schedule *s, int what)
         return true;
     case 4:
         s->limits.pool_bytes = sim_limits.pool_bytes;
+        s->limits.write_pool_bytes = sim_limits.write_pool_bytes;
         s->limits.repair_pool_bytes = sim_limits.repair_pool_bytes;
         return true;
     case 5:

@@ -157,6 +157,29 @@ row('null-read-4k')(instructions_row)
 row('null-write-4k')(lambda bench: instructions_row(bench, '-w'))
 
 
+@row('stable-writes')
+def stable_writes(bench: Bench) -> None:
+    """What the copies cost: of instructions, and of time over files."""
+    words = {'off': ',stable-writes=off', 'on': ',stable-writes=on'}
+    count = {name: instructions(bench, 'ours',
+                                bench.quorum(bench.null(), word), '-w')
+             for name, word in words.items()}
+    bench.note({f'instructions, {name}': n for name, n in count.items()})
+    bench.figure('instructions for 4 KiB, on : off',
+                 [count['on'] / count['off']], at_most=1.05)
+    files = bench.files()
+    for size, requests, depth, most in ((4 * KIB, 60000, 64, SAME_TIME),
+                                        (64 * KIB, 18000, 8, SAME_TIME),
+                                        (MIB, 1500, 8, 1.10)):
+        times = bench.contest({f'{name}, {size}': functools.partial(
+            lambda options, *load: bench.load('ours', options, *load).seconds,
+            bench.quorum(files, word), size, requests, depth, '-w')
+            for name, word in words.items()})
+        bench.figure(f'time of {size // KIB} KiB over files, on : off',
+                     ratios(times, f'on, {size}', f'off, {size}'),
+                     at_most=most)
+
+
 @row('iovec-compare')
 def iovec_compare(bench: Bench) -> None:
     """Find the last byte of two vectors of 1 MiB to differ."""

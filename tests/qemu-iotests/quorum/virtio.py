@@ -125,6 +125,11 @@ class VirtioBlk:
         for i, _ in enumerate(self.rings):
             self.out(0x10, 'w', i)
 
+    def scribble(self, queue: int, i: int, pattern: int) -> None:
+        """Change the data of a request that the device knows of."""
+        data = self.rings[queue] + self.DATA + i * self.MOST_BYTES
+        self.ask(f'memset {data} {self.sent[queue][i].size} {pattern}')
+
     def done(self) -> bool:
         return all(int(self.ask(f'readw {ring + self.used + 2}'), 16) == seen
                    for ring, seen in zip(self.rings, self.seen))
