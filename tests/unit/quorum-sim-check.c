@@ -11,8 +11,12 @@
 
 /* --- operations of children --- */
 
-/* Has @c said @value of @cell since @start? */
-static bool has_said(const Child *c, int cell, uint8_t value, int start)
+/*
+ * Has @c said @value of @cell since @start?  With @votes, what it says while it
+ * is stale does not count.
+ */
+static bool has_said(const Child *c, int cell, uint8_t value, int start,
+                     bool votes)
 {
     for (int i = sim.seen.num_answers - 1; i >= 0; i--) {
         Answer *a = &sim.seen.answers[i];
@@ -21,7 +25,7 @@ static bool has_said(const Child *c, int cell, uint8_t value, int start)
             break;
         }
         if (a->child == c->index && a->ret == 0 && a->mask & BIT_ULL(cell) &&
-            a->val[cell] == value) {
+            a->val[cell] == value && !(votes && a->stale & BIT_ULL(cell))) {
             return true;
         }
     }
@@ -63,7 +67,7 @@ static void repair_votes(Op *op, uint64_t mask, int unit, int *winners,
         for (uint64_t m = mask; m; m &= m - 1) {
             int i = ctz64(m);
 
-            agrees &= has_said(c, i, op->val[i], start);
+            agrees &= has_said(c, i, op->val[i], start, true);
             agrees &= c->image[i] == op->val[i] || sim_is_liar(c, i) ||
                       c->ever_late & BIT_ULL(i) ||
                       (sim.s->plan[n].bad && sim.s->plan[n].drops);
@@ -163,7 +167,7 @@ static bool is_preferred(const Op *op, int unit)
 
         for (uint64_t m = sim_unit_mask(unit) & op->cover; m && said;
              m &= m - 1) {
-            said = has_said(c, ctz64(m), op->val[ctz64(m)], r->start);
+            said = has_said(c, ctz64(m), op->val[ctz64(m)], r->start, true);
         }
         if (said) {
             if (had_winner(unit, r->start)) {
@@ -205,10 +209,8 @@ static void check_repair(Op *op)
     for (uint64_t m = op->mask; m; m &= m - 1) {
         changes |= op->val[ctz64(m)] != c->image[ctz64(m)];
     }
-    if (!changes) {
-        return;
-    }
-    if (!sim.s->rewrite_corrupted && !sim_is_scrubbed(REQ_SCRUB, op->mask)) {
+    /* One that changes nothing may still end that a child is stale. */
+    if (changes && !sim.s->rewrite_corrupted && !sim_is_scrubbed(REQ_SCRUB, op->mask)) {
         sim_violation(CHECK_REPAIR, "op %d: a repair without the option and "
                       "without a scrub", op->id);
     }
@@ -221,7 +223,7 @@ static void check_repair(Op *op)
         }
         repair_votes(op, mask, u, &winners, &others);
         if ((winners < sim.s->threshold || winners <= others) &&
-            !is_preferred(op, u)) {
+            !is_preferred(op, u) && changes) {
             sim_violation(CHECK_REPAIR, "op %d: a repair of unit %d with what "
                           "only %d children say, and %d do not", op->id, u,
                           winners, others);
@@ -268,12 +270,35 @@ static void note_stored(Child *c, uint64_t cells)
     }
 }
 
+/*
+ * What others in flight were given may have been zeroes of @r: it may have been
+ * done before them although it began later.
+ */
+static void move_zeroes(Req *r)
+{
+    for (int i = 0; i < sim.guest.next_req; i++) {
+        Req *other = &sim.s->reqs[i];
+
+        if (!sim_are_alike(r, other, UINT64_MAX)) {
+            continue;
+        }
+        for (int n = 0; n < sim.s->num_children; n++) {
+            uint64_t cells = other->ok[n] & ~r->ok[n] &
+                             sim_zeroed_by(other) & sim_touched(r);
+
+            r->ok[n] |= cells;
+            other->ok[n] &= ~cells;
+        }
+    }
+}
+
 /* Promise 1: count the holders, and remember which children are none. */
 static void check_write(Req *r)
 {
     uint64_t cells = sim_touched(r);
     int holders = 0;
 
+    move_zeroes(r);
     /* What a child was given may be undone by what still comes. */
     for (int n = 0; n < sim.s->num_children; n++) {
         r->ok[n] &= ~sim_late_cells(&sim.child[n]);

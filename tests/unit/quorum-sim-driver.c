@@ -70,13 +70,6 @@ static int coroutine_fn op_run(Op *op)
     return op->ret;
 }
 
-/* The cells that @r fills with zeroes that are its own */
-static uint64_t zeroed_by(const Req *r)
-{
-    return r->type == REQ_ZERO || r->type == REQ_DISCARD ||
-           r->type == REQ_RESIZE ? r->mask : 0;
-}
-
 /* Which request in flight puts zeroes into the cells of @mask? */
 static Req *find_zeroes(uint64_t mask)
 {
@@ -85,8 +78,11 @@ static Req *find_zeroes(uint64_t mask)
     for (int i = 0; i < sim.guest.next_req; i++) {
         Req *r = &sim.s->reqs[i];
 
-        if (r->end == NEVER && !(mask & ~zeroed_by(r))) {
-            /* The oldest one: overlapping writes keep their order. */
+        if (r->end == NEVER && !(mask & ~sim_zeroed_by(r))) {
+            /*
+             * The oldest one: overlapping writes keep their order, but for
+             * those that wait for coroutines; see move_zeroes().
+             */
             return r;
         }
         if (r->end == NEVER && !(mask & ~r->gap) && !grows) {
@@ -128,7 +124,7 @@ static void op_attribute(Op *op)
         int i = ctz64(m);
 
         if (op->req && op->val[i] == TAG_ZERO &&
-            (zeroed_by(op->req) | op->req->gap) & BIT_ULL(i)) {
+            (sim_zeroed_by(op->req) | op->req->gap) & BIT_ULL(i)) {
             op->cover |= BIT_ULL(i);
             op->val[i] = op->req->gap & BIT_ULL(i) ? TAG_GAP :
                          TAG_REQ + op->req->id;

@@ -155,6 +155,7 @@ static void finish_read(Op *op, Plan *plan)
         a->child = c->index;
         a->ret = op->ret;
         a->mask = op->mask;
+        a->stale = sim_stale_cells(c);
         memcpy(a->val, op->val, sizeof(a->val));
     }
 }
@@ -312,6 +313,42 @@ static void choose_end(Op *op, Plan *plan)
     }
 }
 
+/*
+ * Whether the failure of @op may be one of a flush, or of what brings cells
+ * into sight: then the child may be stale anywhere.
+ */
+static bool may_fail_everywhere(const Op *op)
+{
+    for (int i = 0; i < sim.guest.next_req && op->req; i++) {
+        const Req *r = &sim.s->reqs[i];
+
+        if ((r == op->req || sim_are_alike(op->req, r, op->mask)) &&
+            (r->flags & BDRV_REQ_FUA || r->grown)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/*
+ * The child of @op has taken it.  If it had that of the request already, it was
+ * another one that fills the same with zeroes.
+ */
+static void note_taken(const Op *op)
+{
+    int n = op->child->index;
+    uint64_t again = op->req->ok[n] & op->cover;
+
+    op->req->ok[n] |= op->cover;
+    for (int i = 0; i < sim.guest.next_req && again; i++) {
+        Req *r = &sim.s->reqs[i];
+
+        if (sim_are_alike(op->req, r, again)) {
+            r->ok[n] |= again & sim_zeroed_by(op->req) & sim_zeroed_by(r);
+        }
+    }
+}
+
 /* End @op, in the way that the dice say. */
 static void op_finish(Op *op)
 {
@@ -340,9 +377,7 @@ static void op_finish(Op *op)
         }
         finish_write(op, plan);
         if (op->ret < 0) {
-            c->ever_failed |= op->req && (op->req->flags & BDRV_REQ_FUA ||
-                                          op->req->grown) ?
-                              UINT64_MAX : op->mask;
+            c->ever_failed |= may_fail_everywhere(op) ? UINT64_MAX : op->mask;
             if (op->req && op->req->type == REQ_RESIZE) {
                 op->req->ok[c->index] = 0;
                 c->failed_at = sim.now;
@@ -354,7 +389,7 @@ static void op_finish(Op *op)
                 }
             }
         } else if (op->req && op->req->type != REQ_RESIZE) {
-            op->req->ok[c->index] |= op->cover;
+            note_taken(op);
         }
         break;
     case OP_RESIZE:

@@ -157,6 +157,18 @@ bool sim_is_zeroes(uint8_t value)
                   r->type == REQ_RESIZE));
 }
 
+uint64_t sim_zeroed_by(const Req *r)
+{
+    return r->type == REQ_ZERO || r->type == REQ_DISCARD ||
+           r->type == REQ_RESIZE ? r->mask : 0;
+}
+
+bool sim_are_alike(const Req *r, const Req *other, uint64_t mask)
+{
+    return other != r && other->end == NEVER &&
+           sim_zeroed_by(r) & sim_zeroed_by(other) & mask;
+}
+
 bool sim_is_scrubbed(ReqType type, uint64_t mask)
 {
     for (int i = 0; i < sim.guest.next_req; i++) {
@@ -278,6 +290,16 @@ bool sim_is_stale(const Child *c, uint64_t mask)
         }
     }
     return false;
+}
+
+uint64_t sim_stale_cells(const Child *c)
+{
+    uint64_t cells = 0;
+
+    for (int u = 0; u < sim_num_units(); u++) {
+        cells |= c->stale_since[u] ? sim_unit_mask(u) : 0;
+    }
+    return cells;
 }
 
 void sim_set_stale(Child *c, uint64_t mask)

@@ -162,6 +162,7 @@ typedef struct Answer {
     int child;
     int ret;
     uint64_t mask;
+    uint64_t stale;             /* cells in which it was stale */
     uint8_t val[MAX_CELLS];
 } Answer;
 
@@ -530,6 +531,15 @@ uint64_t sim_replaced(const Req *r);
 /* Whether @value is what a request for zeroes left, or growth */
 bool sim_is_zeroes(uint8_t value);
 
+/* The cells that @r fills with zeroes that are its own */
+uint64_t sim_zeroed_by(const Req *r);
+
+/*
+ * Whether @r and @other are in flight, or end now, and both fill some of @mask
+ * with zeroes: then an operation of a child may belong to either.
+ */
+bool sim_are_alike(const Req *r, const Req *other, uint64_t mask);
+
 /* Whether a request in flight of @type, REQ_SCRUB or REQ_CHECK, is for @mask */
 bool sim_is_scrubbed(ReqType type, uint64_t mask);
 
@@ -549,6 +559,7 @@ bool sim_permitted(int cell, uint8_t value, int start, int end,
  * from now on it is.
  */
 bool sim_is_stale(const Child *c, uint64_t mask);
+uint64_t sim_stale_cells(const Child *c);
 void sim_set_stale(Child *c, uint64_t mask);
 
 /*
