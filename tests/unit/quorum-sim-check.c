@@ -210,7 +210,8 @@ static void check_repair(Op *op)
         changes |= op->val[ctz64(m)] != c->image[ctz64(m)];
     }
     /* One that changes nothing may still end that a child is stale. */
-    if (changes && !sim.s->rewrite_corrupted && !sim_is_scrubbed(REQ_SCRUB, op->mask)) {
+    if (changes && !sim.s->rewrite_corrupted &&
+        !sim_is_scrubbed(REQ_SCRUB, op->mask)) {
         sim_violation(CHECK_REPAIR, "op %d: a repair without the option and "
                       "without a scrub", op->id);
     }
