@@ -22,6 +22,7 @@ from .oracle import BLOCK, Disk, Wrong
 from .qmp import QuorumCommands, dashed
 from .replay import SECONDS, SEED, trace
 from .servers import Address, Server
+from .virtio import Request, VirtioBlk
 
 SIZE = 1024 * 1024
 UNIT = 4096
@@ -296,6 +297,34 @@ class QuorumTestCase(QuorumNodeTestCase):
         come = [event['event'] for event in self.vm.get_qmp_events()]
         for name in names:
             self.assertNotIn(name, come)
+
+    def write_and_scribble(self, seconds: int, **options: Any) -> VirtioBlk:
+        """
+        A guest writes 64 KiB of 0x22 to the middle of a quorum, and has 0x33
+        in its memory before children 1 and 2 get them.
+        """
+        between = {}
+        for i in 1, 2:
+            self.cmd('object-add', qom_type='throttle-group', id=f'tg{i}',
+                     limits={'iops-write': 1})
+            between[i] = {'driver': 'throttle', 'throttle-group': f'tg{i}'}
+        self.add_quorum(between, export=False, **options)
+        self.cmd('device_add', driver='virtio-blk-pci', drive='q', id='disk',
+                 addr=f'{VirtioBlk.SLOT}')
+        guest = VirtioBlk(self.vm, 1)
+        size = VirtioBlk.MOST_BYTES
+        # The first one uses up what the throttles let through
+        guest.fill(0, [Request('write', 0, size, 0x44),
+                       Request('write', SIZE // 2, size, 0x22)])
+        guest.kick()
+        with iotests.Timeout(seconds, 'child 0 does not get the write'):
+            while contents(0)[SIZE // 2:][:size] != b'\x22' * size:
+                time.sleep(0.01)
+        guest.scribble(0, 1, 0x33)
+        with iotests.Timeout(seconds, 'the throttled children get no write'):
+            while not guest.done():
+                self.vm.qtest('clock_step 100000000')
+        return guest
 
 
 class GuestsTestCase(QuorumNodeTestCase):
