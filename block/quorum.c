@@ -24,6 +24,7 @@
 #include "qemu/option.h"
 #include "qemu/timer.h"
 #include "system/block-backend.h"
+#include "quorum/copy.h"
 #include "quorum/debug.h"
 #include "quorum/graph.h"
 #include "quorum/info.h"

@@ -102,10 +102,6 @@ typedef struct QuorumLateness {
     uint64_t late_marks;        /* how many there were when that was set */
 } QuorumLateness;
 
-/* How many small_copies there are, and of how many bytes. */
-#define QUORUM_SMALL_COPIES      32
-#define QUORUM_SMALL_COPY_BYTES  4096
-
 /* Slot N, the child children.N.  Which data it stores: QuorumSync. */
 typedef struct QuorumSlot {
     /* Set once. */

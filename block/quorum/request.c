@@ -14,9 +14,9 @@
 #include "block/block-io.h"
 #include "qapi/error.h"
 #include "qapi/qapi-events-block-core.h"
-#include "qemu/memalign.h"
 #include "qemu/timer.h"
 #include "system/qtest.h"
+#include "copy.h"
 #include "debug.h"
 #include "early.h"
 #include "late.h"
@@ -98,7 +98,7 @@ void coroutine_fn quorum_request_free(QuorumRequest *req)
     assert(!req->pending);
     quorum_tell_states(req->bs);
     if (req->small_copy) {
-        qatomic_or(&req->s->small_free, req->small_copy);
+        quorum_copy_free_small(req);
     } else if (req->n_bufs) {
         buffer_pool_put(req->pool, req->buf_bytes, req->n_bufs, req->bufs);
     }
@@ -150,65 +150,6 @@ int64_t quorum_request_max_bytes(BlockDriverState *bs)
     BDRVQuorumState *s = bs->opaque;
 
     return buffer_pool_max_size(&s->pool, s->num_slots + 1);
-}
-
-/* --- memory for copies of writes --- */
-
-void quorum_copies_init(BDRVQuorumState *s)
-{
-    buffer_pool_init(&s->write_pool, quorum_limits.write_pool_bytes,
-                     qemu_real_host_page_size());
-    s->small_copies = qemu_memalign(qemu_real_host_page_size(),
-                                    QUORUM_SMALL_COPIES *
-                                    QUORUM_SMALL_COPY_BYTES);
-    s->small_free = MAKE_64BIT_MASK(0, QUORUM_SMALL_COPIES);
-}
-
-void quorum_copies_destroy(BDRVQuorumState *s)
-{
-    assert(s->small_free == MAKE_64BIT_MASK(0, QUORUM_SMALL_COPIES));
-    qemu_vfree(s->small_copies);
-    buffer_pool_destroy(&s->write_pool);
-}
-
-/*
- * Take one of small_copies.  A mutex, twice for each write, would cost as much
- * as copying 4 KiB does.
- */
-static inline bool quorum_take_small_copy(QuorumRequest *req)
-{
-    BDRVQuorumState *s = req->s;
-    uint32_t free = qatomic_read(&s->small_free);
-
-    while (likely(free)) {
-        uint32_t rest = free & (free - 1);
-        uint32_t old = qatomic_cmpxchg(&s->small_free, free, rest);
-
-        if (likely(old == free)) {
-            req->small_copy = free ^ rest;
-            req->bufs[0] = s->small_copies +
-                           ctz32(free) * QUORUM_SMALL_COPY_BYTES;
-            return true;
-        }
-        free = old;
-    }
-    return false;
-}
-
-bool coroutine_fn quorum_request_alloc_copy(QuorumRequest *req)
-{
-    req->buf_bytes = req->bytes;
-    if (req->bytes <= QUORUM_SMALL_COPY_BYTES && quorum_take_small_copy(req)) {
-        return true;
-    }
-    req->pool = &req->s->write_pool;
-    /*
-     * A write that took the whole pool would wait until all others have ended,
-     * and keep those behind it waiting.
-     */
-    req->buf_bytes = MIN(req->bytes, buffer_pool_max_size(req->pool, 4));
-    req->n_bufs = buffer_pool_co_get(req->pool, req->buf_bytes, 1, req->bufs);
-    return req->n_bufs;
 }
 
 /* --- who takes part --- */

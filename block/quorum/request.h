@@ -24,7 +24,7 @@
  * The life of a write (write.c; zeroes, discards and resizes are alike):
  *
  *   quorum_request_admit()       may wait for the node's budget of coroutines
- *   quorum_request_alloc_copy()  a buffer for a copy; may wait for memory
+ *   quorum_copy_alloc()          a buffer for a copy; may wait for memory
  *   quorum_write_lock()          waits for the range, and a FUA write for
  *                                flush_lock
  *   quorum_sync_write_begin()    the range counts as unflushed
@@ -236,18 +236,6 @@ static inline void coroutine_fn quorum_request_admit(QuorumRequest *req)
  * Returns false if there is no memory.
  */
 bool coroutine_fn GRAPH_RDLOCK quorum_request_alloc(QuorumRequest *req);
-
-/*
- * Get a buffer for a copy of what @req writes, or of one piece of it after the
- * other, into @req->bufs[0]; @req->buf_bytes is how much that may be.  As with
- * quorum_request_alloc(), no range is held.  Returns false if there is no
- * memory.
- */
-bool coroutine_fn GRAPH_RDLOCK quorum_request_alloc_copy(QuorumRequest *req);
-
-/* What these copies come from. */
-void quorum_copies_init(BDRVQuorumState *s);
-void quorum_copies_destroy(BDRVQuorumState *s);
 
 /* How much can be read at once: each child and the result get a buffer. */
 int64_t quorum_request_max_bytes(BlockDriverState *bs);

@@ -13,6 +13,7 @@
 
 #include "qemu/osdep.h"
 #include "block/block-io.h"
+#include "copy.h"
 #include "debug.h"
 #include "late.h"
 #include "resync.h"
@@ -357,6 +358,8 @@ int coroutine_fn quorum_co_pwritev(BlockDriverState *bs, int64_t offset,
                                    int64_t bytes, QEMUIOVector *qiov,
                                    BdrvRequestFlags flags)
 {
+    BDRVQuorumState *s = bs->opaque;
+    bool stable = s->opts.stable_writes;
     QuorumRequest *req;
     RangeLockRequest range;
 
@@ -365,19 +368,21 @@ int coroutine_fn quorum_co_pwritev(BlockDriverState *bs, int64_t offset,
     }
     req = quorum_request_new(bs, offset, bytes, qiov, flags);
     req->measured = QUORUM_LATENCY_WRITE;
-    if (!req->s->opts.stable_writes) {
-        quorum_write_begin(req, &range);
-        quorum_ask_all(req, quorum_ask_write);
-        return quorum_write_end(req, &range);
-    }
-    quorum_request_admit(req);
-    if (!quorum_request_alloc_copy(req)) {
-        trace_quorum_failure(bs->node_name, "write", offset, bytes, -ENOMEM);
-        quorum_request_free(req);
-        return -ENOMEM;
+    if (stable) {
+        quorum_request_admit(req);
+        if (!quorum_copy_alloc(req)) {
+            trace_quorum_failure(bs->node_name, "write", offset, bytes,
+                                 -ENOMEM);
+            quorum_request_free(req);
+            return -ENOMEM;
+        }
     }
     quorum_write_begin(req, &range);
-    quorum_write_pieces(req, qiov);
+    if (stable) {
+        quorum_write_pieces(req, qiov);
+    } else {
+        quorum_ask_all(req, quorum_ask_write);
+    }
     return quorum_write_end(req, &range);
 }
 
