@@ -29,6 +29,7 @@
 #include "quorum/graph.h"
 #include "quorum/info.h"
 #include "quorum/late.h"
+#include "quorum/losses.h"
 #include "quorum/quorum-int.h"
 #include "quorum/read.h"
 #include "quorum/repair.h"
@@ -321,6 +322,9 @@ static int quorum_open_slot(BlockDriverState *bs, QDict *options, int i,
                                         BDRV_CHILD_DATA, false, &local_err);
     if (s->slots[i].child) {
         quorum_sync_set_present(s->sync, i, true);
+        bdrv_graph_rdlock_main_loop();
+        quorum_know_new_child(s, i);
+        bdrv_graph_rdunlock_main_loop();
         return 0;
     }
     if (!s->opts.open_degraded) {

@@ -22,7 +22,8 @@ QuorumChildState quorum_sync_state_locked(const QuorumSyncChild *c)
            c->excluded ? QUORUM_CHILD_STATE_EXCLUDED :
            c->lagging ? QUORUM_CHILD_STATE_LAGGING :
            c->rebuilding ? QUORUM_CHILD_STATE_REBUILDING :
-           c->stale ? QUORUM_CHILD_STATE_STALE : QUORUM_CHILD_STATE_OK;
+           c->stale ? QUORUM_CHILD_STATE_STALE :
+           c->unsure ? QUORUM_CHILD_STATE_UNSURE : QUORUM_CHILD_STATE_OK;
 }
 
 QuorumChildState quorum_sync_state(QuorumSync *sync, int i)
@@ -117,12 +118,14 @@ bool quorum_sync_is_lagging(QuorumSync *sync, int i)
 
 void quorum_sync_count_degraded_locked(QuorumSync *sync)
 {
-    int degraded = 0;
+    int degraded = 0, unsure = 0;
 
     assert(sync->locked);
     for (int i = 0; i < sync->num_children; i++) {
         degraded += quorum_sync_child_is_degraded(&sync->children[i]);
+        unsure += sync->children[i].unsure != NULL;
     }
+    qatomic_set(&sync->num_unsure, unsure);
     qatomic_set(&sync->num_degraded, degraded);
 }
 
@@ -136,6 +139,7 @@ bool quorum_sync_is_degraded(QuorumSync *sync)
 void quorum_sync_free_child(QuorumSyncChild *c)
 {
     g_clear_pointer(&c->stale, hbitmap_free);
+    g_clear_pointer(&c->unsure, hbitmap_free);
     g_clear_pointer(&c->late, hbitmap_free);
     g_clear_pointer(&c->recovered_since_flush, hbitmap_free);
     g_clear_pointer(&c->recovered_before_flush, hbitmap_free);
@@ -231,6 +235,7 @@ void quorum_sync_change_end(QuorumSync *sync, QuorumSyncChange *change,
                                             : &children[i];
 
             loser->stale = NULL;
+            loser->unsure = NULL;
             loser->late = NULL;
             loser->recovered_since_flush = NULL;
             loser->recovered_before_flush = NULL;

@@ -61,7 +61,7 @@ QuorumLimits quorum_limits = {
     .repair_pool_bytes = QUORUM_REPAIR_BUFS,
 
     /*
-     * 4 MiB for a map, of which a child can have four.  Up to 128 GiB, a
+     * 4 MiB for a map, of which a child can have five.  Up to 128 GiB, a
      * granule is QUORUM_UNIT.
      */
     .stale_bits = QUORUM_STALE_BITS,
@@ -128,7 +128,7 @@ const char *const quorum_branch_text[QUORUM_BRANCH__MAX] = {
     [QUORUM_BRANCH_FLUSH_REFUSED] = "flush failed",
     [QUORUM_BRANCH_FLUSH_MADE_STALE] = "flush made a child stale",
     [QUORUM_BRANCH_FLUSH_TOOK_BACK] =
-        "failed flush made recovered ranges stale again",
+        "a loss made recovered ranges unsure",
     [QUORUM_BRANCH_RECOVERED_TOO_LATE] =
         "range recovered after the flush began",
     [QUORUM_BRANCH_IN_SYNC] = "rebuilding ended",
@@ -153,4 +153,13 @@ const char *const quorum_branch_text[QUORUM_BRANCH__MAX] = {
     [QUORUM_BRANCH_LATE_WRITE] = "a write that failed may still come",
     [QUORUM_BRANCH_LATE_WAIT] = "a write waited for the end of late ones",
     [QUORUM_BRANCH_LATE_QUARANTINE] = "late writes ended by quarantine",
+    [QUORUM_BRANCH_MADE_UNSURE] = "a child may have lost data",
+    [QUORUM_BRANCH_FLUSH_UNSURE] = "flush votes on unsure data",
+    [QUORUM_BRANCH_FLUSH_LOST] = "flush fails as data may be lost",
+    [QUORUM_BRANCH_WRITE_LOST] = "write lost in flight, and sent again",
+    [QUORUM_BRANCH_WRITE_UNSURE] = "write waits for a vote on what is around",
+    [QUORUM_BRANCH_NOT_VOUCHED] = "winner is not vouched for",
+    [QUORUM_BRANCH_TOLD] = "all agree after the loss was told",
+    [QUORUM_BRANCH_CONFIRMED] = "unsure child confirmed",
+    [QUORUM_BRANCH_WRITTEN_AGAIN] = "confirmed data written again",
 };

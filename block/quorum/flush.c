@@ -13,7 +13,11 @@
 #include "block/block-io.h"
 #include "qemu/timer.h"
 #include "debug.h"
+#include "losses.h"
 #include "write.h"
+
+/* How often a flush votes: a server may be lost again meanwhile. */
+#define QUORUM_FLUSH_VOTES 3
 
 int64_t coroutine_fn quorum_ask_flush(QuorumRequest *req, QuorumAnswer *a)
 {
@@ -22,7 +26,7 @@ int64_t coroutine_fn quorum_ask_flush(QuorumRequest *req, QuorumAnswer *a)
                                                 : -ENOMEDIUM;
 
     if (ret < 0) {
-        quorum_sync_flush_failed(req->s->sync, quorum_answer_slot(a));
+        quorum_flush_failed(a);
     }
     return ret;
 }
@@ -42,15 +46,19 @@ static bool quorum_flush_is_enough(QuorumRequest *req)
                                    req->s->opts.threshold);
 }
 
-int coroutine_fn quorum_co_flush(BlockDriverState *bs)
+/*
+ * Flush all children, after @votes on what some of them are unsure of.  The
+ * guest hears of a failure, which is in *@ret then, if @heard; but if children
+ * are unsure, only if there will be no more votes.
+ */
+static QuorumFlushOutcome coroutine_fn GRAPH_RDLOCK
+quorum_flush_once(BlockDriverState *bs, bool heard, int votes, int *ret)
 {
     BDRVQuorumState *s = bs->opaque;
-    QuorumRequest *req;
-    bool acknowledged;
-    int ret = 0;
+    QuorumRequest *req = quorum_request_new(bs, 0, 0, NULL, 0);
+    bool last = votes == QUORUM_FLUSH_VOTES;
+    QuorumFlushOutcome outcome;
 
-    stat64_set(&s->last_flush_ns, quorum_now_ns());
-    req = quorum_request_new(bs, 0, 0, NULL, 0);
     quorum_request_admit(req);
     qemu_co_rwlock_wrlock(&s->flush_lock);
     req->bytes = quorum_length(bs);
@@ -60,20 +68,63 @@ int coroutine_fn quorum_co_flush(BlockDriverState *bs)
     quorum_sync_flush_begin(s->sync);
     req->enough = quorum_flush_is_enough;
     quorum_ask_all(req, quorum_ask_flush);
+    quorum_notice_losses(bs);
     quorum_flush_collect_missed(req);
-    acknowledged = quorum_sync_flush_settle(s->sync, req->missed,
-                                            s->opts.threshold);
-    quorum_trace_missed(req, acknowledged ? "flush" : "failed flush");
+    outcome = quorum_sync_flush_settle(s->sync, req->missed, s->opts.threshold,
+                                       heard, !votes, last);
+    quorum_trace_missed(req, outcome == QUORUM_FLUSH_DONE ? "flush"
+                                                          : "failed flush");
     qemu_co_rwlock_unlock(&s->flush_lock);
     quorum_report_errors(req, QUORUM_OP_TYPE_FLUSH);
-    if (!acknowledged) {
-        ret = quorum_request_fail(req, "flush");
-    } else if (qatomic_xchg(&s->flush_failed_unheard, false)) {
-        ret = -EIO;
-        quorum_report_failure(req, "flush", ret);
+    *ret = 0;
+    if (outcome == QUORUM_FLUSH_FAILED ||
+        (outcome == QUORUM_FLUSH_UNSURE && last)) {
+        *ret = quorum_request_fail(req, "flush");
+    } else if (outcome == QUORUM_FLUSH_DONE && heard &&
+               qatomic_xchg(&s->flush_failed_unheard, false)) {
+        *ret = -EIO;
+        quorum_report_failure(req, "flush", *ret);
     }
     quorum_request_free(req);
+    return outcome;
+}
+
+/*
+ * Flush; and if unsure children are all that is in the way, find out first what
+ * they have lost.
+ */
+static int coroutine_fn GRAPH_RDLOCK quorum_flush(BlockDriverState *bs,
+                                                  bool heard)
+{
+    BDRVQuorumState *s = bs->opaque;
+    QuorumFlushOutcome outcome;
+    int ret;
+
+    stat64_set(&s->last_flush_ns, quorum_now_ns());
+    outcome = quorum_flush_once(bs, heard, 0, &ret);
+    for (int i = 1; i <= QUORUM_FLUSH_VOTES &&
+         outcome == QUORUM_FLUSH_UNSURE; i++) {
+        quorum_reached(QUORUM_BRANCH_FLUSH_UNSURE);
+        quorum_confirm_unsure(bs, !heard);
+        outcome = quorum_flush_once(bs, heard, i, &ret);
+    }
+    if (ret < 0 && heard) {
+        qatomic_set(&s->flush_failed_unheard, false);
+    } else if (outcome == QUORUM_FLUSH_FAILED) {
+        quorum_flush_failed_unheard(bs);
+    }
+    /* Otherwise the guest's next flush finds unsure children as they are. */
     return ret;
+}
+
+int coroutine_fn quorum_co_flush(BlockDriverState *bs)
+{
+    return quorum_flush(bs, true);
+}
+
+int coroutine_fn quorum_co_flush_unheard(BlockDriverState *bs)
+{
+    return quorum_flush(bs, false);
 }
 
 /* --- flushes that the guest has not asked for --- */
@@ -91,9 +142,7 @@ static void coroutine_fn GRAPH_UNLOCKED quorum_flush_entry(void *opaque)
     BDRVQuorumState *s = bs->opaque;
 
     WITH_GRAPH_RDLOCK_GUARD() {
-        if (bdrv_co_flush(bs) < 0) {
-            quorum_flush_failed_unheard(bs);
-        }
+        quorum_co_flush_unheard(bs);
     }
     qatomic_set(&s->flushes_by_itself, false);
     bdrv_dec_in_flight(bs);

@@ -17,6 +17,7 @@
 #include "qapi/error.h"
 #include "graph.h"
 #include "late.h"
+#include "losses.h"
 #include "request.h"
 
 /* --- slots --- */
@@ -172,7 +173,8 @@ bool quorum_can_lose_child(BlockDriverState *bs, BdrvChild *child)
          */
         well += c && c != child && bdrv_is_inserted(c->bs) &&
                 !quorum_sync_is_rebuilding(s->sync, i) &&
-                !quorum_sync_stale_bytes(s->sync, i);
+                !quorum_sync_stale_bytes(s->sync, i) &&
+                !quorum_sync_unsure_bytes(s->sync, i);
     }
     return well >= s->opts.threshold;
 }
@@ -213,6 +215,11 @@ static void GRAPH_WRLOCK quorum_change_slots(BDRVQuorumState *s,
     }
     s->slots = slots;
     s->num_slots = n;
+    for (int i = 0; i < n; i++) {
+        if (from[i] < 0 && children[i]) {
+            quorum_know_new_child(s, i);
+        }
+    }
 }
 
 /* End quorum_change_slots(), for good or going back to what was. */

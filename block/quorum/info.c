@@ -32,6 +32,8 @@ BlockStatsSpecific *quorum_get_stats(BlockDriverState *bs)
             info->node_name = g_strdup(bdrv_get_node_name(slot->child->bs));
         }
         info->stale_bytes = quorum_sync_stale_bytes(s->sync, i);
+        info->unsure_bytes = quorum_sync_unsure_bytes(s->sync, i);
+        info->losses = quorum_sync_losses(s->sync, i);
         info->read_errors = stat64_get(&slot->counters.read_errors);
         info->write_errors = stat64_get(&slot->counters.write_errors);
         info->flush_errors = stat64_get(&slot->counters.flush_errors);
@@ -88,6 +90,7 @@ ImageInfoSpecific *quorum_get_specific_info(BlockDriverState *bs, Error **errp)
             info->error = g_strdup(slot->error);
         }
         info->stale_bytes = quorum_sync_stale_bytes(s->sync, i);
+        info->unsure_bytes = quorum_sync_unsure_bytes(s->sync, i);
         info->state = quorum_child_state(s, i);
         info->has_oldest_request_ms = ages[i] >= 0;
         info->oldest_request_ms = ages[i] / SCALE_MS;

@@ -51,8 +51,11 @@
 #define QUORUM_PROBES_GOOD 2
 #define QUORUM_PROBE_BREAK_NS (50 * SCALE_MS)
 
-/* How long a write waits to see whether a child with late writes is there. */
-#define QUORUM_LATE_CHANCE_NS (1LL * NANOSECONDS_PER_SECOND)
+/*
+ * How long a write waits to see whether a child with late writes is there: an
+ * NBD client tries to connect again after one second, and then after two more.
+ */
+#define QUORUM_LATE_CHANCE_NS (5LL * NANOSECONDS_PER_SECOND)
 #define QUORUM_LATE_WAIT_NS (20 * SCALE_MS)
 
 /* What quorum_late_look() finds out about the requests of one thread. */
@@ -505,7 +508,7 @@ static void GRAPH_RDLOCK quorum_late_distrust(BDRVQuorumState *s, int i)
 
     missed[i] = true;
     if (!quorum_late_is_local(s->slots[i].child) &&
-        quorum_sync_count_copies(s->sync, missed, 0, length) >=
+        quorum_sync_count_sure(s->sync, missed, 0, length) >=
         s->opts.threshold) {
         quorum_sync_set_rebuilding(s->sync, i);
     }
@@ -592,7 +595,7 @@ static bool quorum_late_needed(QuorumRequest *req)
                               !quorum_sync_is_lagging(s->sync, i) &&
                               quorum_late_may_end(s, i));
     }
-    return !quorum_sync_would_hold(s->sync, &req->write, now,
+    return !quorum_sync_would_hold(s->sync, &req->write, now, NULL,
                                    s->opts.threshold) &&
            quorum_sync_would_hold_later(s->sync, &req->write, soon,
                                         s->opts.threshold);

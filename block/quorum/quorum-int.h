@@ -37,11 +37,15 @@
  *    then on it delays nothing.  When its old requests have ended, it comes
  *    back, stale where it missed something.  What it was asked before may still
  *    reach its disk later, and never undoes newer data unnoticed.
+ * 10. A loss is never outvoted, and never kept quiet.  A child that may have
+ *    lost what it had acknowledged supports only what a child says that has
+ *    lost nothing.  Where too few are left, the flush that should have covered
+ *    the data fails, and until then the read fails.
  *
  * What *stale* means is in sync.h.  Each room of the driver says in its own
  * header what others may ask of it: flush.c and resize.c in write.h, reopen.c
  * in graph.h, and the class QuorumSync (children.c, stale-map.c, settle.c,
- * sync-debug.c) in sync.h.
+ * unsure.c, sync-debug.c) in sync.h.
  */
 
 #ifndef BLOCK_QUORUM_INT_H
@@ -212,6 +216,9 @@ typedef struct BDRVQuorumState {
     unsigned stragglers;
     unsigned left_bytes;
     int hedges;
+
+    /* What quorum_notice_losses() has found out.  Atomic. */
+    Stat64 losses_seen;
 
     /* When a flush has last begun, by quorum_now_ns(). */
     Stat64 last_flush_ns;

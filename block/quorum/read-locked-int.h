@@ -34,6 +34,7 @@ typedef struct QuorumLockedRead {
 
     /* [slot * units + unit] */
     unsigned long *stale;       /* the child has no vote there */
+    unsigned long *unsure;      /* the child can only support others there */
     unsigned long *late;        /* a write to it may still come there */
     unsigned long *wrong;       /* the child has other data than the winner */
     unsigned long *missing;     /* the child has no answer */
@@ -46,6 +47,9 @@ typedef struct QuorumLockedRead {
     /* [slot], for the unit at hand */
     const uint8_t **data;       /* NULL without an answer */
     int *version;
+    bool *sure;                 /* has lost nothing */
+
+    uint64_t losses;            /* bdrv_last_loss_generation() before */
 
     uint8_t *result;            /* the winners; private */
 } QuorumLockedRead;

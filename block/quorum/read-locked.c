@@ -21,6 +21,7 @@
 #include "qemu/units.h"
 #include "debug.h"
 #include "late.h"
+#include "losses.h"
 #include "read-locked-int.h"
 #include "scrub-chunk.h"
 #include "trace.h"
@@ -56,15 +57,18 @@ static uint8_t *quorum_at(const QuorumLockedRead *lr, uint8_t *buf, int64_t pos)
 
 /* --- voting --- */
 
-/* Find the units in which a write to the child in slot @i may still come. */
-static void quorum_find_late(QuorumLockedRead *lr, int i)
+typedef bool QuorumSyncQuestion(QuorumSync *sync, int i, int64_t offset,
+                                int64_t bytes);
+
+/* Set the bits in @map of the units of which @ask says so, of slot @i. */
+static void quorum_find_units(QuorumLockedRead *lr, int i,
+                              QuorumSyncQuestion *ask, unsigned long *map)
 {
     for (int u = 0; u < lr->units; u++) {
         QuorumRange unit = quorum_unit(lr, u);
 
-        if (quorum_sync_is_late(lr->req->s->sync, i, unit.start,
-                                unit.end - unit.start)) {
-            set_bit(quorum_bit(lr, i, u), lr->late);
+        if (ask(lr->req->s->sync, i, unit.start, unit.end - unit.start)) {
+            set_bit(quorum_bit(lr, i, u), map);
         }
     }
 }
@@ -95,7 +99,10 @@ static void GRAPH_RDLOCK quorum_choose_voters(QuorumLockedRead *lr)
             quorum_answer_leave_out(a, QUORUM_PART_STALE);
         }
         if (quorum_sync_late_marks(req->s->sync, i)) {
-            quorum_find_late(lr, i);
+            quorum_find_units(lr, i, quorum_sync_is_late, lr->late);
+        }
+        if (quorum_sync_any_unsure(req->s->sync)) {
+            quorum_find_units(lr, i, quorum_sync_is_unsure, lr->unsure);
         }
     }
 }
@@ -147,6 +154,7 @@ quorum_reread_unit(QuorumLockedRead *lr, int u)
             answers++;
         }
     }
+    quorum_notice_losses(req->bs);
     quorum_choose_voters(lr);
     for (int i = 0; i < req->n; i++) {
         if (test_bit(quorum_bit(lr, i, u), lr->stale)) {
@@ -157,6 +165,20 @@ quorum_reread_unit(QuorumLockedRead *lr, int u)
 }
 
 /*
+ * The child in slot @i has other data than the winner in unit @u.  If it was
+ * unsure there, it has lost the unit.
+ */
+static void quorum_unit_is_lost(const QuorumLockedRead *lr, int i, int u)
+{
+    QuorumRange unit = quorum_unit(lr, u);
+
+    if (test_bit(quorum_bit(lr, i, u), lr->unsure)) {
+        quorum_sync_mark_stale(lr->req->s->sync, i, unit.start,
+                               unit.end - unit.start, "lost");
+    }
+}
+
+/*
  * @members of @voters have voted for @winner in unit @u.  Take note of the
  * children that have something else, and whether they may be repaired.
  */
@@ -164,24 +186,34 @@ static void quorum_judge_unit(QuorumLockedRead *lr, int u, int winner,
                               int members, int voters)
 {
     QuorumRequest *req = lr->req;
+    bool outnumbers;
 
     /* What a late write may change at any moment supports no repair. */
     for (int i = 0; i < req->n; i++) {
         members -= lr->version[i] == winner &&
                    test_bit(quorum_bit(lr, i, u), lr->late);
     }
+    /* Promise 6: the winner must outnumber all others together. */
+    outnumbers = members > voters - members;
     for (int i = 0; i < req->n; i++) {
-        if (!quorum_answer_is_member(&req->answers[i]) ||
-            lr->version[i] == winner) {
+        if (!quorum_answer_is_member(&req->answers[i])) {
             continue;
         }
-        if (lr->version[i] != QUORUM_NO_VERSION) {
+        if (lr->version[i] == winner) {
+            if (!test_bit(quorum_bit(lr, i, u), lr->unsure) ||
+                !quorum_sync_wants_rewrite(req->s->sync, i)) {
+                continue;
+            }
+            quorum_reached(QUORUM_BRANCH_WRITTEN_AGAIN);
+        } else if (lr->version[i] != QUORUM_NO_VERSION) {
             set_bit(quorum_bit(lr, i, u), lr->wrong);
+            if (outnumbers) {
+                quorum_unit_is_lost(lr, i, u);
+            }
         } else {
             set_bit(quorum_bit(lr, i, u), lr->missing);
         }
-        /* Promise 6: the winner must outnumber all others together. */
-        if (members > voters - members) {
+        if (outnumbers) {
             set_bit(quorum_bit(lr, i, u), lr->to_repair);
         } else {
             quorum_reached(QUORUM_BRANCH_REPAIR_TOO_WEAK);
@@ -270,14 +302,69 @@ static const uint8_t *quorum_unit_answer(const QuorumLockedRead *lr, int i,
 }
 
 /*
+ * The winner among @version[slot] of unit @u, and how many @members it has.
+ *
+ * Where no member is sure, all may have lost the same.  Before the guest has
+ * been told that by a flush that failed, nothing can be believed (promise 10);
+ * afterwards, what all of them agree on is what the disk has become: that is
+ * what a single disk does after such a flush.
+ */
+static int quorum_unit_winner(const QuorumLockedRead *lr, int u,
+                              const int *version, int *members)
+{
+    const QuorumRequest *req = lr->req;
+    int threshold = req->s->opts.threshold;
+    QuorumRange unit = quorum_unit(lr, u);
+    int winner, all = 0;
+
+    if (likely(!quorum_sync_any_unsure(req->s->sync))) {
+        return quorum_winner(version, req->n, threshold, NULL, members);
+    }
+    for (int i = 0; i < req->n; i++) {
+        lr->sure[i] = !test_bit(quorum_bit(lr, i, u), lr->unsure);
+        all += quorum_answer_is_member(&req->answers[i]);
+    }
+    winner = quorum_winner(version, req->n, threshold, lr->sure, members);
+    if (winner < 0) {
+        winner = quorum_winner(version, req->n, threshold, NULL, members);
+        if (winner >= 0 && (*members < all ||
+                            !quorum_sync_is_told(req->s->sync, unit.start,
+                                                 unit.end - unit.start))) {
+            quorum_reached(QUORUM_BRANCH_NOT_VOUCHED);
+            *members = 0;
+            return QUORUM_NO_VERSION;
+        } else if (winner >= 0) {
+            quorum_reached(QUORUM_BRANCH_TOLD);
+        }
+    }
+    return winner;
+}
+
+/* Whether a child that has not answered may be sure of unit @u. */
+static bool quorum_sure_may_come(const QuorumLockedRead *lr, int u)
+{
+    for (int i = 0; i < lr->req->n; i++) {
+        long bit = quorum_bit(lr, i, u);
+
+        if (lr->req->answers[i].in_flight && !test_bit(bit, lr->unsure) &&
+            !test_bit(bit, lr->stale)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/*
  * A QuorumEnoughFn: whether each unit has a winner, among those that have
- * answered.
+ * answered; or has none because they are all unsure, and those that have not
+ * answered can't help.
  */
 static bool quorum_vote_is_enough(QuorumRequest *req)
 {
     const QuorumLockedRead *lr = req->locked;
     g_autofree const uint8_t **data = g_new(const uint8_t *, req->n);
     g_autofree int *version = g_new(int, req->n);
+    int members;
 
     for (int u = 0; u < lr->units; u++) {
         QuorumRange unit = quorum_unit(lr, u);
@@ -286,7 +373,9 @@ static bool quorum_vote_is_enough(QuorumRequest *req)
             data[i] = quorum_unit_answer(lr, i, u);
         }
         quorum_group_data(data, req->n, unit.end - unit.start, version);
-        if (quorum_winner(version, req->n, req->s->opts.threshold, NULL) < 0) {
+        if (quorum_unit_winner(lr, u, version, &members) < 0 &&
+            (quorum_winner(version, req->n, req->s->opts.threshold, NULL,
+                           NULL) < 0 || quorum_sure_may_come(lr, u))) {
             return false;
         }
     }
@@ -318,11 +407,11 @@ static int coroutine_fn GRAPH_RDLOCK quorum_vote_unit(QuorumLockedRead *lr,
     }
 
     quorum_group_data(lr->data, req->n, size, lr->version);
-    winner = quorum_winner(lr->version, req->n, threshold, &members);
+    winner = quorum_unit_winner(lr, u, lr->version, &members);
     if (winner < 0 && answers < voters) {
         answers += quorum_reread_unit(lr, u);
         quorum_group_data(lr->data, req->n, size, lr->version);
-        winner = quorum_winner(lr->version, req->n, threshold, &members);
+        winner = quorum_unit_winner(lr, u, lr->version, &members);
     }
     if (winner < 0) {
         trace_quorum_no_winner(req->bs->node_name, unit.start, size, answers,
@@ -400,6 +489,7 @@ bool coroutine_fn quorum_locked_read_alloc(QuorumLockedRead *lr,
         .base = base,
         .units = units,
         .stale = bitmap_new((long)req->n * units),
+        .unsure = bitmap_new((long)req->n * units),
         .late = bitmap_new((long)req->n * units),
         .wrong = bitmap_new((long)req->n * units),
         .to_repair = bitmap_new((long)req->n * units),
@@ -408,6 +498,7 @@ bool coroutine_fn quorum_locked_read_alloc(QuorumLockedRead *lr,
         .weak = bitmap_new(units),
         .data = g_new(const uint8_t *, req->n),
         .version = g_new(int, req->n),
+        .sure = g_new(bool, req->n),
     };
     req->locked = lr;
     quorum_request_admit(req);
@@ -421,6 +512,7 @@ bool coroutine_fn quorum_locked_read_alloc(QuorumLockedRead *lr,
 void quorum_locked_read_free(QuorumLockedRead *lr)
 {
     g_free(lr->stale);
+    g_free(lr->unsure);
     g_free(lr->late);
     g_free(lr->wrong);
     g_free(lr->to_repair);
@@ -429,6 +521,7 @@ void quorum_locked_read_free(QuorumLockedRead *lr)
     g_free(lr->weak);
     g_free(lr->data);
     g_free(lr->version);
+    g_free(lr->sure);
 }
 
 /*
@@ -470,9 +563,12 @@ quorum_locked_read_vote(QuorumLockedRead *lr, bool all_units)
     /* An inactive image may be written by others all the time. */
     lr->may_verify = quorum_opts_verify(&req->s->opts) &&
                      !(req->bs->open_flags & BDRV_O_INACTIVE);
+    lr->losses = bdrv_last_loss_generation();
+    quorum_notice_losses(req->bs);
     quorum_choose_voters(lr);
     req->enough = quorum_vote_is_enough;
     quorum_ask_all(req, quorum_ask_read);
+    quorum_notice_losses(req->bs);
     quorum_choose_voters(lr);
     quorum_forget_futile(req);
     if (req->s->opts.blkverify) {
@@ -758,10 +854,54 @@ static bool quorum_unit_is_alike(const QuorumLockedRead *lr, int u)
     return true;
 }
 
+/* Whether a vote has confirmed what the child in slot @i says of unit @u. */
+static bool quorum_unit_is_confirmed(const QuorumLockedRead *lr, int i, int u)
+{
+    long bit = quorum_bit(lr, i, u);
+
+    return quorum_answer_counts(&lr->req->answers[i]) &&
+           !test_bit(bit, lr->stale) && !test_bit(bit, lr->wrong) &&
+           !test_bit(bit, lr->missing) && !test_bit(bit, lr->to_repair) &&
+           !(test_bit(u, lr->no_winner) && test_bit(u, lr->weak));
+}
+
+/* Children that were unsure, and have been confirmed, are sure. */
+static void quorum_locked_read_confirm(const QuorumLockedRead *lr)
+{
+    QuorumSync *sync = lr->req->s->sync;
+    int past;
+
+    for (int i = 0; i < lr->req->n; i++) {
+        if (!quorum_sync_is_unsure(sync, i, lr->req->offset, lr->req->bytes) ||
+            quorum_sync_wants_rewrite(sync, i)) {
+            continue;
+        }
+        for (int u = 0; u < lr->units; u = past) {
+            bool confirmed = quorum_unit_is_confirmed(lr, i, u);
+
+            past = u + 1;
+            while (past < lr->units &&
+                   quorum_unit_is_confirmed(lr, i, past) == confirmed) {
+                past++;
+            }
+            if (confirmed) {
+                int64_t start = quorum_unit(lr, u).start;
+                int64_t end = quorum_unit(lr, past - 1).end;
+
+                quorum_reached(QUORUM_BRANCH_CONFIRMED);
+                quorum_sync_set_sure(sync, i, start, end - start, lr->losses);
+            }
+        }
+    }
+}
+
 void quorum_locked_read_verify(const QuorumLockedRead *lr)
 {
     int past;
 
+    if (quorum_sync_any_unsure(lr->req->s->sync)) {
+        quorum_locked_read_confirm(lr);
+    }
     if (!lr->may_verify) {
         return;
     }
@@ -827,11 +967,11 @@ int coroutine_fn quorum_locked_read(BlockDriverState *bs, int64_t offset,
                                     QuorumFindings *found, const char *why)
 {
     QuorumRequest *req = quorum_locked_request_new(bs, offset, bytes, flags,
-                                                   found->reported, why);
+                                                   NULL, why);
     QuorumLockedRead lr;
     int ret = -ENOMEM;
 
-    req->quiet = found->in_order;
+    quorum_tell_for(req, found, offset + skip, qiov->size);
     if (quorum_locked_read_alloc(&lr, req)) {
         ret = quorum_locked_read_vote(&lr, false);
         if (ret == 0) {
@@ -849,6 +989,8 @@ int coroutine_fn quorum_locked_read(BlockDriverState *bs, int64_t offset,
         }
         if (found->in_order && (ret == 0 || qiov->size == bytes)) {
             quorum_tell_errors_in_order(req, offset + skip, qiov->size);
+        } else if (found->in_order) {
+            quorum_find_reported(found, req);
         }
     }
     quorum_locked_read_free(&lr);
@@ -877,12 +1019,13 @@ void coroutine_fn quorum_repair_range(BlockDriverState *bs, int64_t offset,
 
     req->pool = &req->s->repair_pool;
     req->background = true;
-    quorum_extend_children(bs, offset + bytes, NULL);
     if (quorum_locked_read_alloc(&lr, req)) {
         quorum_locked_read_vote(&lr, true);
-        quorum_report_wrong(&lr);
-        (repair ?: quorum_repair_corrupted)(bs, &lr);
-        quorum_locked_read_verify(&lr);
+        if (lr.units) {         /* else all has been cut off meanwhile */
+            quorum_report_wrong(&lr);
+            (repair ?: quorum_repair_corrupted)(bs, &lr);
+            quorum_locked_read_verify(&lr);
+        }
         quorum_locked_read_unlock(&lr);
         quorum_flush_after_a_while(bs);
     }

@@ -18,9 +18,10 @@
  * where a read learns that there may be such a write; it waits for the write
  * under the lock.
  *
- * With or without the lock, a flush that fails may take back what a child had
- * when the read began.  So the read looks once more which children are stale
- * when all have answered (promise 3).
+ * With or without the lock, a child may lose what it had when the read began.
+ * So the read looks once more which children are stale or unsure when all have
+ * answered (promises 3 and 10).  Without the lock, one may have been repaired
+ * meanwhile, so it leaves out all that have lost something since it began.
  */
 
 #include "qemu/osdep.h"
@@ -28,6 +29,7 @@
 #include "debug.h"
 #include "early.h"
 #include "late.h"
+#include "losses.h"
 #include "read.h"
 #include "read-locked.h"
 #include "repair.h"
@@ -323,7 +325,7 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
      * itself or be scribbled on by the guest, the answers differ and the locked
      * read decides from private buffers.
      */
-    req->quiet = found->in_order;
+    quorum_tell_for(req, found, offset, bytes);
     quorum_request_admit(req);
     if (!quorum_request_alloc(req)) {
         trace_quorum_failure(bs->node_name, "read", offset, bytes, -ENOMEM);
@@ -332,6 +334,10 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
     }
     quorum_ask_voters(req);
 
+    quorum_notice_losses(bs);
+    if (unlikely(bdrv_last_loss_generation() != req->losses)) {
+        quorum_request_leave_out_lost(req);
+    }
     if (quorum_sync_is_degraded(req->s->sync)) {
         quorum_leave_out_stale_again(req);
     }
@@ -400,9 +406,13 @@ quorum_read_fifo_cut(BlockDriverState *bs, int64_t offset, int64_t bytes,
 }
 
 /* Whether the child of @a has answered with what can be believed. */
-static bool quorum_has_answered(const QuorumAnswer *a)
+static bool GRAPH_RDLOCK quorum_has_answered(const QuorumAnswer *a)
 {
-    return quorum_answer_is_good(a) && a->done && !quorum_answer_is_stale(a);
+    if (!quorum_answer_is_good(a) || !a->done) {
+        return false;
+    }
+    quorum_notice_losses(a->req->bs);
+    return !quorum_answer_has_lost(a) && !quorum_answer_is_stale(a);
 }
 
 /* Ask one child after the other until one answers. */
@@ -438,6 +448,7 @@ quorum_ask_in_order(QuorumRequest *req)
  */
 static QuorumEarly quorum_judge_first(QuorumRequest *req)
 {
+    assume_graph_lock();    /* the request holds it */
     for (int i = 0; i < req->n && !req->early.winner; i++) {
         if (quorum_has_answered(&req->answers[i])) {
             req->early.winner = &req->answers[i];
@@ -512,6 +523,12 @@ quorum_read_fifo_range(BlockDriverState *bs, int64_t offset, int64_t bytes,
     } else if (quorum_is_cut_off(req->s, offset + bytes)) {
         quorum_request_leave(req, NULL);
         return quorum_read_fifo_cut(bs, offset, bytes, qiov, flags, found);
+    } else if (quorum_sync_any_unsure(req->s->sync) ||
+               bdrv_last_loss_generation() != req->losses) {
+        /* No child can be believed alone, but maybe together. */
+        quorum_request_leave(req, NULL);
+        return quorum_locked_read(bs, offset, bytes, 0, qiov, flags, found,
+                                  "unsure children");
     } else {
         ret = quorum_request_fail(req, "read");
     }

@@ -16,6 +16,7 @@
 #include "read-locked.h"
 #include "repair.h"
 #include "trace.h"
+#include "write.h"
 
 /*
  * How many repairs of a node go on at a time: enough that one child that is
@@ -219,6 +220,7 @@ static void coroutine_fn quorum_repair(const QuorumRepair *r)
         if (more) {
             int64_t size = quorum_repair_next(bs, pos, end);
 
+            quorum_extend_children(bs, pos + size, NULL);
             quorum_repair_range(bs, pos, size, r->reported, r->why, NULL);
             pos += size;
         }

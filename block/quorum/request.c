@@ -20,6 +20,7 @@
 #include "debug.h"
 #include "early.h"
 #include "late.h"
+#include "losses.h"
 #include "request.h"
 #include "resync.h"
 #include "vote.h"
@@ -58,6 +59,18 @@ static inline QuorumRequestLayout quorum_request_layout(int n)
     return l;
 }
 
+/* All members are asked.  The answers are zeroed. */
+static inline void GRAPH_RDLOCK quorum_request_init_answers(QuorumRequest *req)
+{
+    for (int i = 0; i < req->n; i++) {
+        QuorumAnswer *a = &req->answers[i];
+
+        a->req = req;
+        a->child = req->s->slots[i].child;
+        a->part = a->child ? QUORUM_PART_ASKED : QUORUM_PART_VACANT;
+    }
+}
+
 QuorumRequest *quorum_request_new(BlockDriverState *bs, int64_t offset,
                                   int64_t bytes, QEMUIOVector *qiov,
                                   BdrvRequestFlags flags)
@@ -80,17 +93,21 @@ QuorumRequest *quorum_request_new(BlockDriverState *bs, int64_t offset,
     req->others = (void **)((char *)req + layout.others);
     req->missed = (bool *)req + layout.missed;
     req->n = n;
-    for (int i = 0; i < n; i++) {
-        QuorumAnswer *a = &req->answers[i];
-
-        a->req = req;
-        a->child = s->slots[i].child;
-        a->part = a->child ? QUORUM_PART_ASKED : QUORUM_PART_VACANT;
-    }
+    /* Who has lost something before is unsure when the request chooses. */
+    req->losses = bdrv_last_loss_generation();
+    quorum_notice_losses(bs);
+    quorum_request_init_answers(req);
     if (quorum_sync_is_degraded(s->sync)) {
         quorum_request_leave_out_unasked(req);
     }
     return req;
+}
+
+void quorum_request_reset(QuorumRequest *req)
+{
+    memset(req->missed, 0, req->n * sizeof(req->missed[0]));
+    memset(req->answers, 0, req->n * sizeof(req->answers[0]));
+    quorum_request_init_answers(req);
 }
 
 void coroutine_fn quorum_request_free(QuorumRequest *req)
@@ -177,8 +194,8 @@ bool quorum_answer_is_stale(const QuorumAnswer *a)
     QuorumSync *sync = a->req->s->sync;
 
     return quorum_sync_is_degraded(sync) &&
-           quorum_sync_is_stale(sync, quorum_answer_slot(a), a->req->offset,
-                                a->req->bytes);
+           quorum_sync_is_doubtful(sync, quorum_answer_slot(a), a->req->offset,
+                                   a->req->bytes);
 }
 
 void quorum_answer_leave_out_stale(QuorumAnswer *a)
@@ -410,22 +427,18 @@ void coroutine_fn quorum_ask_one(QuorumAnswer *a, QuorumAskFn *ask)
     quorum_request_answered(a->req);
 }
 
-/* The child of @a can't read: report it, the first time. */
-static int64_t GRAPH_RDLOCK quorum_read_failed(QuorumAnswer *a, int ret)
+/* Report that the child of @a can't read, the first time. */
+static void GRAPH_RDLOCK quorum_tell_read_error(QuorumAnswer *a)
 {
-    if (!a->reported && !a->req->quiet) {
+    if (!a->reported) {
         a->reported = true;
-        quorum_answer_failed(a, QUORUM_OP_TYPE_READ, ret);
+        quorum_answer_failed(a, QUORUM_OP_TYPE_READ, a->ret);
     }
-    return ret;
 }
 
-void quorum_tell_errors_in_order(QuorumRequest *req, int64_t offset,
-                                 int64_t bytes)
+/* Report those before the first child that can read, or may still do so. */
+static void GRAPH_RDLOCK quorum_tell_first_errors(QuorumRequest *req)
 {
-    req->quiet = false;
-    req->offset = offset;
-    req->bytes = bytes;
     for (int i = 0; i < req->n; i++) {
         QuorumAnswer *a = &req->answers[i];
 
@@ -433,9 +446,71 @@ void quorum_tell_errors_in_order(QuorumRequest *req, int64_t offset,
             return;
         }
         if (quorum_answer_counts(a)) {
-            quorum_read_failed(a, a->ret);
+            quorum_tell_read_error(a);
         }
     }
+}
+
+void quorum_tell_errors_in_order(QuorumRequest *req, int64_t offset,
+                                 int64_t bytes)
+{
+    req->offset = offset;
+    req->bytes = bytes;
+    quorum_tell_first_errors(req);
+}
+
+/*
+ * The child of @a can't read the request: if it can't read what the guest wants
+ * of it, and no child before it can, tell that at once.
+ */
+static void coroutine_fn GRAPH_RDLOCK quorum_tell_wanted_error(QuorumAnswer *a)
+{
+    QuorumRequest *req = a->req;
+    int64_t offset = req->offset, bytes = req->bytes;
+    QEMUIOVector part;
+
+    if (req->wanted.offset + req->wanted.bytes > offset + bytes) {
+        return;                 /* some of it has been cut off */
+    }
+    for (int i = 0; i < quorum_answer_slot(a); i++) {
+        if (quorum_answer_counts(&req->answers[i]) &&
+            req->answers[i].reread_ret >= 0) {
+            return;
+        }
+    }
+    qemu_iovec_init_slice(&part, &a->qiov, req->wanted.offset - offset,
+                          req->wanted.bytes);
+    a->reread_ret = bdrv_co_preadv(a->child, req->wanted.offset,
+                                   req->wanted.bytes, &part,
+                                   req->flags & ~BDRV_REQ_REGISTERED_BUF);
+    qemu_iovec_destroy(&part);
+    if (a->reread_ret < 0) {
+        req->offset = req->wanted.offset;
+        req->bytes = req->wanted.bytes;
+        quorum_tell_read_error(a);
+        req->offset = offset;
+        req->bytes = bytes;
+    }
+}
+
+/* The child of @a can't read. */
+static int64_t coroutine_fn GRAPH_RDLOCK quorum_read_failed(QuorumAnswer *a,
+                                                            int ret)
+{
+    /* A child that has not answered has 0 there. */
+    a->ret = ret;
+    switch (a->req->tell) {
+    case QUORUM_TELL_EACH:
+        quorum_tell_read_error(a);
+        break;
+    case QUORUM_TELL_IN_ORDER:
+        quorum_tell_first_errors(a->req);
+        break;
+    case QUORUM_TELL_WANTED:
+        quorum_tell_wanted_error(a);
+        break;
+    }
+    return ret;
 }
 
 /*
@@ -760,7 +835,8 @@ int64_t quorum_winning_length(const BDRVQuorumState *s, const int64_t *lengths)
     }
     version = g_new(int, s->num_slots);
     quorum_group_values(lengths, s->num_slots, version);
-    winner = quorum_winner(version, s->num_slots, s->opts.threshold, NULL);
+    winner = quorum_winner(version, s->num_slots, s->opts.threshold, NULL,
+                           NULL);
     return winner < 0 ? -1 : lengths[winner];
 }
 
@@ -870,6 +946,11 @@ int coroutine_fn quorum_co_block_status(BlockDriverState *bs, bool want_zero,
     req->bytes = bytes;
     quorum_request_leave_out_stale(req);
     quorum_ask_all(req, quorum_ask_block_status);
+    quorum_notice_losses(bs);
+    quorum_request_leave_out_stale(req);
+    if (unlikely(bdrv_last_loss_generation() != req->losses)) {
+        quorum_request_leave_out_lost(req);
+    }
 
     for (int i = 0; i < req->n; i++) {
         QuorumAnswer *a = &req->answers[i];

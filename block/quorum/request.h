@@ -41,7 +41,7 @@
  *   quorum_request_admit()       may wait for the node's budget of coroutines
  *   flush_lock                   alone: no FUA write and no other flush beside
  *   quorum_sync_flush_begin()    what is unflushed is being flushed now
- *   quorum_ask_all()             one that fails: quorum_sync_flush_failed()
+ *   quorum_ask_all()             one that fails: quorum_flush_failed()
  *   quorum_sync_flush_settle()   is all of it on enough media?  Those that
  *                                failed are stale there
  */
@@ -85,6 +85,13 @@ typedef enum QuorumEarly {
 
 typedef QuorumEarly QuorumEarlyFn(QuorumRequest *req);
 
+/* When children are told of that can't read. */
+typedef enum QuorumTell {
+    QUORUM_TELL_EACH,           /* at once */
+    QUORUM_TELL_IN_ORDER,       /* when all before it can't, either */
+    QUORUM_TELL_WANTED,         /* the same, if it can't read what is wanted */
+} QuorumTell;
+
 /* What part a child has in a request. */
 typedef enum QuorumPart {
     QUORUM_PART_ASKED,          /* it is asked, and its answer counts */
@@ -110,7 +117,7 @@ struct QuorumAnswer {
     uint8_t *buf;               /* one of req->bufs, or NULL */
     QEMUIOVector qiov;          /* of buf */
     int64_t asked_ns;           /* when, if that is not QuorumRequest's */
-    int64_t reread_ret;         /* what it says of req->reread */
+    int64_t reread_ret;         /* what it says of req->reread, or wanted */
     int64_t pnum;               /* block status: bytes it is good for */
     Error *err;                 /* resize: what the child says */
 };
@@ -143,6 +150,11 @@ struct QuorumRequest {
         int64_t bytes;
     } reread;
 
+    struct {                    /* QUORUM_TELL_WANTED: what the guest wants */
+        int64_t offset;
+        int64_t bytes;
+    } wanted;
+
     QuorumAskFn *ask;           /* what is being asked */
     int64_t asked_ns;           /* when, in QEMU_CLOCK_REALTIME */
     QuorumEnoughFn *enough;     /* for late.c; NULL: see there */
@@ -165,7 +177,7 @@ struct QuorumRequest {
         QuorumFindings found;   /* by stragglers */
     } early;
 
-    bool quiet;                 /* children that can't read are not told of */
+    QuorumTell tell;            /* children that can't read */
     bool background;            /* no guest waits for it */
     int coroutines;             /* taken from the budget */
     BufferPool *pool;           /* where bufs come from */
@@ -176,6 +188,7 @@ struct QuorumRequest {
     struct QuorumLockedRead *locked;    /* that votes on it, or NULL */
     QuorumScrub *scrub;         /* on whose behalf it is, or NULL */
     unsigned late_generation;   /* when write began */
+    uint64_t losses;            /* bdrv_last_loss_generation() before asking */
     QuorumWrite write;          /* a request that changes the children */
     bool *missed;               /* [slot], all false: memory for write */
 
@@ -198,6 +211,12 @@ QuorumRequest *GRAPH_RDLOCK
 quorum_request_new(BlockDriverState *bs, int64_t offset, int64_t bytes,
                    QEMUIOVector *qiov, BdrvRequestFlags flags);
 void coroutine_fn GRAPH_RDLOCK quorum_request_free(QuorumRequest *req);
+
+/*
+ * A write, which needs no buffers of its children, is to be sent again: all
+ * members are asked again, and have not answered or missed anything yet.
+ */
+void GRAPH_RDLOCK quorum_request_reset(QuorumRequest *req);
 
 /*
  * Wait until the coroutines that ask the children of @req fit into the budget
@@ -262,7 +281,7 @@ static inline bool quorum_answer_is_member(const QuorumAnswer *a)
 /* The child of @a takes no part any more, for the reason @part. */
 void quorum_answer_leave_out(QuorumAnswer *a, QuorumPart part);
 
-/* Whether the child of @a is stale in the range now. */
+/* Whether the child of @a is stale or unsure in the range now. */
 bool quorum_answer_is_stale(const QuorumAnswer *a);
 
 /* If so, it takes no part any more. */
@@ -485,9 +504,27 @@ bool quorum_is_cut_off(BDRVQuorumState *s, int64_t end);
 void quorum_findings_clear(QuorumFindings *found);
 
 /*
- * The read @req is quiet, because it asks more than the guest wants, or more
- * children than pattern fifo does.  Tell, of the guest's range, of the errors
- * that the latter would have met: those before the first child that can read.
+ * The read @req is made for a guest that wants the range, and has @found
+ * already which children can't read it.  How it tells of errors: if it asks
+ * more children than pattern fifo does, or for more, it is to tell of those
+ * errors alone that the latter would have met.
+ */
+static inline void quorum_tell_for(QuorumRequest *req,
+                                   const QuorumFindings *found, int64_t offset,
+                                   int64_t bytes)
+{
+    req->tell = !found->in_order ? QUORUM_TELL_EACH :
+                req->bytes == bytes ? QUORUM_TELL_IN_ORDER : QUORUM_TELL_WANTED;
+    req->wanted.offset = offset;
+    req->wanted.bytes = bytes;
+    for (int i = 0; i < req->n && unlikely(found->reported); i++) {
+        req->answers[i].reported = found->reported[i];
+    }
+}
+
+/*
+ * The read @req has ended.  Tell, of the guest's range, of those errors that
+ * are before the first child that can read, and have not been told.
  */
 void GRAPH_RDLOCK quorum_tell_errors_in_order(QuorumRequest *req,
                                               int64_t offset, int64_t bytes);

@@ -21,6 +21,7 @@
 #include "block/block-io.h"
 #include "debug.h"
 #include "late.h"
+#include "losses.h"
 #include "qapi/error.h"
 #include "vote.h"
 #include "write.h"
@@ -482,6 +483,14 @@ quorum_resize_lock(QuorumRequest *req, RangeLockRequest *range)
     }
 }
 
+/* What the children have said is forgotten. */
+static void quorum_resize_free_errors(QuorumRequest *req)
+{
+    for (int i = 0; i < req->n; i++) {
+        error_free(req->answers[i].err);
+    }
+}
+
 int coroutine_fn quorum_co_truncate(BlockDriverState *bs, int64_t offset,
                                     bool exact, PreallocMode prealloc,
                                     BdrvRequestFlags flags, Error **errp)
@@ -497,9 +506,20 @@ int coroutine_fn quorum_co_truncate(BlockDriverState *bs, int64_t offset,
     req->resize.exact = exact;
     req->resize.prealloc = prealloc;
 
+    /* What the node grows by is in one granule with what is before. */
+    quorum_confirm_around(bs, quorum_length(bs), 0);
     quorum_resize_lock(req, &range);
     stat64_set(&s->cut_from, req->offset);
-    quorum_ask_resize(req);
+    for (int again = 0; ; again++) {
+        quorum_ask_resize(req);
+        quorum_notice_losses(bs);
+        if (again == QUORUM_WRITE_AGAIN ||
+            !quorum_sync_write_is_lost(s->sync, &req->write)) {
+            break;
+        }
+        quorum_resize_free_errors(req);
+        quorum_write_again(req);
+    }
     quorum_collect_missed(req);
     quorum_sync_write_abandon(s->sync, &req->write);
 
@@ -517,9 +537,7 @@ int coroutine_fn quorum_co_truncate(BlockDriverState *bs, int64_t offset,
     trace_quorum_resize(bs->node_name, req->resize.old_length, offset, exact,
                         ret);
     quorum_write_unlock(req, &range);
-    for (int i = 0; i < req->n; i++) {
-        error_free(req->answers[i].err);
-    }
+    quorum_resize_free_errors(req);
     quorum_request_free(req);
     if (ret == 0) {
         /*

@@ -180,7 +180,8 @@ static int64_t GRAPH_RDLOCK quorum_resync_remaining(BlockDriverState *bs)
 
     for (int i = 0; i < s->num_slots; i++) {
         if (quorum_resync_can_take(bs, i)) {
-            sum += quorum_sync_stale_bytes(s->sync, i);
+            sum += quorum_sync_stale_bytes(s->sync, i) +
+                   quorum_sync_unsure_bytes(s->sync, i);
         }
     }
     return sum;
@@ -247,7 +248,10 @@ quorum_resync_repair(BlockDriverState *bs, QuorumLockedRead *lr)
     long bits = (long)lr->req->n * lr->units;
 
     if (!s->opts.rewrite_corrupted) {
-        bitmap_and(lr->to_repair, lr->to_repair, lr->stale, bits);
+        g_autofree unsigned long *known = bitmap_new(bits);
+
+        bitmap_or(known, lr->stale, lr->unsure, bits);
+        bitmap_and(lr->to_repair, lr->to_repair, known, bits);
     }
     for (int i = 0; i < lr->req->n; i++) {
         if (!quorum_resync_wants(bs, i)) {
@@ -291,6 +295,7 @@ quorum_resync_chunk(BlockDriverState *bs, int64_t start)
     bytes = quorum_sync_chunk(s->sync, start, start + bytes, r->chunk,
                               quorum_repair_max_bytes(bs));
     copied = quorum_sync_stale_sum(s->sync, start, bytes);
+    quorum_extend_children(bs, start + bytes, NULL);
     quorum_repair_range(bs, start, bytes, NULL, "resync", quorum_resync_repair);
     copied = MAX(copied - quorum_sync_stale_sum(s->sync, start, bytes), 0);
     trace_quorum_resync_chunk(bs->node_name, start, bytes, copied);
@@ -334,7 +339,8 @@ static void GRAPH_RDLOCK quorum_resync_try_again(BlockDriverState *bs)
 
     r->vain = 0;
     for (int i = 0; i < s->num_slots; i++) {
-        if (quorum_sync_stale_bytes(s->sync, i)) {
+        if (quorum_sync_stale_bytes(s->sync, i) ||
+            quorum_sync_unsure_bytes(s->sync, i)) {
             quorum_set_repair_failed(&s->slots[i], false);
         }
     }

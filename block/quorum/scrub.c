@@ -261,10 +261,7 @@ static int coroutine_fn GRAPH_UNLOCKED quorum_scrub_flush(QuorumScrubJob *sj)
         return -EPERM;
     }
     errors = quorum_flush_errors(bs->opaque);
-    ret = bdrv_co_flush(bs);
-    if (ret < 0) {
-        quorum_flush_failed_unheard(bs);
-    }
+    ret = quorum_co_flush_unheard(bs);
     if (ret == 0 && quorum_flush_errors(bs->opaque) != errors) {
         ret = -EIO;
     }

@@ -13,7 +13,7 @@
  * keeps this true at any moment (promise 1): what has been acknowledged is
  * stored by at least threshold children that are not stale there.  Exceptions:
  * children were taken out since, the threshold was raised, a flush that failed
- * has taken back what they had recovered, or a shrink was undone.  Of two
+ * has cost them what they had not flushed, or a shrink was undone.  Of two
  * requests that each miss another child in one granule, the later one finds the
  * child of the earlier one stale, and does not count it.
  *
@@ -46,12 +46,12 @@ static int quorum_sync_count_done(const QuorumSync *sync, const bool *missed,
 }
 
 /*
- * The smallest number, anywhere in the range, of members that store it and are
- * not in @missed.  If @flushed, only what the flush has covered is stored.
+ * The smallest number, anywhere in the range, of members that have a copy of it
+ * and are not in @missed.
  */
 static int quorum_sync_count_copies_locked(const QuorumSync *sync,
                                            const bool *missed, int64_t offset,
-                                           int64_t bytes, bool flushed)
+                                           int64_t bytes, QuorumCopy copy)
 {
     int64_t end = offset + bytes;
     int fewest = INT_MAX;
@@ -61,23 +61,24 @@ static int quorum_sync_count_copies_locked(const QuorumSync *sync,
 
         for (int i = 0; i < sync->num_children; i++) {
             copies += quorum_sync_is_member(sync, i) && !missed[i] &&
-                      !quorum_sync_lacks_locked(sync, i, offset, 1, flushed);
+                      !quorum_sync_lacks_locked(sync, i, offset, 1, copy);
         }
         fewest = MIN(fewest, copies);
         offset += quorum_sync_uniform_range_locked(sync, offset, end - offset,
-                                                   flushed);
+                                                   copy);
     }
     return fewest;
 }
 
 /*
- * Whether at least @threshold members that are not in @missed store all of the
- * node, because they have no map that says otherwise.  With one dead child,
- * there is no need then to walk through its map of maybe millions of ranges.
+ * Whether at least @threshold members that are not in @missed have a copy of
+ * all of the node, because they have no map that says otherwise.  With one dead
+ * child, there is no need then to walk through its map of maybe millions of
+ * ranges.
  */
 static bool quorum_sync_enough_are_whole_locked(const QuorumSync *sync,
                                                 const bool *missed,
-                                                bool flushed, int threshold)
+                                                QuorumCopy copy, int threshold)
 {
     int whole = 0;
 
@@ -85,25 +86,25 @@ static bool quorum_sync_enough_are_whole_locked(const QuorumSync *sync,
         const QuorumSyncChild *c = &sync->children[i];
 
         whole += quorum_sync_is_member(sync, i) && !missed[i] && !c->stale &&
-                 !(flushed && c->recovered_since_flush);
+                 !(copy & QUORUM_COPY_FLUSHED && c->recovered_since_flush) &&
+                 !(copy & QUORUM_COPY_SURE && c->unsure);
     }
     return whole >= threshold;
 }
 
 /*
- * Whether at least @threshold members that are not in @missed store the range,
- * without the granules that are whole in @w, which may be NULL.
+ * Whether at least @threshold members that are not in @missed have a copy of
+ * the range, without the granules that are whole in @w, which may be NULL.
  */
 static bool quorum_sync_has_copies_locked(const QuorumSync *sync,
                                           const bool *missed, int64_t offset,
-                                          int64_t bytes, bool flushed,
+                                          int64_t bytes, QuorumCopy copy,
                                           const QuorumWrite *w, int threshold)
 {
     int64_t end = offset + bytes;
     int64_t skip = end, resume = end;
 
-    if (quorum_sync_enough_are_whole_locked(sync, missed, flushed,
-                                            threshold)) {
+    if (quorum_sync_enough_are_whole_locked(sync, missed, copy, threshold)) {
         return true;
     }
     if (w) {
@@ -114,16 +115,12 @@ static bool quorum_sync_has_copies_locked(const QuorumSync *sync,
         resume = MIN(MAX(resume, skip), end);
     }
     return quorum_sync_count_copies_locked(sync, missed, offset, skip - offset,
-                                           flushed) >= threshold &&
+                                           copy) >= threshold &&
            quorum_sync_count_copies_locked(sync, missed, resume, end - resume,
-                                           flushed) >= threshold;
+                                           copy) >= threshold;
 }
 
-/*
- * Find the next range from *@start on in @map, which is unflushed or flushing.
- * False if there is none.
- */
-static bool quorum_sync_next_unflushed_locked(const QuorumSync *sync,
+bool quorum_sync_next_unflushed_locked(const QuorumSync *sync,
                                               const unsigned long *map,
                                               int64_t *start, int64_t *bytes)
 {
@@ -141,21 +138,32 @@ static bool quorum_sync_next_unflushed_locked(const QuorumSync *sync,
 /* quorum_sync_has_copies_locked() for all that is in @map. */
 static bool quorum_sync_map_has_copies_locked(const QuorumSync *sync,
                                               const unsigned long *map,
-                                              const bool *missed, bool flushed,
+                                              const bool *missed,
+                                              QuorumCopy copy,
                                               const QuorumWrite *w,
                                               int threshold)
 {
     int64_t start, bytes;
 
-    if (quorum_sync_enough_are_whole_locked(sync, missed, flushed,
-                                            threshold)) {
+    if (quorum_sync_enough_are_whole_locked(sync, missed, copy, threshold)) {
         return true;
     }
     for (start = 0;
          quorum_sync_next_unflushed_locked(sync, map, &start, &bytes);
          start += bytes) {
-        if (!quorum_sync_has_copies_locked(sync, missed, start, bytes, flushed,
-                                           w, threshold)) {
+        QuorumCopy here = copy;
+
+        if (copy & QUORUM_COPY_TOLD && sync->told) {
+            /* Each granule by itself */
+            int64_t granule = INT64_C(1) << sync->unflushed_shift;
+
+            bytes = MIN(bytes, granule);
+            if (test_bit(start >> sync->unflushed_shift, sync->told)) {
+                here &= ~QUORUM_COPY_SURE;
+            }
+        }
+        if (!quorum_sync_has_copies_locked(sync, missed, start, bytes, here, w,
+                                           threshold)) {
             return false;
         }
     }
@@ -214,6 +222,8 @@ static void quorum_sync_unflushed_lost_locked(QuorumSync *sync,
             quorum_sync_map_lost_locked(sync, i, sync->unflushed, why);
             c->may_lose = c->stale ? bitmap_new(bits) : NULL;
         }
+        /* Another one may have seen the failed flush as a loss, before. */
+        c->rewrite = c->unsure;
     }
 }
 
@@ -233,7 +243,7 @@ static void quorum_sync_note_taken_locked(QuorumSync *sync,
 
         if (!w->missed[i]) {
             g_clear_pointer(&c->may_lose, g_free);
-        } else if (c->stale && !c->may_lose) {
+        } else if ((c->stale || c->unsure) && !c->may_lose) {
             c->may_lose = bitmap_new(bits);
             bitmap_or(c->may_lose, sync->unflushed, sync->flushing, bits);
         }
@@ -256,14 +266,17 @@ static void quorum_sync_check_map_copies_locked(const QuorumSync *sync,
 
 /* --- FUA writes --- */
 
-/* The range, as far as the node has it, is unflushed. */
-static void quorum_sync_set_unflushed_locked(QuorumSync *sync, int64_t offset,
-                                             int64_t bytes)
+void quorum_sync_set_unflushed_locked(QuorumSync *sync, int64_t offset,
+                                      int64_t bytes)
 {
     bytes = MIN(bytes, sync->bytes - offset);
     if (bytes > 0) {
         quorum_sync_set_bits(sync->unflushed, sync->unflushed_shift, offset,
                              bytes);
+        if (unlikely(sync->since_flush)) {
+            quorum_sync_set_bits(sync->since_flush, sync->unflushed_shift,
+                                 offset, bytes);
+        }
         qatomic_set(&sync->any_unflushed, true);
     }
 }
@@ -355,15 +368,26 @@ static void quorum_sync_end_fua_locked(QuorumSync *sync, QuorumWrite *w,
  */
 static bool quorum_sync_survives_failed_fua_locked(const QuorumSync *sync,
                                                    const QuorumWrite *w,
+                                                   QuorumCopy copy,
                                                    int threshold)
 {
     QuorumFuaDone *done;
-    bool ok = quorum_sync_map_has_copies_locked(sync, sync->unflushed,
-                                                w->missed, false, w, threshold);
+    bool failed = false;
+    bool ok;
+
+    for (int i = 0; i < sync->num_children; i++) {
+        /* If no child has failed it, none has lost anything in its flush. */
+        failed |= sync->children[i].failed_flush_generation > w->begun;
+    }
+    if (!failed) {
+        copy = QUORUM_COPY_ANY;
+    }
+    ok = quorum_sync_map_has_copies_locked(sync, sync->unflushed, w->missed,
+                                           copy, w, threshold);
 
     QSIMPLEQ_FOREACH(done, &sync->fua_done, next) {
         ok = ok && quorum_sync_has_copies_locked(sync, w->missed, done->offset,
-                                                 done->bytes, false, w,
+                                                 done->bytes, copy, w,
                                                  threshold);
     }
     return ok;
@@ -404,6 +428,7 @@ void quorum_sync_write_begin(QuorumSync *sync, QuorumWrite *w, int64_t offset,
         quorum_sync_set_unflushed_locked(sync, offset, bytes);
     }
     w->flush_generation = stat64_get(&sync->flush_generation);
+    w->begun = w->flush_generation;
     if (unlikely(quorum_debug.on)) {
         quorum_check_write_begins_locked(sync, w);
     }
@@ -452,42 +477,41 @@ void quorum_sync_write_abandon(QuorumSync *sync, QuorumWrite *w)
  * stale in all of that granule.
  */
 static bool quorum_sync_lacks_granule_locked(const QuorumSync *sync, int i,
-                                             int64_t pos, int64_t bytes)
+                                             int64_t pos, int64_t bytes,
+                                             QuorumCopy copy)
 {
     int64_t granule = quorum_sync_granule(bytes);
     int64_t start = QEMU_ALIGN_DOWN(pos, granule);
     int64_t end = MIN(ROUND_UP(pos, granule), sync->bytes);
 
-    return quorum_sync_is_stale_locked(sync, i, start, end - start);
+    return quorum_sync_lacks_locked(sync, i, start, end - start, copy);
 }
 
 /*
- * Whether the child in slot @i stores all of @w, once the granules that are
- * whole in @w have ceased to be stale.
+ * Whether the child in slot @i, which has done @w, stores all of it, once the
+ * granules that are whole in @w have ceased to be stale.
  */
 static bool quorum_sync_stores_write_locked(const QuorumSync *sync,
-                                            const QuorumWrite *w, int i)
+                                            const QuorumWrite *w, int i,
+                                            QuorumCopy copy)
 {
     int64_t start = w->offset;
     int64_t end = w->offset + w->bytes;
 
-    if (!quorum_sync_is_member(sync, i) || w->missed[i]) {
-        return false;
-    }
-    if (!sync->children[i].stale) {
+    if (!sync->children[i].stale && !sync->children[i].unsure) {
         return true;
     }
     if (end > sync->bytes) {
-        return !quorum_sync_lacks_granule_locked(sync, i, start, end);
+        return !quorum_sync_lacks_granule_locked(sync, i, start, end, copy);
     }
     quorum_sync_whole_granules_locked(sync, &start, &end);
     if (start == end) {
-        return !quorum_sync_is_stale_locked(sync, i, w->offset, w->bytes);
+        return !quorum_sync_lacks_locked(sync, i, w->offset, w->bytes, copy);
     }
-    return !quorum_sync_is_stale_locked(sync, i, w->offset,
-                                        start - w->offset) &&
-           !quorum_sync_is_stale_locked(sync, i, end,
-                                        w->offset + w->bytes - end);
+    return !quorum_sync_lacks_locked(sync, i, w->offset, start - w->offset,
+                                     copy) &&
+           !quorum_sync_lacks_locked(sync, i, end, w->offset + w->bytes - end,
+                                     copy);
 }
 
 /* @w is acknowledged: children that missed it are stale, others are not. */
@@ -505,7 +529,8 @@ static void quorum_sync_acknowledge_locked(QuorumSync *sync,
             quorum_sync_mark_stale_locked(sync, i, w->offset, w->bytes,
                                           "missed write");
         } else {
-            quorum_sync_clear_stale_locked(sync, i, w->offset, w->bytes);
+            quorum_sync_clear_stale_locked(sync, i, w->offset, w->bytes,
+                                           w->fua);
         }
     }
     if (unlikely(quorum_debug.on)) {
@@ -549,19 +574,26 @@ static int64_t quorum_sync_add_gap_locked(const QuorumSync *sync,
     return gap;
 }
 
-/* Whether @w may be acknowledged. */
+/*
+ * Whether @w may be acknowledged: enough members have done it and are sure of
+ * what is around it in granules that it covers partly; or with QUORUM_COPY_ANY,
+ * whether that might be so if those were confirmed that are unsure.
+ */
 static bool quorum_sync_is_held_locked(const QuorumSync *sync,
-                                       const QuorumWrite *w, bool any_missed,
+                                       const QuorumWrite *w, QuorumCopy copy,
                                        int threshold)
 {
+    bool any_missed;
     int copies = 0;
 
+    quorum_sync_count_done(sync, w->missed, &any_missed);
     for (int i = 0; i < sync->num_children; i++) {
-        copies += quorum_sync_stores_write_locked(sync, w, i);
+        copies += quorum_sync_is_member(sync, i) && !w->missed[i] &&
+                  quorum_sync_stores_write_locked(sync, w, i, copy);
     }
     return copies >= threshold &&
            (!w->fua || !any_missed ||
-            quorum_sync_survives_failed_fua_locked(sync, w, threshold));
+            quorum_sync_survives_failed_fua_locked(sync, w, copy, threshold));
 }
 
 /* Add to @missed[slot] the children that may undo @w by an older write. */
@@ -573,45 +605,156 @@ static void quorum_sync_add_late_locked(const QuorumSync *sync,
     }
 }
 
+/*
+ * Which members have lost something while @w was in flight, so that it has
+ * failed on them, or may be lost?  Those on which @w has failed in its flush
+ * are not among them.  Returns whether there are any.
+ */
+static bool quorum_sync_find_lost_locked(const QuorumSync *sync,
+                                         const QuorumWrite *w, bool *lost)
+{
+    bool any = false;
+
+    for (int i = 0; i < sync->num_children; i++) {
+        const QuorumSyncChild *c = &sync->children[i];
+
+        lost[i] = quorum_sync_is_member(sync, i) &&
+                  c->failed_flush_generation > w->flush_generation &&
+                  c->failed_flush_generation > c->flush_error_generation;
+        any |= lost[i];
+    }
+    return any;
+}
+
 static bool quorum_sync_would_hold_locked(const QuorumSync *sync,
                                           const QuorumWrite *w, bool *missed,
+                                          const bool *waited_for,
                                           int threshold)
 {
+    g_autofree bool *lost = g_new(bool, sync->num_children);
     QuorumWrite copy = *w;
-    bool any_missed;
+    bool sure_may_come = false;
 
     copy.missed = missed;
+    quorum_sync_find_lost_locked(sync, w, lost);
     for (int i = 0; i < sync->num_children; i++) {
         missed[i] |= w->missed[i] ||
                      sync->children[i].failed_flush_generation >
                      w->flush_generation;
+        /* Those that have lost something are sent it again. */
+        missed[i] &= !lost[i] || (waited_for && waited_for[i]);
     }
-    quorum_sync_count_done(sync, missed, &any_missed);
     quorum_sync_add_gap_locked(sync, &copy);
-    return quorum_sync_is_held_locked(sync, &copy, any_missed, threshold);
+    for (int i = 0; waited_for && i < sync->num_children; i++) {
+        sure_may_come |= waited_for[i] && quorum_sync_is_member(sync, i) &&
+                         quorum_sync_stores_write_locked(sync, &copy, i,
+                                                         QUORUM_COPY_SURE);
+    }
+    /* If one is sure, a vote may confirm the others; else nothing helps. */
+    return quorum_sync_is_held_locked(sync, &copy, QUORUM_COPY_ANY,
+                                      threshold) &&
+           (!sure_may_come ||
+            quorum_sync_is_held_locked(sync, &copy, QUORUM_COPY_SURE, 1));
 }
 
 bool quorum_sync_would_hold(QuorumSync *sync, const QuorumWrite *w,
-                            bool *missed, int threshold)
+                            bool *missed, const bool *waited_for,
+                            int threshold)
 {
     QUORUM_SYNC_GUARD(sync);
     quorum_sync_add_late_locked(sync, w, missed);
-    return quorum_sync_would_hold_locked(sync, w, missed, threshold);
+    return quorum_sync_would_hold_locked(sync, w, missed, waited_for,
+                                         threshold);
 }
 
 bool quorum_sync_would_hold_later(QuorumSync *sync, const QuorumWrite *w,
                                   bool *missed, int threshold)
 {
     QUORUM_SYNC_GUARD(sync);
-    return quorum_sync_would_hold_locked(sync, w, missed, threshold);
+    return quorum_sync_would_hold_locked(sync, w, missed, NULL, threshold);
 }
 
-bool quorum_sync_write_settle(QuorumSync *sync, QuorumWrite *w, int threshold)
+bool quorum_sync_write_is_lost(QuorumSync *sync, const QuorumWrite *w)
+{
+    g_autofree bool *lost = g_new(bool, sync->num_children);
+
+    QUORUM_SYNC_GUARD(sync);
+    return quorum_sync_find_lost_locked(sync, w, lost);
+}
+
+/*
+ * Whether @w might be held if it was sent again to those in @lost, which may be
+ * NULL, and all were confirmed that are unsure.
+ */
+static bool quorum_sync_may_be_held_locked(const QuorumSync *sync,
+                                           const QuorumWrite *w,
+                                           const bool *lost, int threshold)
+{
+    g_autofree bool *missed = g_new(bool, sync->num_children);
+    QuorumWrite again = *w;
+
+    for (int i = 0; i < sync->num_children; i++) {
+        missed[i] = w->missed[i] && !(lost && lost[i]);
+    }
+    again.missed = missed;
+    return quorum_sync_is_held_locked(sync, &again, QUORUM_COPY_ANY, threshold);
+}
+
+/* What becomes of @w, of which the children in @lost have lost something. */
+static QuorumWriteOutcome
+quorum_sync_write_outcome_locked(const QuorumSync *sync, const QuorumWrite *w,
+                                 int threshold, bool may_vote,
+                                 const bool *lost)
+{
+    QuorumCopy copy = QUORUM_COPY_SURE | (may_vote ? 0 : QUORUM_COPY_TOLD);
+
+    bool held = quorum_sync_is_held_locked(sync, w, copy, threshold);
+
+    /* A child that others can do without gets one more chance. */
+    if (lost && !(held && w->sent_again) &&
+        quorum_sync_may_be_held_locked(sync, w, lost, threshold)) {
+        return QUORUM_WRITE_LOST;
+    }
+    if (held) {
+        return QUORUM_WRITE_HELD;
+    }
+    if (may_vote && quorum_sync_may_be_held_locked(sync, w, NULL, threshold)) {
+        return QUORUM_WRITE_UNSURE;
+    }
+    return QUORUM_WRITE_REFUSED;
+}
+
+/* @w has ended, and is @acknowledged or not. */
+static void quorum_sync_end_write_locked(QuorumSync *sync, QuorumWrite *w,
+                                         int64_t gap, bool any_missed,
+                                         bool acknowledged)
+{
+    if (w->fua && any_missed && acknowledged) {
+        quorum_sync_settle_failed_fua_locked(sync, w);
+    } else if (w->fua && any_missed) {
+        quorum_reached(QUORUM_BRANCH_FUA_REFUSED);
+    }
+    if (w->grows) {
+        quorum_sync_settle_growth_locked(sync, w, gap, acknowledged);
+    }
+    if (w->fua) {
+        quorum_sync_end_fua_locked(sync, w, acknowledged);
+    }
+    if (unlikely(quorum_debug.on)) {
+        quorum_check_write_ends_locked(sync, w);
+    }
+}
+
+QuorumWriteOutcome quorum_sync_write_settle(QuorumSync *sync, QuorumWrite *w,
+                                            int threshold, bool may_send,
+                                            bool may_vote)
 {
     bool any_missed;
     int done = quorum_sync_count_done(sync, w->missed, &any_missed);
-    int64_t gap;
+    g_autofree bool *lost = NULL;
+    QuorumWriteOutcome outcome;
     bool acknowledged;
+    int64_t gap;
 
     /*
      * The fast path: nothing has failed, and nothing is to be marked.
@@ -634,36 +777,47 @@ bool quorum_sync_write_settle(QuorumSync *sync, QuorumWrite *w, int threshold)
         if (unlikely(quorum_debug.on)) {
             quorum_check_write_ends(sync, w);
         }
-        return done >= threshold;
+        return done >= threshold ? QUORUM_WRITE_HELD : QUORUM_WRITE_REFUSED;
     }
 
     QUORUM_SYNC_GUARD(sync);
-    quorum_sync_catch_up_locked(sync, w);
+    lost = g_new(bool, sync->num_children);
+    may_send = quorum_sync_find_lost_locked(sync, w, lost) && may_send;
     quorum_sync_add_late_locked(sync, w, w->missed);
+    quorum_sync_catch_up_locked(sync, w);
     quorum_sync_count_done(sync, w->missed, &any_missed);
     gap = quorum_sync_add_gap_locked(sync, w);
-    acknowledged = quorum_sync_is_held_locked(sync, w, any_missed, threshold);
-    if (w->fua && any_missed && acknowledged) {
-        quorum_sync_settle_failed_fua_locked(sync, w);
-    } else if (w->fua && any_missed) {
-        quorum_reached(QUORUM_BRANCH_FUA_REFUSED);
+    outcome = quorum_sync_write_outcome_locked(sync, w, threshold, may_vote,
+                                               may_send ? lost : NULL);
+    if (outcome == QUORUM_WRITE_LOST) {
+        /* It goes on as it was before. */
+        quorum_reached(QUORUM_BRANCH_WRITE_LOST);
+        w->offset += gap;
+        w->bytes -= gap;
+        return outcome;
     }
-    if (w->grows) {
-        quorum_sync_settle_growth_locked(sync, w, gap, acknowledged);
-    }
-    if (w->fua) {
-        quorum_sync_end_fua_locked(sync, w, acknowledged);
-    }
-    if (unlikely(quorum_debug.on)) {
-        quorum_check_write_ends_locked(sync, w);
-    }
-    if (!acknowledged) {
-        quorum_reached(QUORUM_BRANCH_WRITE_REFUSED);
-    } else {
+    acknowledged = outcome == QUORUM_WRITE_HELD;
+    quorum_sync_end_write_locked(sync, w, gap, any_missed, acknowledged);
+    if (acknowledged) {
         quorum_sync_acknowledge_locked(sync, w, threshold);
+    } else {
+        quorum_reached(outcome == QUORUM_WRITE_UNSURE ?
+                       QUORUM_BRANCH_WRITE_UNSURE :
+                       QUORUM_BRANCH_WRITE_REFUSED);
     }
     quorum_sync_note_taken_locked(sync, w);
-    return acknowledged;
+    return outcome;
+}
+
+void quorum_sync_write_again(QuorumSync *sync, QuorumWrite *w)
+{
+    QUORUM_SYNC_GUARD(sync);
+    w->sent_again = true;
+    w->grows = w->offset + w->bytes > sync->bytes;
+    if (!w->fua) {
+        quorum_sync_set_unflushed_locked(sync, w->offset, w->bytes);
+    }
+    w->flush_generation = stat64_get(&sync->flush_generation);
 }
 
 bool quorum_sync_repair_settle(QuorumSync *sync, QuorumWrite *w, int i,
@@ -678,25 +832,44 @@ bool quorum_sync_repair_settle(QuorumSync *sync, QuorumWrite *w, int i,
         quorum_reached(QUORUM_BRANCH_REPAIR_LOST);
         return false;
     }
-    quorum_sync_clear_stale_locked(sync, i, offset, bytes);
+    quorum_sync_clear_stale_locked(sync, i, offset, bytes, false);
     g_clear_pointer(&sync->children[i].may_lose, g_free);
     return true;
 }
 
 /* --- flushes --- */
 
-void quorum_sync_flush_failed(QuorumSync *sync, int i)
+void quorum_sync_lose_in_flight_locked(QuorumSync *sync, int i)
+{
+    stat64_add(&sync->flush_generation, 1);
+    sync->children[i].failed_flush_generation =
+        stat64_get(&sync->flush_generation);
+}
+
+void quorum_sync_flush_failed(QuorumSync *sync, int i, uint64_t failed_flush)
 {
     /*
      * What is in flight counts as failed even if the flush, as it turns out,
      * makes no child stale because too many have failed it: the guest may hear
      * of a write after it has heard of that flush, and rely on it (promise 1).
      */
+    QuorumSyncChild *c = &sync->children[i];
+    QuorumFuaDone *done;
+
     QUORUM_SYNC_GUARD(sync);
-    stat64_add(&sync->flush_generation, 1);
-    sync->children[i].failed_flush_generation =
-        stat64_get(&sync->flush_generation);
-    quorum_sync_take_back_locked(sync, i);
+    quorum_sync_lose_in_flight_locked(sync, i);
+    c->flush_error_generation = c->failed_flush_generation;
+    c->loss_by_flush = MAX(failed_flush, c->loss_by_flush);
+    /* Until it is known how many others have done it: see promise 10. */
+    quorum_sync_mark_all_unsure_locked(sync, i, "failed flush");
+    QSIMPLEQ_FOREACH(done, &sync->fua_done, next) {
+        quorum_sync_mark_unsure_locked(sync, i, done->offset, done->bytes,
+                                       "failed flush");
+    }
+    quorum_sync_recovered_unsure_locked(sync, i, "failed flush");
+    g_clear_pointer(&c->recovered_since_flush, hbitmap_free);
+    g_clear_pointer(&c->recovered_before_flush, hbitmap_free);
+    c->rewrite = c->unsure;
 }
 
 /* What is unflushed is being flushed from now on. */
@@ -711,6 +884,10 @@ static void quorum_sync_swap_unflushed_locked(QuorumSync *sync)
     sync->unflushed = empty;
     qatomic_set(&sync->any_unflushed, false);
     stat64_add(&sync->flush_generation, 1);
+    sync->flush_in_flight = true;
+    if (!sync->since_flush) {
+        g_clear_pointer(&sync->lost_beside, g_free);
+    }
     for (int i = 0; i < sync->num_children; i++) {
         quorum_sync_age_recovered_locked(sync, i);
     }
@@ -739,13 +916,15 @@ void quorum_sync_flush_begin(QuorumSync *sync)
  */
 static bool quorum_sync_flush_may_succeed_locked(const QuorumSync *sync,
                                                  const bool *missed,
-                                                 bool any_missed, int threshold)
+                                                 bool any_missed,
+                                                 QuorumCopy copy, int threshold)
 {
-    return quorum_sync_map_has_copies_locked(sync, sync->flushing, missed, true,
-                                             NULL, threshold) &&
+    return quorum_sync_map_has_copies_locked(sync, sync->flushing, missed,
+                                             QUORUM_COPY_FLUSHED | copy, NULL,
+                                             threshold) &&
            (!any_missed ||
             quorum_sync_map_has_copies_locked(sync, sync->unflushed, missed,
-                                              false, NULL, threshold));
+                                              copy, NULL, threshold));
 }
 
 /* Whether a child has recovered a range after the flush began. */
@@ -760,12 +939,13 @@ static bool quorum_sync_recovered_since_flush_locked(const QuorumSync *sync)
 }
 
 /*
- * Whether the flush may be acknowledged.  What children have recovered before
- * it began is flushed by now on those that have done it.
+ * What becomes of the flush.  What children have recovered before it began is
+ * flushed by now on those that have done it.
  */
-static bool quorum_sync_is_flushed_locked(const QuorumSync *sync,
-                                          const bool *missed, bool any_missed,
-                                          int threshold)
+static QuorumFlushOutcome
+quorum_sync_flush_outcome_locked(const QuorumSync *sync, const bool *missed,
+                                 bool any_missed, QuorumCopy copy,
+                                 int threshold)
 {
     bool ignored;
     bool too_late = quorum_sync_recovered_since_flush_locked(sync);
@@ -774,27 +954,44 @@ static bool quorum_sync_is_flushed_locked(const QuorumSync *sync,
         quorum_reached(QUORUM_BRANCH_RECOVERED_TOO_LATE);
     }
     if (quorum_sync_count_done(sync, missed, &ignored) < threshold) {
-        return false;
+        return QUORUM_FLUSH_FAILED;
     }
     /* Counting the children that have flushed may not be enough. */
-    return !(any_missed || too_late || sync->num_degraded) ||
-           quorum_sync_flush_may_succeed_locked(sync, missed, any_missed,
-                                                threshold);
+    if (!(any_missed || too_late || sync->num_degraded)) {
+        return QUORUM_FLUSH_DONE;
+    }
+    if (quorum_sync_flush_may_succeed_locked(sync, missed, any_missed, copy,
+                                             threshold)) {
+        return QUORUM_FLUSH_DONE;
+    }
+    /*
+     * As long as some can't flush, the flush is owed.  If all have done it and
+     * there are too few copies all the same, what is lacking was lost, and it
+     * will not come back: as if children were unsure, that is told once.
+     */
+    return any_missed &&
+           !quorum_sync_map_has_copies_locked(sync, sync->flushing, missed,
+                                              QUORUM_COPY_ANY, NULL,
+                                              threshold) ?
+           QUORUM_FLUSH_FAILED : QUORUM_FLUSH_UNSURE;
 }
 
 bool quorum_sync_would_flush(QuorumSync *sync, const bool *missed,
                              int threshold)
 {
     QUORUM_SYNC_GUARD(sync);
-    return quorum_sync_is_flushed_locked(sync, missed, true, threshold);
+    return quorum_sync_flush_outcome_locked(sync, missed, true,
+                                            QUORUM_COPY_SURE, threshold) !=
+           QUORUM_FLUSH_FAILED;
 }
 
-bool quorum_sync_flush_settle(QuorumSync *sync, const bool *missed,
-                              int threshold)
+QuorumFlushOutcome quorum_sync_flush_settle(QuorumSync *sync,
+                                            const bool *missed, int threshold,
+                                            bool heard, bool first, bool last)
 {
+    QuorumFlushOutcome outcome;
     bool any_missed;
     int64_t bits;
-    bool ok;
 
     QUORUM_SYNC_GUARD(sync);
     for (int i = 0; i < sync->num_children; i++) {
@@ -805,18 +1002,47 @@ bool quorum_sync_flush_settle(QuorumSync *sync, const bool *missed,
     bits = quorum_sync_unflushed_bits(sync->bytes, sync->unflushed_shift);
 
     quorum_sync_count_done(sync, missed, &any_missed);
-    ok = quorum_sync_is_flushed_locked(sync, missed, any_missed, threshold);
-    if (!ok) {
+    /* No loss is told twice, but what can be repaired is repaired before. */
+    outcome = quorum_sync_flush_outcome_locked(
+        sync, missed, any_missed,
+        QUORUM_COPY_SURE | (last ? QUORUM_COPY_TOLD : 0), threshold);
+    if (outcome == QUORUM_FLUSH_DONE && first &&
+        quorum_sync_worth_a_vote_locked(sync, missed)) {
+        outcome = QUORUM_FLUSH_UNSURE;
+    }
+    if (outcome != QUORUM_FLUSH_UNSURE || last) {
+        sync->flush_in_flight = false;
+        g_clear_pointer(&sync->since_flush, g_free);
+    } else {
+        sync->since_flush = sync->since_flush ?: bitmap_new(bits);
+        bitmap_or(sync->since_flush, sync->since_flush, sync->unflushed, bits);
+    }
+    if (outcome == QUORUM_FLUSH_DONE) {
+        quorum_sync_unsure_to_stale_locked(sync, threshold);
+        if (any_missed) {
+            quorum_reached(QUORUM_BRANCH_FLUSH_MADE_STALE);
+            quorum_sync_unflushed_lost_locked(sync, missed, "failed flush");
+            quorum_sync_check_map_copies_locked(sync, sync->flushing,
+                                                threshold);
+        }
+        bitmap_zero(sync->flushing, bits);
+        return outcome;
+    }
+    if (outcome == QUORUM_FLUSH_UNSURE && heard && last) {
+        /* Those that could do it have flushed what they have. */
+        quorum_reached(QUORUM_BRANCH_FLUSH_LOST);
+        quorum_sync_make_missed_unsure_locked(sync, missed);
+        quorum_sync_tell_locked(sync);
+    } else {
         quorum_reached(QUORUM_BRANCH_FLUSH_REFUSED);
+        if (outcome == QUORUM_FLUSH_FAILED && heard) {
+            quorum_sync_tell_locked(sync);
+        }
         bitmap_or(sync->unflushed, sync->unflushed, sync->flushing, bits);
         qatomic_set(&sync->any_unflushed, true);
-    } else if (any_missed) {
-        quorum_reached(QUORUM_BRANCH_FLUSH_MADE_STALE);
-        quorum_sync_unflushed_lost_locked(sync, missed, "failed flush");
-        quorum_sync_check_map_copies_locked(sync, sync->flushing, threshold);
     }
     bitmap_zero(sync->flushing, bits);
-    return ok;
+    return outcome;
 }
 
 /* --- resizes --- */
@@ -847,7 +1073,16 @@ int quorum_sync_count_copies(QuorumSync *sync, const bool *missed,
                              int64_t offset, int64_t bytes)
 {
     QUORUM_SYNC_GUARD(sync);
-    return quorum_sync_count_copies_locked(sync, missed, offset, bytes, false);
+    return quorum_sync_count_copies_locked(sync, missed, offset, bytes,
+                                           QUORUM_COPY_ANY);
+}
+
+int quorum_sync_count_sure(QuorumSync *sync, const bool *missed,
+                           int64_t offset, int64_t bytes)
+{
+    QUORUM_SYNC_GUARD(sync);
+    return quorum_sync_count_copies_locked(sync, missed, offset, bytes,
+                                           QUORUM_COPY_SURE);
 }
 
 int quorum_sync_count_growing(QuorumSync *sync, const bool *missed,
@@ -858,7 +1093,8 @@ int quorum_sync_count_growing(QuorumSync *sync, const bool *missed,
     QUORUM_SYNC_GUARD(sync);
     for (int i = 0; i < sync->num_children; i++) {
         count += quorum_sync_is_member(sync, i) && !missed[i] &&
-                 !quorum_sync_lacks_granule_locked(sync, i, sync->bytes, bytes);
+                 !quorum_sync_lacks_granule_locked(sync, i, sync->bytes, bytes,
+                                                   QUORUM_COPY_SURE);
     }
     return count;
 }
@@ -870,8 +1106,8 @@ bool quorum_sync_resize_settle(QuorumSync *sync, const bool *missed,
 
     QUORUM_SYNC_GUARD(sync);
     if (quorum_sync_count_done(sync, missed, &any_missed) < threshold ||
-        quorum_sync_count_copies_locked(sync, missed, 0, kept, false) <
-        threshold) {
+        quorum_sync_count_copies_locked(sync, missed, 0, kept,
+                                        QUORUM_COPY_ANY) < threshold) {
         return false;
     }
     for (int i = 0; i < sync->num_children; i++) {

@@ -6,7 +6,8 @@
  * Copyright (c) 2026 The quorum project authors
  *
  * Each child has, from its first failure on, a *stale map*: where it lacks what
- * has been acknowledged.  The node has an *unflushed map*: where a child may
+ * has been acknowledged; and after a loss an *unsure map*: what it may have
+ * lost of that.  The node has an *unflushed map*: where a child may
  * have lost something if a flush fails on it; and, if it believes one child,
  * an *unverified map*: where it does not know yet what each child lacks.
  *
@@ -65,6 +66,9 @@ void quorum_sync_free(QuorumSync *sync)
     g_free(sync->children);
     g_free(sync->unflushed);
     g_free(sync->flushing);
+    g_free(sync->told);
+    g_free(sync->since_flush);
+    g_free(sync->lost_beside);
     qemu_mutex_destroy(&sync->lock);
     g_free(sync);
 }
@@ -173,7 +177,9 @@ static void quorum_sync_drop_map_locked(QuorumSync *sync, int i,
     QuorumSyncChild *c = &sync->children[i];
 
     g_clear_pointer(&c->stale, hbitmap_free);
-    g_clear_pointer(&c->may_lose, g_free);
+    if (!c->unsure) {
+        g_clear_pointer(&c->may_lose, g_free);
+    }
     quorum_sync_count_degraded_locked(sync);
     quorum_sync_note_state_locked(sync, i, why);
 }
@@ -210,9 +216,18 @@ void quorum_sync_resize_locked(QuorumSync *sync, int64_t bytes)
     int unflushed_shift = quorum_sync_shift(bytes,
                                             quorum_limits.unflushed_shift,
                                             quorum_limits.unflushed_bits);
+    unsigned long **of_node[] = {
+        &sync->unflushed, &sync->flushing, &sync->told, &sync->since_flush,
+        &sync->lost_beside,
+    };
     int64_t old_bytes = sync->bytes;
 
     assert(sync->locked && bytes >= 0);
+    if (unflushed_shift != sync->unflushed_shift) {
+        /* A coarser granule would tell of more. */
+        quorum_sync_untell_locked(sync, 0, old_bytes);
+        g_clear_pointer(&sync->told, g_free);
+    }
     if (stale_shift > sync->stale_shift ||
         unflushed_shift > sync->unflushed_shift) {
         quorum_reached(QUORUM_BRANCH_MAPS_COARSER);
@@ -225,7 +240,7 @@ void quorum_sync_resize_locked(QuorumSync *sync, int64_t bytes)
         QuorumSyncChild *c = &sync->children[i];
         HBitmap **maps[] = {
             &c->stale, &c->recovered_since_flush, &c->recovered_before_flush,
-            &c->late,
+            &c->late, &c->unsure,
         };
 
         if (c->late && bytes < old_bytes &&
@@ -243,10 +258,10 @@ void quorum_sync_resize_locked(QuorumSync *sync, int64_t bytes)
     quorum_sync_install_unverified_locked(
         sync, quorum_sync_resize_map_locked(sync, sync->unverified, stale_shift,
                                             bytes));
-    quorum_sync_resize_unflushed_locked(sync, &sync->unflushed,
-                                        unflushed_shift, bytes);
-    quorum_sync_resize_unflushed_locked(sync, &sync->flushing, unflushed_shift,
-                                        bytes);
+    for (int j = 0; j < ARRAY_SIZE(of_node); j++) {
+        quorum_sync_resize_unflushed_locked(sync, of_node[j], unflushed_shift,
+                                            bytes);
+    }
     sync->stale_shift = stale_shift;
     sync->unflushed_shift = unflushed_shift;
     sync->bytes = bytes;
@@ -262,6 +277,7 @@ void quorum_sync_resize_locked(QuorumSync *sync, int64_t bytes)
         if (c->stale && hbitmap_empty(c->stale)) {
             quorum_sync_drop_map_locked(sync, i, "cut off");
         }
+        quorum_sync_drop_empty_unsure_locked(sync, i, "cut off");
         quorum_sync_move_late_end_locked(sync, c, old_bytes);
     }
     quorum_sync_count_degraded_locked(sync);
@@ -388,15 +404,15 @@ void quorum_sync_whole_granules(QuorumSync *sync, int64_t *start, int64_t *end)
     quorum_sync_whole_granules_locked(sync, start, end);
 }
 
-/* Remember that the child may still lose [@start, @end), where it was stale. */
-static void quorum_sync_remember_recovered_locked(QuorumSync *sync, int i,
-                                                  int64_t start, int64_t end)
+void quorum_sync_remember_recovered_locked(QuorumSync *sync, int i,
+                                           HBitmap *was, int64_t start,
+                                           int64_t end)
 {
     QuorumSyncChild *c = &sync->children[i];
     int64_t count;
 
-    while (hbitmap_next_dirty_area(c->stale, start, end, INT64_MAX, &start,
-                                   &count)) {
+    while (was && hbitmap_next_dirty_area(was, start, end, INT64_MAX, &start,
+                                          &count)) {
         if (!c->recovered_since_flush) {
             c->recovered_since_flush = hbitmap_alloc(sync->bytes,
                                                      sync->stale_shift);
@@ -407,21 +423,27 @@ static void quorum_sync_remember_recovered_locked(QuorumSync *sync, int i,
 }
 
 void quorum_sync_clear_stale_locked(QuorumSync *sync, int i, int64_t offset,
-                                    int64_t bytes)
+                                    int64_t bytes, bool flushed)
 {
     QuorumSyncChild *c = &sync->children[i];
     int64_t start = offset;
     int64_t end = offset + bytes;
 
     quorum_sync_whole_granules_locked(sync, &start, &end);
-    if (!c->stale || start == end ||
+    if (start == end ||
         quorum_sync_is_late_locked(sync, i, start, end - start)) {
         return;
     }
-    quorum_sync_remember_recovered_locked(sync, i, start, end);
-    hbitmap_reset(c->stale, start, end - start);
-    if (hbitmap_empty(c->stale)) {
-        quorum_sync_drop_map_locked(sync, i, "all written");
+    if (!flushed) {
+        quorum_sync_remember_recovered_locked(sync, i, c->unsure, start, end);
+        quorum_sync_remember_recovered_locked(sync, i, c->stale, start, end);
+    }
+    quorum_sync_clear_unsure_locked(sync, i, start, end - start, "written");
+    if (c->stale) {
+        hbitmap_reset(c->stale, start, end - start);
+        if (hbitmap_empty(c->stale)) {
+            quorum_sync_drop_map_locked(sync, i, "all written");
+        }
     }
 }
 
@@ -508,43 +530,6 @@ static void quorum_sync_move_map_locked(HBitmap **to, HBitmap **from)
     }
 }
 
-/* Tell that the child in slot @i is stale again in all of @map. */
-static void quorum_sync_trace_map_locked(const QuorumSync *sync, int i,
-                                         HBitmap *map)
-{
-    int64_t start = 0, count;
-
-    while (map && trace_event_get_state_backends(TRACE_QUORUM_CHILD_STALE) &&
-           hbitmap_next_dirty_area(map, start, sync->bytes, INT64_MAX, &start,
-                                   &count)) {
-        trace_quorum_child_stale(sync->node, i, start, count, "failed flush");
-        start += count;
-    }
-}
-
-void quorum_sync_take_back_locked(QuorumSync *sync, int i)
-{
-    QuorumSyncChild *c = &sync->children[i];
-    bool was_stale = c->stale;
-
-    assert(sync->locked);
-    if (!c->recovered_since_flush && !c->recovered_before_flush) {
-        return;
-    }
-    quorum_reached(QUORUM_BRANCH_FLUSH_TOOK_BACK);
-    quorum_sync_trace_map_locked(sync, i, c->recovered_since_flush);
-    quorum_sync_trace_map_locked(sync, i, c->recovered_before_flush);
-    quorum_sync_move_map_locked(&c->stale, &c->recovered_since_flush);
-    quorum_sync_move_map_locked(&c->stale, &c->recovered_before_flush);
-    if (hbitmap_empty(c->stale)) {
-        /* What the child had recovered has been cut off since. */
-        quorum_sync_drop_map_locked(sync, i, "cut off");
-    } else if (!was_stale) {
-        quorum_sync_count_degraded_locked(sync);
-        quorum_sync_note_state_locked(sync, i, "failed flush");
-    }
-}
-
 void quorum_sync_age_recovered_locked(QuorumSync *sync, int i)
 {
     QuorumSyncChild *c = &sync->children[i];
@@ -566,7 +551,7 @@ void quorum_sync_flushed_locked(QuorumSync *sync, int i)
                    quorum_sync_unflushed_bits(sync->bytes,
                                               sync->unflushed_shift));
     }
-    if (c->rebuilding && !c->stale && !c->recovered_since_flush) {
+    if (c->rebuilding && !c->stale && !c->unsure && !c->recovered_since_flush) {
         quorum_reached(QUORUM_BRANCH_IN_SYNC);
         qatomic_set(&c->rebuilding, false);
         quorum_sync_note_state_locked(sync, i, "flushed");
@@ -574,8 +559,8 @@ void quorum_sync_flushed_locked(QuorumSync *sync, int i)
 }
 
 /* As quorum_sync_widen(). */
-static void quorum_sync_widen_locked(const QuorumSync *sync, int64_t *offset,
-                                     int64_t *bytes)
+void quorum_sync_widen_locked(const QuorumSync *sync, int64_t *offset,
+                              int64_t *bytes)
 {
     int64_t granule = INT64_C(1) << sync->stale_shift;
     int64_t end = ROUND_UP(*offset + *bytes, granule);
@@ -643,14 +628,16 @@ bool quorum_sync_widen_unverified(QuorumSync *sync, int64_t *offset,
 bool quorum_sync_is_stale_locked(const QuorumSync *sync, int i, int64_t offset,
                                  int64_t bytes)
 {
-    return quorum_sync_lacks_locked(sync, i, offset, bytes, false);
+    return quorum_sync_lacks_locked(sync, i, offset, bytes, QUORUM_COPY_ANY);
 }
 
 bool quorum_sync_lacks_locked(const QuorumSync *sync, int i, int64_t offset,
-                              int64_t bytes, bool flushed)
+                              int64_t bytes, QuorumCopy copy)
 {
     const QuorumSyncChild *c = &sync->children[i];
-    HBitmap *recovered = flushed ? c->recovered_since_flush : NULL;
+    HBitmap *recovered = copy & QUORUM_COPY_FLUSHED ? c->recovered_since_flush
+                                                    : NULL;
+    HBitmap *unsure = copy & QUORUM_COPY_SURE ? c->unsure : NULL;
 
     assert(sync->locked);
     bytes = MIN(bytes, sync->bytes - offset);
@@ -658,7 +645,8 @@ bool quorum_sync_lacks_locked(const QuorumSync *sync, int i, int64_t offset,
         return false;
     }
     return (c->stale && hbitmap_next_dirty(c->stale, offset, bytes) >= 0) ||
-           (recovered && hbitmap_next_dirty(recovered, offset, bytes) >= 0);
+           (recovered && hbitmap_next_dirty(recovered, offset, bytes) >= 0) ||
+           (unsure && hbitmap_next_dirty(unsure, offset, bytes) >= 0);
 }
 
 static QuorumStaleness quorum_sync_staleness_locked(const QuorumSync *sync,
@@ -667,7 +655,8 @@ static QuorumStaleness quorum_sync_staleness_locked(const QuorumSync *sync,
 {
     bytes = MIN(bytes, sync->bytes - offset);
     if (!quorum_sync_is_stale_locked(sync, i, offset, bytes)) {
-        return QUORUM_STALE_NOWHERE;
+        return quorum_sync_is_unsure_locked(sync, i, offset, bytes) ?
+               QUORUM_STALE_PARTLY : QUORUM_STALE_NOWHERE;
     }
     return hbitmap_next_zero(sync->children[i].stale, offset, bytes) < 0 ?
            QUORUM_STALE_THROUGHOUT : QUORUM_STALE_PARTLY;
@@ -737,7 +726,7 @@ static int64_t quorum_sync_map_edge_locked(HBitmap *map, int64_t offset,
 }
 
 int64_t quorum_sync_uniform_range_locked(const QuorumSync *sync, int64_t offset,
-                                         int64_t bytes, bool flushed)
+                                         int64_t bytes, QuorumCopy copy)
 {
     int64_t inside = MIN(bytes, sync->bytes - offset);
 
@@ -749,9 +738,12 @@ int64_t quorum_sync_uniform_range_locked(const QuorumSync *sync, int64_t offset,
         QuorumSyncChild *c = &sync->children[i];
 
         inside = quorum_sync_map_edge_locked(c->stale, offset, inside);
-        if (flushed) {
+        if (copy & QUORUM_COPY_FLUSHED) {
             inside = quorum_sync_map_edge_locked(c->recovered_since_flush,
                                                  offset, inside);
+        }
+        if (copy & QUORUM_COPY_SURE) {
+            inside = quorum_sync_map_edge_locked(c->unsure, offset, inside);
         }
     }
     return inside;
@@ -764,7 +756,8 @@ int64_t quorum_sync_uniform_range(QuorumSync *sync, int64_t offset,
         return bytes;
     }
     QUORUM_SYNC_GUARD(sync);
-    return quorum_sync_uniform_range_locked(sync, offset, bytes, false);
+    return quorum_sync_uniform_range_locked(sync, offset, bytes,
+                                            QUORUM_COPY_SURE);
 }
 
 void quorum_sync_widen(QuorumSync *sync, int64_t *offset, int64_t *bytes)
@@ -788,17 +781,18 @@ int64_t quorum_sync_chunk(QuorumSync *sync, int64_t start, int64_t end,
     return MIN(end, QEMU_ALIGN_DOWN(start + chunk, chunk)) - start;
 }
 
-static int64_t quorum_sync_stale_bytes_locked(const QuorumSync *sync, int i)
+/* How many bytes of the node have a bit in @map, which may be NULL. */
+static int64_t quorum_sync_map_bytes_locked(const QuorumSync *sync,
+                                            const HBitmap *map)
 {
-    HBitmap *stale = sync->children[i].stale;
     int64_t granule = INT64_C(1) << sync->stale_shift;
     int64_t bytes;
 
-    if (!stale) {
+    if (!map) {
         return 0;
     }
-    bytes = hbitmap_count(stale);
-    if (hbitmap_get(stale, sync->bytes - 1)) {
+    bytes = hbitmap_count(map);
+    if (hbitmap_get(map, sync->bytes - 1)) {
         bytes -= ROUND_UP(sync->bytes, granule) - sync->bytes;
     }
     return bytes;
@@ -807,7 +801,74 @@ static int64_t quorum_sync_stale_bytes_locked(const QuorumSync *sync, int i)
 int64_t quorum_sync_stale_bytes(QuorumSync *sync, int i)
 {
     QUORUM_SYNC_GUARD(sync);
-    return quorum_sync_stale_bytes_locked(sync, i);
+    return quorum_sync_map_bytes_locked(sync, sync->children[i].stale);
+}
+
+/* The first byte in the range where the child lacks data or may, or -1. */
+static int64_t quorum_sync_next_doubtful_locked(const QuorumSyncChild *c,
+                                                int64_t offset, int64_t bytes)
+{
+    int64_t stale = c->stale ? hbitmap_next_dirty(c->stale, offset, bytes) : -1;
+    int64_t unsure = c->unsure ? hbitmap_next_dirty(c->unsure, offset, bytes)
+                               : -1;
+
+    return stale < 0 ? unsure : unsure < 0 ? stale : MIN(stale, unsure);
+}
+
+/* From @pos on, where it does, the end of that. */
+static int64_t quorum_sync_doubtful_end_locked(const QuorumSyncChild *c,
+                                               int64_t pos, int64_t end)
+{
+    HBitmap *maps[] = { c->stale, c->unsure };
+    bool more = true;
+
+    while (more && pos < end) {
+        more = false;
+        for (int j = 0; j < ARRAY_SIZE(maps) && pos < end; j++) {
+            if (maps[j] && hbitmap_get(maps[j], pos)) {
+                int64_t edge = hbitmap_next_zero(maps[j], pos, end - pos);
+
+                pos = edge < 0 ? end : edge;
+                more = true;
+            }
+        }
+    }
+    return pos;
+}
+
+/* How many bytes of the range the child in slot @i lacks, or may. */
+static int64_t quorum_sync_doubtful_bytes_locked(const QuorumSync *sync, int i,
+                                                 int64_t offset, int64_t bytes)
+{
+    const QuorumSyncChild *c = &sync->children[i];
+    int64_t end = offset + bytes;
+    int64_t pos = offset, sum = 0;
+
+    if (bytes == sync->bytes && !c->unsure) {
+        return quorum_sync_map_bytes_locked(sync, c->stale);
+    }
+    while (pos < end) {
+        int64_t past;
+
+        pos = quorum_sync_next_doubtful_locked(c, pos, end - pos);
+        if (pos < 0) {
+            break;
+        }
+        past = quorum_sync_doubtful_end_locked(c, pos, end);
+        sum += past - pos;
+        pos = past;
+    }
+    return sum;
+}
+
+int64_t quorum_sync_unsure_bytes(QuorumSync *sync, int i)
+{
+    QUORUM_SYNC_GUARD(sync);
+    if (!sync->children[i].unsure) {
+        return 0;
+    }
+    return quorum_sync_doubtful_bytes_locked(sync, i, 0, sync->bytes) -
+           quorum_sync_map_bytes_locked(sync, sync->children[i].stale);
 }
 
 int64_t quorum_sync_stale_sum(QuorumSync *sync, int64_t offset, int64_t bytes)
@@ -817,46 +878,28 @@ int64_t quorum_sync_stale_sum(QuorumSync *sync, int64_t offset, int64_t bytes)
     QUORUM_SYNC_GUARD(sync);
     bytes = MIN(bytes, sync->bytes - offset);
     for (int i = 0; i < sync->num_children; i++) {
-        HBitmap *stale = sync->children[i].stale;
-        int64_t pos = offset;
-        int64_t count;
-
-        if (!stale || !quorum_sync_is_asked(sync, i)) {
-            continue;
-        }
-        if (bytes == sync->bytes) {
-            sum += quorum_sync_stale_bytes_locked(sync, i);
-            continue;
-        }
-        while (hbitmap_next_dirty_area(stale, pos, offset + bytes, INT64_MAX,
-                                       &pos, &count)) {
-            sum += count;
-            pos += count;
+        if (quorum_sync_is_asked(sync, i)) {
+            sum += quorum_sync_doubtful_bytes_locked(sync, i, offset, bytes);
         }
     }
     return sum;
 }
 
-/* The end of the stale range of some member that begins at @pos or before. */
+/* The end of the range that begins at @pos, in which each byte is in doubt. */
 static int64_t quorum_sync_stale_end_locked(const QuorumSync *sync, int64_t pos,
                                             int64_t end)
 {
-    bool more;
+    int64_t before;
 
     do {
-        more = false;
+        before = pos;
         for (int i = 0; i < sync->num_children && pos < end; i++) {
-            HBitmap *stale = sync->children[i].stale;
-
-            if (stale && quorum_sync_is_asked(sync, i) &&
-                hbitmap_get(stale, pos)) {
-                int64_t edge = hbitmap_next_zero(stale, pos, end - pos);
-
-                pos = edge < 0 ? end : edge;
-                more = true;
+            if (quorum_sync_is_asked(sync, i)) {
+                pos = quorum_sync_doubtful_end_locked(&sync->children[i], pos,
+                                                      end);
             }
         }
-    } while (more);
+    } while (pos > before);
     return pos;
 }
 
@@ -867,11 +910,13 @@ bool quorum_sync_next_stale(QuorumSync *sync, int64_t offset, int64_t end,
 
     QUORUM_SYNC_GUARD(sync);
     end = MIN(end, sync->bytes);
-    for (int i = 0; i < sync->num_children; i++) {
-        HBitmap *stale = sync->children[i].stale;
-        int64_t next = stale && offset < end && quorum_sync_is_asked(sync, i) ?
-                       hbitmap_next_dirty(stale, offset, end - offset) : -1;
+    for (int i = 0; i < sync->num_children && offset < end; i++) {
+        int64_t next = -1;
 
+        if (quorum_sync_is_asked(sync, i)) {
+            next = quorum_sync_next_doubtful_locked(&sync->children[i], offset,
+                                                    end - offset);
+        }
         if (next >= 0) {
             first = MIN(first, next);
         }
@@ -884,11 +929,9 @@ bool quorum_sync_next_stale(QuorumSync *sync, int64_t offset, int64_t end,
 int64_t quorum_sync_next_stale_of(QuorumSync *sync, int i, int64_t offset,
                                   int64_t end)
 {
-    HBitmap *stale;
-
     QUORUM_SYNC_GUARD(sync);
     end = MIN(end, sync->bytes);
-    stale = sync->children[i].stale;
-    return stale && offset < end ?
-           hbitmap_next_dirty(stale, offset, end - offset) : -1;
+    return offset < end ?
+           quorum_sync_next_doubtful_locked(&sync->children[i], offset,
+                                            end - offset) : -1;
 }

@@ -93,6 +93,7 @@ char *quorum_sync_text(const QuorumSync *sync)
                                c->lagging ? " lagging" : "",
                                c->failed_flush_generation);
         quorum_text_of_map(text, sync, "stale", c->stale);
+        quorum_text_of_map(text, sync, "unsure", c->unsure);
         quorum_text_of_map(text, sync, "late", c->late);
         if (c->late_end) {
             g_string_append_printf(text, "    late up to %" PRId64 "\n",
@@ -145,16 +146,20 @@ static void quorum_check_child_locked(const QuorumSync *sync,
     quorum_check_map_locked(sync, c->recovered_since_flush);
     quorum_check_map_locked(sync, c->recovered_before_flush);
     quorum_check_map_locked(sync, c->late);
+    quorum_check_map_locked(sync, c->unsure);
 
     /* A stale map that is empty is none. */
     quorum_check(sync, !c->stale || !hbitmap_empty(c->stale));
-    quorum_check(sync, c->stale || !c->may_lose);
+    quorum_check(sync, !c->unsure || !hbitmap_empty(c->unsure));
+    quorum_check(sync, c->unsure || !c->rewrite);
+    quorum_check(sync, c->stale || c->unsure || !c->may_lose);
     quorum_check(sync, !c->late || !hbitmap_empty(c->late));
     quorum_check(sync, !c->late_end || c->late_end > sync->bytes);
     if (!c->present) {
         quorum_check(sync, !c->corrupt && !c->excluded && !c->rebuilding &&
                            !c->lagging && !quorum_sync_child_is_late(c));
-        quorum_check(sync, !c->stale && !c->recovered_since_flush &&
+        quorum_check(sync, !c->stale && !c->unsure &&
+                           !c->recovered_since_flush &&
                            !c->recovered_before_flush);
     }
     quorum_check(sync, c->excluded || !c->excluded_inactive);
@@ -267,7 +272,7 @@ void quorum_check_copies_locked(const QuorumSync *sync, int64_t offset,
         }
         quorum_check(sync, copies >= threshold);
         offset += quorum_sync_uniform_range_locked(sync, offset, end - offset,
-                                                   false);
+                                                   QUORUM_COPY_ANY);
     }
 }
 

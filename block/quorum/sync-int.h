@@ -6,8 +6,9 @@
  * Copyright (c) 2026 The quorum project authors
  *
  * children.c knows the children and their states.  stale-map.c is the
- * mechanism: the maps of each child, and what they say.  settle.c decides.
- * Only these three, and sync-debug.c, include this file.
+ * mechanism: the maps of each child, and what they say.  settle.c decides, and
+ * so does unsure.c about losses.  Only these four, and sync-debug.c, include
+ * this file.
  *
  * Functions whose names end in _locked are called with QuorumSync.lock held;
  * others take the lock themselves, or do without.
@@ -49,6 +50,16 @@ typedef struct QuorumSyncChild {
     HBitmap *stale;
 
     /*
+     * Where the child may have lost what was acknowledged, with granules like
+     * those of stale; NULL if nowhere.
+     */
+    HBitmap *unsure;
+    bool rewrite;               /* see quorum_sync_wants_rewrite() */
+    uint64_t loss_generation;   /* up to which losses are known */
+    uint64_t loss_by_flush;     /* the same of flushes that failed */
+    uint64_t losses;            /* how often there were any */
+
+    /*
      * Where a write that failed on the child may still reach its disk, however
      * late; NULL if nowhere.  In the granules of stale maps.
      */
@@ -61,25 +72,31 @@ typedef struct QuorumSyncChild {
      * successful flush, so that a crash or a failed flush could take the new
      * data away: written after the latest flush began, which need not have
      * covered them, and written before it began.  A successful flush clears the
-     * latter; a failed one makes both stale again.  NULL if there are none.
+     * latter; after a failed one, or another loss, the child is unsure of both.
+     * NULL if there are none.
      */
     HBitmap *recovered_since_flush;
     HBitmap *recovered_before_flush;
 
     /*
      * QuorumSync.flush_generation when a flush or a FUA write was last seen to
-     * fail on the child: what was in flight then may be lost on it.
+     * fail on the child, or the child to have lost something: what was in
+     * flight then may be lost on it.
      */
     uint64_t failed_flush_generation;
+
+    /* The same of a failure only, and not of a loss of another kind. */
+    uint64_t flush_error_generation;
 
     /*
      * What a failed flush may lose of what the child has taken, as a bitmap
      * like QuorumSync.unflushed.  NULL if that is anything that is unflushed.
      * It is known while the child takes nothing: from the first write that it
-     * misses, or a flush that it fails, to the first one that it does, so that
-     * an outage does not cost a granule of the unflushed map for each write
-     * and flush.  Only a child with a stale map has one, so that the fast path
-     * of writes need not look.
+     * misses, a flush that succeeds without it, or a loss, to the first one
+     * that it does or the first vote that confirms it, so that an outage does
+     * not cost a granule of the unflushed map for each write and flush.  Only a
+     * child with a stale or an unsure map has one, so that the fast path of
+     * writes need not look.
      */
     unsigned long *may_lose;
 } QuorumSyncChild;
@@ -105,12 +122,16 @@ struct QuorumSync {
     /* Children that have a map of their own, are excluded, or lag behind. */
     int num_degraded;
 
+    /* Children that are unsure somewhere. */
+    int num_unsure;
+
     /* The queue of state changes is not empty. */
     bool has_state_changes;
 
     /*
      * Grows when a flush begins, and when a flush or a FUA write has failed on
-     * a child: a write that sees it change has been in flight meanwhile.
+     * a child, or a child has lost something: a write that sees it change has
+     * been in flight meanwhile.
      */
     Stat64 flush_generation;
 
@@ -153,6 +174,22 @@ struct QuorumSync {
     unsigned long *unflushed;
     unsigned long *flushing;
     int unflushed_shift;
+
+    /*
+     * Where the guest has been told of all that may be lost; a map like
+     * unflushed, NULL if nowhere.
+     */
+    unsigned long *told;
+
+    /*
+     * A flush is on its way, or votes.  Maps like unflushed: what was written
+     * since it began, if it has voted, otherwise NULL and what is in unflushed;
+     * and what of that was there when a loss was found meanwhile, NULL if none
+     * was.  The flush does not tell of the latter, which it need not cover.
+     */
+    bool flush_in_flight;
+    unsigned long *since_flush;
+    unsigned long *lost_beside;
 
     /* Whether something is in unflushed.  Atomic. */
     bool any_unflushed;
@@ -253,8 +290,8 @@ static inline bool quorum_sync_child_is_late(const QuorumSyncChild *c)
 /* Whether the fast paths must not pass over the child. */
 static inline bool quorum_sync_child_is_degraded(const QuorumSyncChild *c)
 {
-    return c->stale || quorum_sync_child_is_late(c) || c->excluded ||
-           c->lagging;
+    return c->stale || c->unsure || quorum_sync_child_is_late(c) ||
+           c->excluded || c->lagging;
 }
 
 /* What quorum_sync_child_is_degraded() looks at has changed. */
@@ -271,15 +308,26 @@ void quorum_sync_exclude_locked(QuorumSync *sync, int i, bool inactive,
                                 const char *why);
 void quorum_sync_whole_granules_locked(const QuorumSync *sync, int64_t *start,
                                        int64_t *end);
+void quorum_sync_widen_locked(const QuorumSync *sync, int64_t *offset,
+                              int64_t *bytes);
 void quorum_sync_mark_stale_locked(QuorumSync *sync, int i, int64_t offset,
                                    int64_t bytes, const char *why);
 
 /*
- * The child in slot @i stores the range: it is not stale any more in the
- * granules that are whole in it.
+ * The child in slot @i stores the range, on its medium if @flushed: it is
+ * neither stale nor unsure any more in the granules that are whole in it.
  */
 void quorum_sync_clear_stale_locked(QuorumSync *sync, int i, int64_t offset,
-                                    int64_t bytes);
+                                    int64_t bytes, bool flushed);
+
+/*
+ * Remember that the child in slot @i may still lose [@start, @end), where it
+ * @was stale or unsure: a flush that has begun need not cover what it has been
+ * given since.
+ */
+void quorum_sync_remember_recovered_locked(QuorumSync *sync, int i,
+                                           HBitmap *was, int64_t start,
+                                           int64_t end);
 
 /* Whether a write to the child in slot @i may still come, in the range. */
 bool quorum_sync_is_late_locked(const QuorumSync *sync, int i, int64_t offset,
@@ -290,21 +338,26 @@ bool quorum_sync_is_stale_locked(const QuorumSync *sync, int i, int64_t offset,
                                  int64_t bytes);
 
 /*
- * The same, but if @flushed, what the child has recovered since the latest
- * flush began counts as stale, too, for the flush need not have covered it.
+ * What counts as a copy of acknowledged data: what is not stale.  If
+ * QUORUM_COPY_FLUSHED, what a child has recovered since the latest flush began
+ * does not count either, for the flush need not have covered it; if
+ * QUORUM_COPY_SURE, what the child is unsure of, but if QUORUM_COPY_TOLD, only
+ * where the guest has not been told of it.
  */
+typedef enum QuorumCopy {
+    QUORUM_COPY_ANY = 0,
+    QUORUM_COPY_FLUSHED = 1 << 0,
+    QUORUM_COPY_SURE = 1 << 1,
+    QUORUM_COPY_TOLD = 1 << 2,
+} QuorumCopy;
+
+/* Whether the child in slot @i lacks a copy in that sense of any of a range. */
 bool quorum_sync_lacks_locked(const QuorumSync *sync, int i, int64_t offset,
-                              int64_t bytes, bool flushed);
+                              int64_t bytes, QuorumCopy copy);
 
 /* How far each child either lacks the range or does not, in that sense. */
 int64_t quorum_sync_uniform_range_locked(const QuorumSync *sync, int64_t offset,
-                                         int64_t bytes, bool flushed);
-
-/*
- * A flush has failed on the child in slot @i: it is stale again wherever it
- * ceased to be since its last successful flush.
- */
-void quorum_sync_take_back_locked(QuorumSync *sync, int i);
+                                         int64_t bytes, QuorumCopy copy);
 
 /* A flush begins: what the child has recovered was there before it. */
 void quorum_sync_age_recovered_locked(QuorumSync *sync, int i);
@@ -324,5 +377,84 @@ int64_t quorum_sync_unflushed_bits(int64_t bytes, int shift);
 /* Set the bits of @map, of 1 << @shift bytes each, that touch the range. */
 void quorum_sync_set_bits(unsigned long *map, int shift, int64_t offset,
                           int64_t bytes);
+
+/* --- settle.c --- */
+
+/*
+ * Find the next range from *@start on in @map, which is unflushed or flushing.
+ * False if there is none.
+ */
+bool quorum_sync_next_unflushed_locked(const QuorumSync *sync,
+                                       const unsigned long *map,
+                                       int64_t *start, int64_t *bytes);
+
+/* The range, as far as the node has it, is unflushed. */
+void quorum_sync_set_unflushed_locked(QuorumSync *sync, int64_t offset,
+                                      int64_t bytes);
+
+/* What is in flight on the child in slot @i counts as missed by it. */
+void quorum_sync_lose_in_flight_locked(QuorumSync *sync, int i);
+
+/* --- unsure.c --- */
+
+/* Whether the child in slot @i is unsure in any of the range. */
+bool quorum_sync_is_unsure_locked(const QuorumSync *sync, int i, int64_t offset,
+                                  int64_t bytes);
+
+/* The child in slot @i is unsure in the range. */
+void quorum_sync_mark_unsure_locked(QuorumSync *sync, int i, int64_t offset,
+                                    int64_t bytes, const char *why);
+
+/* It is not any more, in the granules that are whole in the range. */
+void quorum_sync_clear_unsure_locked(QuorumSync *sync, int i, int64_t offset,
+                                     int64_t bytes, const char *why);
+
+/* If it is not unsure anywhere any more, it has no map of that. */
+void quorum_sync_drop_empty_unsure_locked(QuorumSync *sync, int i,
+                                          const char *why);
+
+/*
+ * The child in slot @i may have lost what it had taken and not flushed.  A FUA
+ * write is not among that, unless a flush has failed.
+ */
+void quorum_sync_mark_all_unsure_locked(QuorumSync *sync, int i,
+                                        const char *why);
+
+/* So it may have what it has recovered and not flushed. */
+void quorum_sync_recovered_unsure_locked(QuorumSync *sync, int i,
+                                         const char *why);
+
+/*
+ * Members have not done the flush, and what they were to flush is not owed any
+ * more: they have to be given it again.
+ */
+void quorum_sync_make_missed_unsure_locked(QuorumSync *sync,
+                                           const bool *missed);
+
+/*
+ * The flush has succeeded without those that are unsure: enough others have
+ * what they may have lost on their media.  So the former are stale there.
+ * Else, if the others became unsure later, only because something beside it has
+ * been written since, all would be, and the vote could not tell who is right.
+ * Where the guest has been told of the loss, they may have been counted, and
+ * stay unsure; and so they do if @threshold is no majority, which must not
+ * decide against the others (promise 6).
+ */
+void quorum_sync_unsure_to_stale_locked(QuorumSync *sync, int threshold);
+
+/*
+ * Whether children that have flushed, i.e. are not in @missed, are unsure in
+ * what the flush has covered, so that a vote may keep them from being stale
+ * though they have lost nothing.  Not if there is so much of it that the guest
+ * would wait for long.
+ */
+bool quorum_sync_worth_a_vote_locked(const QuorumSync *sync,
+                                     const bool *missed);
+
+/* The guest is told that what was to be flushed may be lost. */
+void quorum_sync_tell_locked(QuorumSync *sync);
+
+/* What it has been told of the range is no longer all: it is owed again. */
+void quorum_sync_untell_locked(QuorumSync *sync, int64_t offset, int64_t bytes);
 
 #endif /* BLOCK_QUORUM_SYNC_INT_H */

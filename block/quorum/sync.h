@@ -11,13 +11,20 @@
  * write, a flush or a resize may be acknowledged (promise 1), and which
  * children are stale afterwards (promise 3).
  *
- * A child is *stale* in a range in which it missed an acknowledged write, or
- * may have lost one in a flush that failed; a child that is shorter than the
- * node is stale from its end on.  A child is *rebuilding* if it
- * joined with other contents and has not caught up since; see
- * quorum_sync_set_rebuilding().  A child is *excluded* if its length can't be
- * the one of the node: it neither votes nor counts.  A *member* is a child that
- * is there and not excluded.
+ * A child is *stale* in a range in which it missed an acknowledged write, has
+ * lost one, or may have lost one in a flush that enough others have done; a
+ * child that is shorter than the node is stale from its end on.  A child is
+ * *rebuilding* if it joined with other contents and has not caught up since;
+ * see quorum_sync_set_rebuilding().  A child is *excluded* if its length can't
+ * be the one of the node: it neither votes nor counts.  A *member* is a child
+ * that is there and not excluded.
+ *
+ * A child is *unsure* in a range if it may have lost what it had acknowledged
+ * there: its server was restarted, or a flush has failed on it and it is not
+ * known whether the others can do without it.  There it can only support what a
+ * member says that is neither stale nor unsure, which is *sure* (promise 10).
+ * It ceases to be unsure where a vote confirms it, or a write replaces what it
+ * had.
  *
  * A range is *unverified* as long as it is not known of some member whether it
  * lacks something that was acknowledged before the node was opened.  Only the
@@ -48,7 +55,25 @@
 
 typedef struct QuorumSync QuorumSync;
 
-/* In how much of a range a child is stale. */
+/* What becomes of a write: see quorum_sync_write_settle(). */
+typedef enum QuorumWriteOutcome {
+    QUORUM_WRITE_HELD,
+    QUORUM_WRITE_REFUSED,
+    QUORUM_WRITE_LOST,
+    QUORUM_WRITE_UNSURE,
+} QuorumWriteOutcome;
+
+/* What becomes of a flush: see quorum_sync_flush_settle(). */
+typedef enum QuorumFlushOutcome {
+    QUORUM_FLUSH_DONE,
+    QUORUM_FLUSH_FAILED,
+    QUORUM_FLUSH_UNSURE,
+} QuorumFlushOutcome;
+
+/*
+ * In how much of a range a child is stale; a child that is unsure in any of it
+ * counts as stale in a part.
+ */
 typedef enum QuorumStaleness {
     QUORUM_STALE_NOWHERE,
     QUORUM_STALE_PARTLY,
@@ -73,7 +98,9 @@ typedef struct QuorumWrite {
 
     bool fua;
     bool grows;                 /* reaches behind the end, when it began */
+    bool sent_again;            /* it was QUORUM_WRITE_LOST before */
     uint64_t flush_generation;  /* of the QuorumSync at the beginning */
+    uint64_t begun;             /* the same, and it stays that */
     uint64_t begun_tick;        /* if @fua: QuorumSync.fua_ticks then */
     QTAILQ_ENTRY(QuorumWrite) fua_next;
     QTAILQ_ENTRY(QuorumWrite) checked_next;     /* only for quorum_debug.on */
@@ -118,8 +145,8 @@ void quorum_sync_change_end(QuorumSync *sync, QuorumSyncChange *change,
 /* --- what is known of the children --- */
 
 /*
- * Whether some child is stale, excluded or lagging, or has a write that may
- * still come.  False means that no child is; it is
+ * Whether some child is stale, unsure, excluded or lagging, or has a write that
+ * may still come.  False means that no child is; it is
  * exact where the caller holds off all that could change it, and otherwise a
  * hint that may be outdated when the caller gets it.  Callers may rely on one
  * direction only: a child that was stale before the call began, and still is,
@@ -196,6 +223,69 @@ void quorum_sync_clear_late(QuorumSync *sync, int i, uint64_t marks);
 bool quorum_sync_is_late(QuorumSync *sync, int i, int64_t offset,
                          int64_t bytes);
 
+/*
+ * The child in slot @i may have lost what it had acknowledged and not flushed:
+ * lately at @generation, as bdrv_loss_generation() says, or at @failed_flush,
+ * as bdrv_failed_flush_generation() does.  If that was not known, the child is
+ * unsure there, and as after quorum_sync_flush_failed(), what is in flight
+ * counts as not done.  Returns whether it was not known.
+ */
+bool quorum_sync_lost(QuorumSync *sync, int i, uint64_t generation,
+                      uint64_t failed_flush);
+
+/* What the child in slot @i has lost up to then was before it joined. */
+void quorum_sync_know_losses(QuorumSync *sync, int i, uint64_t generation,
+                             uint64_t failed_flush);
+
+/* How often quorum_sync_lost() has told of the child in slot @i. */
+uint64_t quorum_sync_losses(QuorumSync *sync, int i);
+
+/* Whether some child is unsure.  A hint, one atomic load. */
+bool quorum_sync_any_unsure(QuorumSync *sync);
+
+/* Whether the child in slot @i is unsure in any of the range. */
+bool quorum_sync_is_unsure(QuorumSync *sync, int i, int64_t offset,
+                           int64_t bytes);
+
+/* In how many bytes the child in slot @i is unsure and not stale. */
+int64_t quorum_sync_unsure_bytes(QuorumSync *sync, int i);
+
+/*
+ * Whether what the child in slot @i is unsure of must be written again, even if
+ * a vote confirms it: a flush has failed on the child, and after that, a cache
+ * may go on showing what will never be on the medium.
+ */
+bool quorum_sync_wants_rewrite(QuorumSync *sync, int i);
+
+/*
+ * The range is held, and a vote has confirmed what the child in slot @i says of
+ * it; @generation is bdrv_last_loss_generation() from before it was asked.  If
+ * it is not known to have lost anything since, and need not be written again,
+ * it ceases to be unsure in the granules that are whole in the range.
+ */
+void quorum_sync_set_sure(QuorumSync *sync, int i, int64_t offset,
+                          int64_t bytes, uint64_t generation);
+
+/*
+ * Whether the guest has been told, by a flush that failed, of all that may have
+ * been lost in the range.
+ */
+bool quorum_sync_is_told(QuorumSync *sync, int64_t offset, int64_t bytes);
+
+/*
+ * Whether some child is unsure in the range; if so, the range is widened to
+ * whole granules.
+ */
+bool quorum_sync_widen_unsure(QuorumSync *sync, int64_t *offset,
+                              int64_t *bytes);
+
+/*
+ * Find the first range in [@offset, end of the node) that is unflushed and in
+ * which some member is unsure: [*@start, *@start + *@bytes), in whole granules.
+ */
+bool quorum_sync_next_unsure(QuorumSync *sync, int64_t offset, int64_t *start,
+                             int64_t *bytes);
+
 /* The child in slot @i can't be used any more: its image is corrupt. */
 void quorum_sync_set_corrupt(QuorumSync *sync, int i, const char *why);
 
@@ -219,6 +309,10 @@ int64_t quorum_sync_stale_bytes(QuorumSync *sync, int i);
 bool quorum_sync_is_stale(QuorumSync *sync, int i, int64_t offset,
                           int64_t bytes);
 
+/* Whether it is stale or unsure there, so that it can't be believed alone. */
+bool quorum_sync_is_doubtful(QuorumSync *sync, int i, int64_t offset,
+                             int64_t bytes);
+
 /* In how much of the range each child is stale: @staleness[slot]. */
 void quorum_sync_staleness(QuorumSync *sync, int64_t offset, int64_t bytes,
                            QuorumStaleness *staleness);
@@ -232,25 +326,25 @@ void quorum_sync_stale_units(QuorumSync *sync, int64_t offset, int64_t bytes,
                              int num_units);
 
 /*
- * How far from @offset, up to @bytes, each child is either stale or not: at
- * least 1 byte, if @bytes is not 0.
+ * How far from @offset, up to @bytes, each child is either stale or not, and
+ * unsure or not: at least 1 byte, if @bytes is not 0.
  */
 int64_t quorum_sync_uniform_range(QuorumSync *sync, int64_t offset,
                                   int64_t bytes);
 
-/* How many bytes in the range are stale, summed over all members. */
+/* How many bytes in the range are stale or unsure, summed over members. */
 int64_t quorum_sync_stale_sum(QuorumSync *sync, int64_t offset, int64_t bytes);
 
 /*
  * Find the first range in [@offset, @end) in which, throughout, some member is
- * stale: [*@start, *@start + *@bytes).  False if there is none.
+ * stale or unsure: [*@start, *@start + *@bytes).  False if there is none.
  */
 bool quorum_sync_next_stale(QuorumSync *sync, int64_t offset, int64_t end,
                             int64_t *start, int64_t *bytes);
 
 /*
- * Where the child in slot @i is stale, the first byte in [@offset, @end), or -1
- * if nowhere.
+ * Where the child in slot @i is stale or unsure, the first byte in [@offset,
+ * @end), or -1 if nowhere.
  */
 int64_t quorum_sync_next_stale_of(QuorumSync *sync, int i, int64_t offset,
                                   int64_t end);
@@ -313,24 +407,50 @@ void quorum_sync_write_begin(QuorumSync *sync, QuorumWrite *w, int64_t offset,
 
 /*
  * All children have answered the write, @w->missed[] is filled in, and the
- * range is still held against others.  Returns whether the write may be
- * acknowledged, that is, whether at least @threshold members store it.
+ * range is still held against others.
  *
- * If true: children in @w->missed become stale in the range, and also, after a
- * FUA write, in everything that is not flushed yet (their error may have been a
- * flush error).  All other children stop being stale in the granules that the
- * range covers completely.  If false: no child becomes stale.
+ * QUORUM_WRITE_HELD: it may be acknowledged, for at least @threshold members
+ * store it, who are sure of all that is in its granules.  Children in
+ * @w->missed become stale in the range, and also, after a FUA write, in
+ * everything that is not flushed yet (their error may have been a flush error).
+ * All others stop being stale or unsure in the granules that the range covers
+ * completely.
+ *
+ * QUORUM_WRITE_REFUSED: no child becomes stale; those on which a FUA write
+ * failed become unsure in everything that is not flushed.
+ *
+ * QUORUM_WRITE_LOST, only if @may_send: children have lost something meanwhile.
+ * If it was sent again, they might have it: see quorum_sync_write_again().
+ *
+ * QUORUM_WRITE_UNSURE, only if @may_vote: enough have it, but too few of them
+ * are sure of what is around it.  A vote may change that.
+ *
+ * Then nothing is decided, as after quorum_sync_write_abandon().
  */
-bool quorum_sync_write_settle(QuorumSync *sync, QuorumWrite *w, int threshold);
+QuorumWriteOutcome quorum_sync_write_settle(QuorumSync *sync, QuorumWrite *w,
+                                            int threshold, bool may_send,
+                                            bool may_vote);
+
+/* Whether some child has lost something while @w was in flight. */
+bool quorum_sync_write_is_lost(QuorumSync *sync, const QuorumWrite *w);
 
 /*
- * Whether quorum_sync_write_settle() would return true if the children in
- * @missed[slot] have not done @w; adds those that are known to have lost it.
+ * If so, @w may be sent to all again: now @w->missed[slot] are all false.
+ */
+void quorum_sync_write_again(QuorumSync *sync, QuorumWrite *w);
+
+/*
+ * Whether quorum_sync_write_settle() would find @w held if the children in
+ * @missed[slot] have not done it, or after it has been sent again or voted on;
+ * adds those that have failed to flush it, and leaves out those that it would
+ * be sent to again.  A vote needs a child that is sure: if that might be one in
+ * @waited_for[slot], which may be NULL, it does not count as held without.
  */
 bool quorum_sync_would_hold(QuorumSync *sync, const QuorumWrite *w,
-                            bool *missed, int threshold);
+                            bool *missed, const bool *waited_for,
+                            int threshold);
 
-/* The same, if writes that may still come have ended by then. */
+/* As above, if writes that may still come have ended by then. */
 bool quorum_sync_would_hold_later(QuorumSync *sync, const QuorumWrite *w,
                                   bool *missed, int threshold);
 
@@ -344,8 +464,8 @@ void quorum_sync_write_abandon(QuorumSync *sync, QuorumWrite *w);
 
 /*
  * A part of the repair @w has been written to the child in slot @i.  The range
- * of @w is held.  Returns whether the child stores that part now: false if a
- * flush that failed meanwhile may have lost it already.
+ * of @w is held.  Returns whether the child stores that part now: false if it
+ * may have lost it already, in a flush that failed or another loss.
  */
 bool quorum_sync_repair_settle(QuorumSync *sync, QuorumWrite *w, int i,
                                int64_t offset, int64_t bytes);
@@ -354,10 +474,13 @@ bool quorum_sync_repair_settle(QuorumSync *sync, QuorumWrite *w, int i,
 
 /*
  * A flush, or a FUA write that may have failed in its flush, has just failed on
- * the child in slot @i.  The child may have lost what is in flight now, and
- * what ended its being stale since its last successful flush.
+ * the child in slot @i.  What is in flight on it counts as not done.  It is
+ * unsure in all that is not flushed, and where it has ceased to be stale or
+ * unsure since its last successful flush; all of that is to be written again.
+ * So failures up to @failed_flush (see quorum_sync_lost()) are no news any
+ * more.
  */
-void quorum_sync_flush_failed(QuorumSync *sync, int i);
+void quorum_sync_flush_failed(QuorumSync *sync, int i, uint64_t failed_flush);
 
 /*
  * A flush is about to be sent.  One flush at a time, and no FUA write beside it
@@ -367,16 +490,34 @@ void quorum_sync_flush_begin(QuorumSync *sync);
 
 /*
  * All children have answered the flush; @missed[slot] says which of them have
- * not done it, or were not asked.  Returns whether it may be acknowledged: all
- * that had been written is stored by at least @threshold members that have
- * flushed.  Then those that missed the flush are stale there, and in what was
- * written meanwhile.  If false, no child becomes stale, except where
- * quorum_sync_flush_failed() has said so, and nothing counts as flushed.
+ * not done it, or were not asked.
+ *
+ * QUORUM_FLUSH_DONE: it may be acknowledged, for all that had been written is
+ * stored by at least @threshold members that have flushed, and are sure where
+ * the guest was not told of a loss.  Then those that missed the flush are stale
+ * there, and in what was written meanwhile; and where the guest was not told,
+ * so are those that are unsure.
+ *
+ * QUORUM_FLUSH_FAILED: too few have flushed, or what they have flushed is not
+ * all.  No child becomes stale, but those on which it failed are unsure.
+ * Nothing counts as flushed.
+ *
+ * QUORUM_FLUSH_UNSURE: enough have flushed, but what they are sure of is not
+ * enough; or on the @first try, some of those that have flushed are unsure.  A
+ * vote may change that.  Nothing counts as flushed, unless this is the @last
+ * try: then what may be lost is not owed any more.
+ *
+ * If the guest hears of the failure (@heard), it is told of what was to be
+ * flushed.
  */
-bool quorum_sync_flush_settle(QuorumSync *sync, const bool *missed,
-                              int threshold);
+QuorumFlushOutcome quorum_sync_flush_settle(QuorumSync *sync,
+                                            const bool *missed, int threshold,
+                                            bool heard, bool first, bool last);
 
-/* Whether quorum_sync_flush_settle() would return true. */
+/*
+ * Whether the members that are not in @missed[slot] are enough to flush, if a
+ * vote confirms those that are unsure.
+ */
 bool quorum_sync_would_flush(QuorumSync *sync, const bool *missed,
                              int threshold);
 
@@ -416,6 +557,10 @@ int64_t quorum_sync_touched_end(QuorumSync *sync);
  */
 int quorum_sync_count_copies(QuorumSync *sync, const bool *missed,
                              int64_t offset, int64_t bytes);
+
+/* The same, of those that are sure. */
+int quorum_sync_count_sure(QuorumSync *sync, const bool *missed,
+                           int64_t offset, int64_t bytes);
 
 /*
  * How many members that are not in @missed[slot] will store what the node grows

@@ -93,7 +93,19 @@ static int quorum_count_members(const int *version, int n, int which)
     return members;
 }
 
-int quorum_winner(const int *version, int n, int threshold, int *members)
+static bool quorum_is_vouched(const int *version, int n, int which,
+                              const bool *sure)
+{
+    for (int i = 0; i < n && sure; i++) {
+        if (version[i] == which && sure[i]) {
+            return true;
+        }
+    }
+    return !sure;
+}
+
+int quorum_winner(const int *version, int n, int threshold, const bool *sure,
+                  int *members)
 {
     int winner = QUORUM_NO_VERSION;
     int most = 0;
@@ -114,7 +126,8 @@ int quorum_winner(const int *version, int n, int threshold, int *members)
         }
     }
 
-    if (most < threshold) {
+    if (most < threshold ||
+        (winner >= 0 && !quorum_is_vouched(version, n, winner, sure))) {
         winner = QUORUM_NO_VERSION;
     }
     if (members) {

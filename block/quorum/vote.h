@@ -42,10 +42,12 @@ void quorum_group_values(const int64_t *values, int n, int *version);
 /*
  * Return the winner: the one version that has at least @threshold members and
  * more members than any other version, or QUORUM_NO_VERSION if there is none
- * (promise 2: a tie has no winner).  @members, if not NULL, is set to the
- * number of its members, or 0.
+ * (promise 2: a tie has no winner).  If @sure is not NULL, a version of which
+ * no member is set there can't win (promise 10), but can keep others from
+ * winning. @members, if not NULL, is set to the number of its members, or 0.
  */
-int quorum_winner(const int *version, int n, int threshold, int *members);
+int quorum_winner(const int *version, int n, int threshold, const bool *sure,
+                  int *members);
 
 /*
  * Return the largest number that at least @nth of the @n @values reach: the

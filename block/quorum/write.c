@@ -16,8 +16,20 @@
 #include "copy.h"
 #include "debug.h"
 #include "late.h"
+#include "losses.h"
 #include "resync.h"
 #include "write.h"
+
+/*
+ * How often what is around a write is voted on before it is written once more:
+ * children may be lost again meanwhile.
+ */
+#define QUORUM_WRITE_VOTES 3
+
+typedef struct QuorumVotes {
+    int count;                  /* of those before */
+    bool due;                   /* another one */
+} QuorumVotes;
 
 /* --- what writes, zeroes and resizes share --- */
 
@@ -31,17 +43,33 @@ static bool quorum_is_refusal(int64_t ret)
 static bool quorum_write_is_enough(QuorumRequest *req)
 {
     g_autofree bool *missed = g_new(bool, req->n);
+    g_autofree bool *waited_for = g_new(bool, req->n);
 
     for (int i = 0; i < req->n; i++) {
         const QuorumAnswer *a = &req->answers[i];
 
+        waited_for[i] = a->in_flight;
         /* One that refuses zeroes without a fallback will write them. */
         missed[i] = !quorum_answer_is_good(a) &&
                     (a->in_flight || !(req->flags & BDRV_REQ_NO_FALLBACK) ||
                      !quorum_answer_counts(a) || !quorum_is_refusal(a->ret));
     }
-    return quorum_sync_would_hold(req->s->sync, &req->write, missed,
+    return quorum_sync_would_hold(req->s->sync, &req->write, missed, waited_for,
                                   req->s->opts.threshold);
+}
+
+/* The range is held: @req is about to be sent, for the first time or again. */
+static void GRAPH_RDLOCK quorum_write_start(QuorumRequest *req, int64_t offset,
+                                            int64_t bytes)
+{
+    if (quorum_sync_is_degraded(req->s->sync)) {
+        quorum_request_leave_out_unasked(req);
+        quorum_request_leave_out_late(req, offset, bytes);
+    }
+    /* What was lost before it begins has nothing to do with it. */
+    quorum_notice_losses(req->bs);
+    req->enough = quorum_write_is_enough;
+    req->late_generation = bdrv_late_generation();
 }
 
 void coroutine_fn quorum_write_lock(QuorumRequest *req, RangeLockRequest *range,
@@ -57,14 +85,17 @@ void coroutine_fn quorum_write_lock(QuorumRequest *req, RangeLockRequest *range,
     if (fua) {
         qemu_co_rwlock_rdlock(&req->s->flush_lock);
     }
-    if (quorum_sync_is_degraded(req->s->sync)) {
-        quorum_request_leave_out_unasked(req);
-        quorum_request_leave_out_late(req, offset, bytes);
-    }
+    quorum_write_start(req, offset, bytes);
     quorum_sync_write_begin(req->s->sync, &req->write, offset, bytes, fua,
                             req->missed);
-    req->enough = quorum_write_is_enough;
-    req->late_generation = bdrv_late_generation();
+}
+
+void quorum_write_again(QuorumRequest *req)
+{
+    trace_quorum_write_again(req->bs->node_name, req->offset, req->bytes);
+    quorum_request_reset(req);
+    quorum_write_start(req, req->write.offset, req->write.bytes);
+    quorum_sync_write_again(req->s->sync, &req->write);
 }
 
 void coroutine_fn quorum_write_unlock(QuorumRequest *req,
@@ -143,11 +174,11 @@ static bool GRAPH_RDLOCK quorum_child_can_take(const QuorumRequest *req,
  * have failed in its flush, and the error number does not tell, so treat any
  * error as a failed flush.
  */
-static inline int64_t quorum_tell_fua_error(QuorumAnswer *a, int64_t ret,
-                                            BdrvRequestFlags flags)
+static inline int64_t GRAPH_RDLOCK
+quorum_tell_fua_error(QuorumAnswer *a, int64_t ret, BdrvRequestFlags flags)
 {
     if (unlikely(ret < 0) && (flags & BDRV_REQ_FUA)) {
-        quorum_sync_flush_failed(a->req->s->sync, quorum_answer_slot(a));
+        quorum_flush_failed(a);
     }
     return ret;
 }
@@ -241,49 +272,17 @@ quorum_write_begin(QuorumRequest *req, RangeLockRequest *range)
     start = MIN(quorum_sync_length(req->s->sync), req->offset);
     req->write.offset = start;
     req->write.bytes = end - start;
-    if (start < req->offset) {
-        quorum_reached(QUORUM_BRANCH_GROWTH_ZEROED);
-        quorum_ask_all(req, quorum_ask_fill_gap);
-        quorum_collect_missed(req);
-        for (int i = 0; i < req->n; i++) {
-            req->answers[i].done = req->answers[i].ret < 0;
-        }
-    }
 }
 
-/*
- * Finish a write: children that failed are reported, and, if the write may be
- * acknowledged, stale.  Gives the range back and frees the request.
- */
-static int coroutine_fn GRAPH_RDLOCK
-quorum_write_end(QuorumRequest *req, RangeLockRequest *range)
+/* The request begins with a gap: fill it. */
+static void coroutine_fn GRAPH_RDLOCK quorum_fill_gap(QuorumRequest *req)
 {
-    bool errors, acknowledged;
-    int ret = 0;
-
-    if (unlikely(quorum_sync_is_degraded(req->s->sync) ||
-                 bdrv_late_generation() != req->late_generation)) {
-        quorum_late_send_rest(req);
+    quorum_reached(QUORUM_BRANCH_GROWTH_ZEROED);
+    quorum_ask_all(req, quorum_ask_fill_gap);
+    quorum_collect_missed(req);
+    for (int i = 0; i < req->n; i++) {
+        req->answers[i].done = req->answers[i].ret < 0;
     }
-    errors = quorum_collect_missed(req);
-    acknowledged = quorum_sync_write_settle(req->s->sync, &req->write,
-                                            req->s->opts.threshold);
-    if (errors) {
-        quorum_late_note_all(req, req->write.offset, req->write.bytes);
-        quorum_trace_missed(req, acknowledged ? "write" : "failed write");
-    }
-    quorum_write_unlock(req, range);
-    if (errors) {
-        quorum_report_errors(req, QUORUM_OP_TYPE_WRITE);
-    }
-    if (!acknowledged) {
-        ret = quorum_request_fail(req, "write");
-    }
-    if (req->flags & BDRV_REQ_FUA) {
-        quorum_flush_after_a_while(req->bs);
-    }
-    quorum_request_free(req);
-    return ret;
 }
 
 /* --- writes from a copy --- */
@@ -322,9 +321,10 @@ static void coroutine_fn GRAPH_RDLOCK quorum_piece_end(QuorumRequest *req)
 }
 
 /*
- * Write what @qiov holds, of which each byte is read once: a guest that changes
- * its memory meanwhile can't make the children differ (promise 4).  The range
- * is held over all pieces, so that no other write comes between them.
+ * Write what @qiov holds, of which each byte is read once each time that the
+ * write is tried: a guest that changes its memory meanwhile can't make the
+ * children differ (promise 4).  The range is held over all pieces, so that no
+ * other write comes between them.
  */
 static void coroutine_fn GRAPH_RDLOCK
 quorum_write_pieces(QuorumRequest *req, QEMUIOVector *qiov)
@@ -337,6 +337,7 @@ quorum_write_pieces(QuorumRequest *req, QEMUIOVector *qiov)
         bytes = req->buf_bytes - req->offset % req->buf_bytes;
     }
     req->qiov = &req->copy;
+    req->copied = 0;
     /* The caller's memory is registered, the buffer is not. */
     req->flags &= ~BDRV_REQ_REGISTERED_BUF;
     while (true) {
@@ -352,23 +353,142 @@ quorum_write_pieces(QuorumRequest *req, QEMUIOVector *qiov)
     }
 }
 
+/* --- sending, settling, and sending again --- */
+
+/* Write what @qiov holds, or zeroes if it is NULL. */
+static void coroutine_fn GRAPH_RDLOCK quorum_write_send(QuorumRequest *req,
+                                                        QEMUIOVector *qiov)
+{
+    if (unlikely(req->write.offset < req->offset)) {
+        quorum_fill_gap(req);
+    }
+    if (!qiov) {
+        quorum_ask_all(req, quorum_ask_write_zeroes);
+    } else if (likely(req->s->opts.stable_writes)) {
+        quorum_write_pieces(req, qiov);
+    } else {
+        quorum_ask_all(req, quorum_ask_write);
+    }
+}
+
+/*
+ * Children have lost something while the write was in flight.  Write all of it
+ * again, with the range still held, so that no other request sees what children
+ * have made of it.
+ */
+static void coroutine_fn GRAPH_RDLOCK quorum_write_resend(QuorumRequest *req,
+                                                          QEMUIOVector *qiov)
+{
+    /* Once some have done it, there is no way back. */
+    req->flags &= ~BDRV_REQ_NO_FALLBACK;
+    quorum_write_again(req);
+    quorum_write_send(req, qiov);
+}
+
+/*
+ * All children have answered the write of @qiov, or of zeroes: settle it.  If
+ * it is to be sent again, do that, and settle it then; @may_vote: see
+ * quorum_sync_write_settle().
+ */
+static QuorumWriteOutcome coroutine_fn GRAPH_RDLOCK
+quorum_write_settle(QuorumRequest *req, QEMUIOVector *qiov, bool may_vote)
+{
+    QuorumWriteOutcome outcome;
+
+    for (int again = 0; ; again++) {
+        bool errors;
+
+        quorum_notice_losses(req->bs);
+        if (unlikely(quorum_sync_is_degraded(req->s->sync) ||
+                     bdrv_late_generation() != req->late_generation)) {
+            quorum_late_send_rest(req);
+            quorum_notice_losses(req->bs);
+        }
+        errors = quorum_collect_missed(req);
+        outcome = quorum_sync_write_settle(req->s->sync, &req->write,
+                                           req->s->opts.threshold,
+                                           again < QUORUM_WRITE_AGAIN,
+                                           may_vote);
+        if (unlikely(errors)) {
+            quorum_late_note_all(req, req->write.offset, req->write.bytes);
+            quorum_trace_missed(req, outcome == QUORUM_WRITE_HELD ?
+                                     "write" : "failed write");
+            quorum_report_errors(req, QUORUM_OP_TYPE_WRITE);
+        }
+        if (likely(outcome != QUORUM_WRITE_LOST)) {
+            return outcome;
+        }
+        quorum_write_resend(req, qiov);
+    }
+}
+
+/*
+ * Finish a write: children that failed are reported, and, if the write may be
+ * acknowledged, stale.  Gives the range back and frees the request.
+ *
+ * If too few children are sure of what is around the write, nothing is decided:
+ * sets *@votes, after which it is to be written once more; but that happens
+ * only QUORUM_WRITE_VOTES times.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+quorum_write_end(QuorumRequest *req, RangeLockRequest *range,
+                 QEMUIOVector *qiov, QuorumVotes *votes)
+{
+    QuorumWriteOutcome outcome =
+        quorum_write_settle(req, qiov, votes->count < QUORUM_WRITE_VOTES);
+    int ret = 0;
+
+    votes->due = outcome == QUORUM_WRITE_UNSURE;
+    quorum_write_unlock(req, range);
+    if (unlikely(outcome == QUORUM_WRITE_REFUSED)) {
+        ret = quorum_request_fail(req, "write");
+        if (req->flags & BDRV_REQ_FUA) {
+            /* What failed may have been a flush of older data: say so once. */
+            quorum_flush_failed_unheard(req->bs);
+        }
+    }
+    if (req->flags & BDRV_REQ_FUA) {
+        quorum_flush_after_a_while(req->bs);
+    }
+    quorum_request_free(req);
+    return ret;
+}
+
+/*
+ * If a vote is due, vote on what is around the write, or after a FUA write on
+ * all that is unflushed; returns whether it was due.  Nothing is held
+ * meanwhile.
+ */
+static bool coroutine_fn GRAPH_RDLOCK
+quorum_write_votes(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                   BdrvRequestFlags flags, QuorumVotes *votes)
+{
+    if (likely(!votes->due)) {
+        return false;
+    }
+    votes->due = false;
+    votes->count++;
+    if (flags & BDRV_REQ_FUA) {
+        quorum_confirm_unsure(bs, false);
+    }
+    quorum_confirm_around(bs, offset, bytes);
+    return true;
+}
+
 /* --- the callbacks --- */
 
-int coroutine_fn quorum_co_pwritev(BlockDriverState *bs, int64_t offset,
-                                   int64_t bytes, QEMUIOVector *qiov,
-                                   BdrvRequestFlags flags)
+static int coroutine_fn GRAPH_RDLOCK
+quorum_write_once(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                  QEMUIOVector *qiov, BdrvRequestFlags flags,
+                  QuorumVotes *votes)
 {
     BDRVQuorumState *s = bs->opaque;
-    bool stable = s->opts.stable_writes;
     QuorumRequest *req;
     RangeLockRequest range;
 
-    if (!bytes) {
-        return 0;
-    }
     req = quorum_request_new(bs, offset, bytes, qiov, flags);
     req->measured = QUORUM_LATENCY_WRITE;
-    if (stable) {
+    if (s->opts.stable_writes) {
         quorum_request_admit(req);
         if (!quorum_copy_alloc(req)) {
             trace_quorum_failure(bs->node_name, "write", offset, bytes,
@@ -378,12 +498,24 @@ int coroutine_fn quorum_co_pwritev(BlockDriverState *bs, int64_t offset,
         }
     }
     quorum_write_begin(req, &range);
-    if (stable) {
-        quorum_write_pieces(req, qiov);
-    } else {
-        quorum_ask_all(req, quorum_ask_write);
+    quorum_write_send(req, qiov);
+    return quorum_write_end(req, &range, qiov, votes);
+}
+
+int coroutine_fn quorum_co_pwritev(BlockDriverState *bs, int64_t offset,
+                                   int64_t bytes, QEMUIOVector *qiov,
+                                   BdrvRequestFlags flags)
+{
+    QuorumVotes votes = {};
+    int ret;
+
+    if (!bytes) {
+        return 0;
     }
-    return quorum_write_end(req, &range);
+    do {
+        ret = quorum_write_once(bs, offset, bytes, qiov, flags, &votes);
+    } while (quorum_write_votes(bs, offset, bytes, flags, &votes));
+    return ret;
 }
 
 /* What a child has not done of zeroes without a fallback. */
@@ -492,14 +624,15 @@ static int64_t quorum_zeroes_part(int64_t offset, int64_t bytes,
 /* Write zeroes to a part of the disk that quorum_zeroes_part() has chosen. */
 static int coroutine_fn GRAPH_RDLOCK
 quorum_write_zeroes_part(BlockDriverState *bs, int64_t offset, int64_t bytes,
-                         BdrvRequestFlags flags, bool aligned)
+                         BdrvRequestFlags flags, bool aligned,
+                         QuorumVotes *votes)
 {
     QuorumRequest *req;
     RangeLockRequest range;
 
     req = quorum_request_new(bs, offset, bytes, NULL, flags);
     quorum_write_begin(req, &range);
-    quorum_ask_all(req, quorum_ask_write_zeroes);
+    quorum_write_send(req, NULL);
 
     /*
      * If no child can do it efficiently, the caller is told.  If only some
@@ -521,7 +654,7 @@ quorum_write_zeroes_part(BlockDriverState *bs, int64_t offset, int64_t bytes,
     if (flags & BDRV_REQ_NO_FALLBACK) {
         quorum_ask_zeroes_again(req);
     }
-    return quorum_write_end(req, &range);
+    return quorum_write_end(req, &range, NULL, votes);
 }
 
 int coroutine_fn quorum_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
@@ -539,8 +672,15 @@ int coroutine_fn quorum_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
         int64_t part = quorum_zeroes_part(offset, bytes, alignment, most);
 
         bool aligned = offset % alignment == 0 && part % alignment == 0;
+        BdrvRequestFlags part_flags = flags;
+        QuorumVotes votes = {};
 
-        ret = quorum_write_zeroes_part(bs, offset, part, flags, aligned);
+        do {
+            ret = quorum_write_zeroes_part(bs, offset, part, part_flags,
+                                           aligned, &votes);
+            /* Once some have done it, there is no way back. */
+            part_flags &= ~BDRV_REQ_NO_FALLBACK;
+        } while (quorum_write_votes(bs, offset, part, part_flags, &votes));
         offset += part;
         bytes -= part;
     }

@@ -28,6 +28,14 @@ void coroutine_fn quorum_write_unlock(QuorumRequest *req,
                                       RangeLockRequest *range);
 
 /*
+ * Children have lost something while @req was in flight, and its range is still
+ * held: it is sent to all again, but not more than QUORUM_WRITE_AGAIN times.  A
+ * child that loses its connection each time has failed.
+ */
+void GRAPH_RDLOCK quorum_write_again(QuorumRequest *req);
+#define QUORUM_WRITE_AGAIN 3
+
+/*
  * Fill in @req->missed[] with the children that have not done the request, or
  * were not asked; those that have done it can be repaired again.  Returns
  * whether an error is to be reported.
@@ -92,6 +100,12 @@ quorum_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
 int coroutine_fn GRAPH_RDLOCK
 quorum_co_pdiscard(BlockDriverState *bs, int64_t offset, int64_t bytes);
 int coroutine_fn GRAPH_RDLOCK quorum_co_flush(BlockDriverState *bs);
+
+/*
+ * The same, but the guest has not asked for it: if too few children can flush,
+ * it is told with its next flush.
+ */
+int coroutine_fn GRAPH_RDLOCK quorum_co_flush_unheard(BlockDriverState *bs);
 int coroutine_fn GRAPH_RDLOCK
 quorum_co_truncate(BlockDriverState *bs, int64_t offset, bool exact,
                    PreallocMode prealloc, BdrvRequestFlags flags,

@@ -18,9 +18,8 @@
  * which spin must notice: see quorum.rst.
  */
 
-#ifndef T
-#define T 2                     /* vote-threshold */
-#endif
+#include "quorum-common.pml"
+
 #ifndef WRITES
 #define WRITES 1                /* of the first writer; the second has one */
 #endif
@@ -33,32 +32,8 @@
 #ifndef OUTAGES
 #define OUTAGES 1               /* of all children together */
 #endif
-#ifndef N
-#define N 3                     /* or 4 */
-#endif
-
-/* A set of children is a mask. */
-#define EVERYBODY ((1 << N) - 1)
-#define has(set, i)     (((set) >> (i)) & 1)
-#if N == 4
-#define with_fourth(x)  x
-#define or_fourth(x, n) (x -> 3 : n)
-#else
-#define with_fourth(x)
-#define or_fourth(x, n) n
-#endif
-#define size(set) \
-    (has(set, 0) + has(set, 1) + has(set, 2) with_fourth(+ has(set, 3)))
-
-/* The granule: a cell is a nibble, and a set of cells is a mask of nibbles. */
-#define LEFT  15
-#define RIGHT 240
-#define WHOLE 255
 #define ROTTEN 15               /* in the left cell: no write has this number */
 #define is_rotten(v)    (((v) & LEFT) == ROTTEN)
-#define as_new(v, w)    (((v) & LEFT) >= ((w) & LEFT) && ((v) >> 4) >= ((w) >> 4))
-#define newest(v, w, cell) \
-    (((v) & cell) > ((w) & cell) -> ((v) & cell) : ((w) & cell))
 
 byte data[N];                   /* what the children store */
 byte down;                      /* children that fail all requests */
@@ -130,32 +105,6 @@ inline let_fly(p, i, v) {
 #endif
 }
 
-/* --- range_lock: wait for earlier requests for some of the same cells --- */
-
-byte wanted[4], blockers[4];
-
-#define blocks(q, p, cells) ((q != p && (wanted[q] & cells)) -> 1 << q : 0)
-
-inline ask_for(p, cells) {
-    blockers[p] = blocks(0, p, cells) | blocks(1, p, cells) |
-                  blocks(2, p, cells) | blocks(3, p, cells);
-    wanted[p] = cells
-}
-
-#ifdef NO_RANGE_LOCK
-#define granted(p) true
-#else
-#define granted(p) blockers[p] == 0
-#endif
-
-inline unlock(p) {
-    wanted[p] = 0;
-    blockers[0] = blockers[0] & ~(1 << p);
-    blockers[1] = blockers[1] & ~(1 << p);
-    blockers[2] = blockers[2] & ~(1 << p);
-    blockers[3] = blockers[3] & ~(1 << p)
-}
-
 /* --- what must be true --- */
 
 /* One bad child is one bad child: with more, requests may fail. [7] */
@@ -182,12 +131,7 @@ inline check() {
 /* --- quorum_ask_all(): in any order, and each child ends by itself --- */
 
 inline next_child(i, set) {
-    if
-    :: has(ready(set), 0) -> i = 0
-    :: has(ready(set), 1) -> i = 1
-    :: has(ready(set), 2) -> i = 2
-    with_fourth(:: has(ready(set), 3) -> i = 3)
-    fi;
+    one_of(i, ready(set));
     set = set & ~(1 << i)
 }
 
@@ -730,12 +674,7 @@ proctype Scrub(byte p, n) {
 
 inline pick(i, from) {
     set = from;
-    if
-    :: has(set, 0) -> i = 0
-    :: has(set, 1) -> i = 1
-    :: has(set, 2) -> i = 2
-    with_fourth(:: has(set, 3) -> i = 3)
-    fi;
+    one_of(i, set);
     set = 0
 }
 

@@ -23,12 +23,13 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     return !quorum_vote_init(&error_abort);
 }
 
-static void check_data(const uint8_t *const *data, int n, size_t bytes,
-                       int threshold)
+static void check_data(const uint8_t *const *data, const bool *sure, int n,
+                       size_t bytes, int threshold)
 {
     char letters[MAX_CHILDREN + 1] = "";
     int version[MAX_CHILDREN];
     int winner, members, count = 0;
+    bool vouched = false;
 
     for (int i = 0; i < n; i++) {
         int first = 0;
@@ -45,13 +46,18 @@ static void check_data(const uint8_t *const *data, int n, size_t bytes,
         g_assert_cmpint(version[i], ==,
                         data[i] ? letters[i] - 'a' : QUORUM_NO_VERSION);
     }
-    winner = quorum_winner(version, n, threshold, &members);
+    winner = quorum_winner(version, n, threshold, NULL, &members);
     g_assert_cmpint(winner, ==, naive_winner(letters, threshold));
-    g_assert_cmpint(quorum_winner(version, n, threshold, NULL), ==, winner);
+    g_assert_cmpint(quorum_winner(version, n, threshold, NULL, NULL), ==,
+                    winner);
     for (int i = 0; i < n; i++) {
         count += winner >= 0 && letters[i] == letters[winner];
+        vouched |= winner >= 0 && letters[i] == letters[winner] && sure[i];
     }
     g_assert_cmpint(members, ==, count);
+    g_assert_cmpint(quorum_winner(version, n, threshold, sure, &members), ==,
+                    vouched ? winner : QUORUM_NO_VERSION);
+    g_assert_cmpint(members, ==, vouched ? count : 0);
 }
 
 static int count_value(const int64_t *values, int n, int64_t value)
@@ -102,6 +108,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size)
     size_t bytes = 1 + fuzz_below(&in, MAX_BYTES);
     uint8_t *data[MAX_CHILDREN] = { NULL };
     int64_t values[MAX_CHILDREN];
+    bool sure[MAX_CHILDREN];
     int n = 0;
 
     while (n < MAX_CHILDREN && (in.left || !n)) {
@@ -125,11 +132,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *input, size_t size)
         if (values[n] >= 0) {
             values[n] <<= what % 2 * 32;
         }
+        sure[n] = what % 3;
         n++;
     }
     threshold = MIN(threshold, n);
 
-    check_data((const uint8_t *const *)data, n, bytes, threshold);
+    check_data((const uint8_t *const *)data, sure, n, bytes, threshold);
     check_values(values, n);
     for (int i = 0; i < n; i++) {
         g_free(data[i]);

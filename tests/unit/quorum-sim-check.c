@@ -40,15 +40,22 @@ static bool has_said(const Child *c, int cell, uint8_t value, int start,
 static void repair_votes(Op *op, uint64_t mask, int unit, int *winners,
                          int *others)
 {
-    int start = NEVER;
+    int start = sim_node_flushes_by_itself() ? 0 : NEVER;
 
     for (int i = 0; i < sim.guest.next_req; i++) {
         Req *r = &sim.s->reqs[i];
 
-        /* A read that meets a stale granule repairs all of it, later. */
-        if ((r->type == REQ_READ || r->type == REQ_SCRUB) &&
-            r->start != NEVER &&
-            sim_granules_mask(r->mask) & sim_unit_mask(unit)) {
+        /*
+         * A read that meets a stale granule repairs all of it, later.  A flush
+         * votes where children are unsure, so does a write before it is tried
+         * again, and a resize at the end of the disk.
+         */
+        if (r->start != NEVER &&
+            (((r->type == REQ_READ || r->type == REQ_SCRUB ||
+               sim_is_tried_again(r)) &&
+              sim_granules_mask(r->mask) & sim_unit_mask(unit)) ||
+             (sim_is_tried_again(r) && r->flags & BDRV_REQ_FUA) ||
+             r->type == REQ_FLUSH || r->type == REQ_RESIZE)) {
             start = MIN(start, r->start);
         }
     }
@@ -70,11 +77,12 @@ static void repair_votes(Op *op, uint64_t mask, int unit, int *winners,
             agrees &= has_said(c, i, op->val[i], start, true);
             agrees &= c->image[i] == op->val[i] || sim_is_liar(c, i) ||
                       c->ever_late & BIT_ULL(i) ||
+                      (sim_has_losses(sim.s) && c->ever_lost) ||
                       (sim.s->plan[n].bad && sim.s->plan[n].drops);
         }
         if (agrees) {
             *winners += 1;
-        } else if (!sim_may_be_stale(c, mask)) {
+        } else if (!sim_may_be_stale(c, mask) && !c->ever_lost) {
             *others += 1;
         }
     }
@@ -210,7 +218,7 @@ static void check_repair(Op *op)
         changes |= op->val[ctz64(m)] != c->image[ctz64(m)];
     }
     /* One that changes nothing may still end that a child is stale. */
-    if (changes && !sim.s->rewrite_corrupted &&
+    if (changes && !sim.s->rewrite_corrupted && !c->ever_lost &&
         !sim_is_scrubbed(REQ_SCRUB, op->mask)) {
         sim_violation(CHECK_REPAIR, "op %d: a repair without the option and "
                       "without a scrub", op->id);
@@ -254,6 +262,12 @@ void sim_check_stored(const Op *op, int cell)
                       sim_value_text(op->val[cell]),
                       sim_value_text(c->image[cell]), cell, c->index);
     }
+    if (op->repair && sim_has_losses(sim.s) &&
+        sim_is_older(cell, op->val[cell], c->image[cell], sim.now)) {
+        sim_violation(CHECK_TOLD, "a repair puts %s over %s in cell %d of "
+                      "child %d", sim_value_text(op->val[cell]),
+                      sim_value_text(c->image[cell]), cell, c->index);
+    }
 }
 
 /* --- writes and flushes of the guest --- */
@@ -293,12 +307,32 @@ static void move_zeroes(Req *r)
     }
 }
 
+/*
+ * Whether it is not known which zeroes are of @r, as another write that fills a
+ * gap there may have been given up and begun again meanwhile
+ */
+static bool may_be_mistaken(const Req *r)
+{
+    for (int i = 0; i < sim.guest.next_req; i++) {
+        const Req *other = &sim.s->reqs[i];
+
+        if (r->given_up && other != r && other->end > r->start &&
+            other->start < r->end && other->gap & sim_zeroed_by(r)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Promise 1: count the holders, and remember which children are none. */
 static void check_write(Req *r)
 {
     uint64_t cells = sim_touched(r);
     int holders = 0;
 
+    if (may_be_mistaken(r)) {
+        return;
+    }
     move_zeroes(r);
     /* What a child was given may be undone by what still comes. */
     for (int n = 0; n < sim.s->num_children; n++) {
@@ -309,8 +343,8 @@ static void check_write(Req *r)
              * A child with late writes in a granule is not asked for any of the
              * write, and taken for one whose flush has failed.
              */
-            sim.child[n].ever_failed |= r->flags & BDRV_REQ_FUA ? UINT64_MAX
-                                                                : cells;
+            sim.child[n].ever_failed |= r->flags & BDRV_REQ_FUA ?
+                                        UINT64_MAX : cells | r->gap;
         }
         note_stored(&sim.child[n], cells & r->ok[n]);
     }
@@ -342,7 +376,7 @@ static void check_durable(uint64_t cells, int start)
         int i = ctz64(m);
         int count = sim_count_gone(i, start);
 
-        if (sim.seen.grown_at[i] > start) {
+        if (sim.seen.grown_at[i] > start || sim_is_told(i, start)) {
             continue;
         }
         for (int n = 0; n < sim.s->num_children; n++) {
@@ -461,6 +495,21 @@ static void check_tie(Req *r, int cell, uint8_t value)
     }
 }
 
+/* Has a child something newer, and had it during all of @r? */
+static void check_told(Req *r, int cell, uint8_t value)
+{
+    for (int n = 0; n < sim.s->num_children; n++) {
+        const Child *c = &sim.child[n];
+
+        if (c->bs && c->changed[cell] < r->start &&
+            sim_is_older(cell, value, c->image[cell], r->start)) {
+            sim_violation(CHECK_TOLD, "R%d returns %s in cell %d, and child "
+                          "%d has %s", r->id, sim_value_text(value), cell, n,
+                          sim_value_text(c->image[cell]));
+        }
+    }
+}
+
 /* Look at one cell of a read.  Returns whether the value may be there. */
 static bool check_read_cell(Req *r, int cell, uint8_t value)
 {
@@ -487,6 +536,9 @@ static bool check_read_cell(Req *r, int cell, uint8_t value)
     }
     if (sim.faults.power_cut) {
         return true;
+    }
+    if (sim_has_losses(sim.s)) {
+        check_told(r, cell, value);
     }
     if (!fifo) {
         check_voted(r, cell, value);
@@ -574,22 +626,49 @@ static void check_alike(Req *r)
 
 void sim_check_scrub(Req *r, int64_t wrong, int64_t unrepairable)
 {
-    if (sim.faults.count == 0 && (wrong || unrepairable)) {
+    /* A child that was restarted has missed what was in flight on it. */
+    if (sim.faults.count == 0 && (wrong || unrepairable) && !sim_any_lost()) {
         sim_violation(CHECK_ALARM, "scrub %d finds something wrong without a "
                       "fault", r->id);
     }
-    if (r->type == REQ_SCRUB && (r->ret < 0) != (unrepairable > 0)) {
+    /* What is to be written again counts as nothing, also if that fails. */
+    if (r->type == REQ_SCRUB && (r->ret < 0) != (unrepairable > 0) &&
+        !(r->ret < 0 && sim_any_lost())) {
         sim_violation(CHECK_SCRUB, "scrub %d returns %d and leaves %" PRId64
                       " bytes", r->id, r->ret, unrepairable);
     }
     r->end = ++sim.now;
-    if (r->type == REQ_SCRUB && r->ret == 0 && sim_was_alone(r)) {
+    if (r->type == REQ_SCRUB && r->ret == 0 && sim_was_alone(r) &&
+        sim.faults.last_loss < r->start) {
         check_alike(r);
     }
     r->end = NEVER;
 }
 
 /* --- requests that have come back --- */
+
+/*
+ * The flush @r has failed: why again, if nothing has gone wrong since?  Only at
+ * the end: as long as the guest writes, a flush may have left something out
+ * that was written beside it, or in the same granule, and the next one tells of
+ * that.
+ */
+static void check_once(Req *r)
+{
+    int start = 0;
+
+    for (int i = sim.s->num_reqs; i < sim.guest.next_req; i++) {
+        const Req *other = &sim.s->reqs[i];
+
+        if (other->type == REQ_FLUSH && other->end < r->start) {
+            start = MAX(start, other->start);
+        }
+    }
+    if (sim.faults.last < start) {
+        sim_violation(CHECK_ONCE, "flush %d fails, and nothing has gone wrong "
+                      "since %d", r->id, sim.faults.last);
+    }
+}
 
 static bool may_fail(Req *r)
 {
@@ -635,7 +714,16 @@ void sim_guest_ended(Req *r)
         sim_note_flush(r);
         check_flush(r);
     }
-    if (r->ret < 0 && !may_fail(r) && !sim.faults.power_cut) {
+    if (r->ret < 0 && sim_has_losses(sim.s) && !sim_has_hangs(sim.s)) {
+        if (r->type == REQ_FLUSH) {
+            check_once(r);
+        } else if (r->flags & BDRV_REQ_FUA) {
+            sim.faults.last = sim.now;
+        }
+    }
+    /* A scrub can't repair what it sees only a part of. */
+    if (r->ret < 0 && !may_fail(r) && !sim.faults.power_cut &&
+        !(r->type == REQ_SCRUB && sim_any_lost())) {
         if (sim.faults.count == 0) {
             sim_violation(CHECK_ALARM, "request %d fails without a fault",
                           r->id);

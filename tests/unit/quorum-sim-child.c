@@ -30,6 +30,15 @@
  * has taken since its last good flush, and of what is in flight.  It may do so
  * some time before it ends.
  *
+ * Losses.  A child has a cache: what it was given and has not flushed.  When it
+ * is restarted, it loses any part of that, all, or nothing, once or several in
+ * a row, one child or all at once, and says so by bdrv_inc_loss_generation()
+ * at once or just before its next answer.  What is in flight then is done
+ * again, or is lost, too, and ends well nevertheless.  In these schedules a
+ * flush that fails loses what it loses when it ends, or it goes on showing it
+ * for a while, as a page cache does after a failed fsync, and is silent when
+ * that ends.
+ *
  * And at the end of a schedule there may be a power cut: each child loses any
  * part of what it has not flushed.
  *
@@ -47,6 +56,8 @@
  *    and only bad child.  Between the loss and the end of the flush, the node
  *    can't know that the child is stale; with it and a liar against it, the
  *    third child would be outvoted.
+ *  - With losses there are no lies, no power cuts and no resizes; drops need
+ *    no majority there.
  *  - A power cut needs a majority for threshold, a read pattern that votes, and
  *    fewer than threshold bad children: those that failed to flush come back
  *    with old data, and it is as if they were liars.
@@ -56,6 +67,24 @@
  *
  * Schedules with ties are another matter: half of the children fail most
  * writes, and threshold is one half.  No child is wrong, they just disagree.
+ *
+ * What must hold with losses (promise 10; quorum-sim-check.c):
+ *
+ *  - A read returns the newest acknowledged data, or what writes in flight may
+ *    have made of it, or an error.  Older data only if a flush that ended after
+ *    the write has failed (a FUA write that fails tells nothing), and only if
+ *    no child has had anything newer during all of the read.
+ *  - No repair puts older data over newer ones, also after such a flush.
+ *  - After a flush that succeeds, threshold children have on their media what
+ *    was acknowledged before it began, or something newer, unless the guest has
+ *    been told before that it may be lost.  The same holds for a FUA write.
+ *  - A flush that fails does so for something that has gone wrong since the
+ *    last one began.  At the end, when nothing goes wrong any more, the guest
+ *    flushes twice.
+ *  - While enough children for threshold are well, and outnumber the others,
+ *    nothing fails.  And if restarts lose nothing, and one child is never
+ *    restarted, nothing fails at all and no child is reported; the driver need
+ *    not try again without end, so there is at most one in a request then.
  *
  * What children are not made to do here, because the driver promises nothing
  * for it:
@@ -99,6 +128,7 @@ void sim_child_fault(Child *c)
 {
     c->failed = true;
     sim.faults.count++;
+    sim.faults.last = sim.now;
 }
 
 uint8_t sim_choose_lie(Child *c, int cell)
@@ -113,28 +143,140 @@ uint8_t sim_choose_lie(Child *c, int cell)
     }
 }
 
-/* A flush of @c has failed: forget some of what was not flushed. */
-void sim_child_drop(Child *c)
+/* --- caches that are lost --- */
+
+/* Some of what was not flushed: what is lost of it now */
+static uint64_t choose_lost(const Child *c)
 {
-    uint64_t dirty = 0, lost;
+    uint64_t dirty = 0;
 
     for (int i = 0; i < c->length; i++) {
         if (c->changed[i] > c->safe_at[i]) {
             dirty |= BIT_ULL(i);
         }
     }
-    lost = sim_choose_subset(dirty);
+    return sim_choose_subset(dirty);
+}
+
+/* @c has @lost cells, as far as operations in flight do not store them again */
+static void lose_cells(Child *c, uint64_t lost)
+{
+    if (!lost) {
+        return;
+    }
+    sim_trace("    child %d loses cells %016" PRIx64, c->index, lost);
+    sim.faults.last_loss = sim.now;
+    c->doomed &= ~lost;
+    for (uint64_t m = lost; m; m &= m - 1) {
+        int i = ctz64(m);
+
+        c->image[i] = c->durable[i];
+        c->changed[i] = c->safe_at[i];
+    }
+    for (int i = 0; i < sim.pending.num; i++) {
+        Op *op = sim.pending.op[i];
+
+        if (op->child != c) {
+            continue;
+        }
+        if (op->type == OP_FLUSH) {
+            for (uint64_t m = lost; m; m &= m - 1) {
+                op->snap[ctz64(m)] = c->durable[ctz64(m)];
+            }
+        } else if (op->applied & lost && sim_choose(2)) {
+            op->applied &= ~lost;
+        }
+    }
+}
+
+void sim_child_answers(Child *c)
+{
+    if (c->untold) {
+        c->untold = false;
+        sim_trace("    child %d tells of its restart", c->index);
+        bdrv_inc_loss_generation(c->bs);
+        sim.faults.last = sim.now;
+    }
+}
+
+/* Where nothing is lost, the driver does not try without end. */
+static bool may_restart(void)
+{
+    for (int i = 0; i < sim.guest.next_req && sim.s->kind->keeps; i++) {
+        const Req *r = &sim.s->reqs[i];
+
+        if (r->end == NEVER && r->restarts >= 1) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void restart(Child *c)
+{
+    const Plan *plan = &sim.s->plan[c->index];
+
+    sim_trace("    child %d is restarted", c->index);
+    c->untold = c->ever_lost = true;
+    c->ever_failed = UINT64_MAX;
+    sim.faults.last = sim.now;
+    if (!sim.s->kind->keeps) {
+        sim_child_fault(c);
+        lose_cells(c, sim_chance(plan->forgets) ? choose_lost(c) : 0);
+    }
+    for (int i = 0; i < sim.guest.next_req; i++) {
+        sim.s->reqs[i].restarts += sim.s->reqs[i].end == NEVER;
+    }
+    if (!sim_chance(sim.s->rates.tells_late)) {
+        sim_child_answers(c);
+    }
+}
+
+void sim_lose(void)
+{
+    Req *r = &sim.s->reqs[MAX(0, sim.guest.next_req - 1)];
+    bool together = false;
+
+    if (!sim_has_losses(sim.s)) {
+        return;
+    }
+    for (int n = 0; n < sim.s->num_children; n++) {
+        Child *c = &sim.child[n];
+        const Plan *plan = &sim.s->plan[n];
+
+        if (!plan->bad || !c->bs) {
+            continue;
+        }
+        sim_use_dice(r, n);
+        if (c->doomed && sim_chance(sim.s->rates.evicts)) {
+            lose_cells(c, sim_choose_subset(c->doomed));
+        }
+        if (plan->restart && may_restart() &&
+            (together || sim_chance(plan->restart))) {
+            together |= sim_chance(sim.s->rates.together);
+            restart(c);
+        }
+    }
+}
+
+/* A flush of @c has failed: forget some of what was not flushed. */
+void sim_child_drop(Child *c)
+{
+    uint64_t lost = choose_lost(c);
+
+    if (sim.s->plan[c->index].shows) {
+        sim_trace("    child %d shows, and will lose, cells %016" PRIx64,
+                  c->index, lost);
+        c->doomed |= lost;
+        return;
+    }
     for (int i = 0; i < c->length; i++) {
         if (lost & BIT_ULL(i)) {
-            c->image[i] = c->durable[i];
-            c->changed[i] = c->safe_at[i];
             /* If a flush has lied, the node can't know. */
             c->lost |= sim_is_liar(c, i) ? 0 : BIT_ULL(i);
         }
     }
-    if (lost) {
-        sim_trace("    child %d loses cells %016" PRIx64, c->index, lost);
-    }
+    lose_cells(c, lost);
     for (int i = 0; i < sim.pending.num; i++) {
         Op *op = sim.pending.op[i];
 
@@ -145,7 +287,9 @@ void sim_child_drop(Child *c)
             lost |= op->lost_by_flush;
         }
     }
-    sim_note_drop(c, lost);
+    if (!sim_has_losses(sim.s)) {
+        sim_note_drop(c, lost);
+    }
 }
 
 void sim_child_reset(Child *c, int index)
@@ -189,7 +333,8 @@ void sim_child_changed(Child *c)
         c->stale_since[u] = sim.now;
     }
     c->ever_failed = UINT64_MAX;
-    c->lost = c->bad_cells = 0;
+    c->lost = c->bad_cells = c->doomed = 0;
+    c->untold = c->ever_lost = false;
     c->ops = 0;
     c->dead = false;
     c->is_new = true;

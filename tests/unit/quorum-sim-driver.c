@@ -44,8 +44,26 @@ static void op_init(Op *op, BlockDriverState *bs, OpType type,
     }
 }
 
+/* No one is there to let @op wait: the node is being closed. */
+static int coroutine_fn op_run_at_once(Op *op)
+{
+    for (uint64_t m = op->mask; m; m &= m - 1) {
+        int i = ctz64(m);
+
+        if (op->type == OP_READ) {
+            op->val[i] = op->child->image[i];
+        } else {
+            sim_child_store(op->child, i, op->val[i]);
+        }
+    }
+    return 0;
+}
+
 static int coroutine_fn op_run(Op *op)
 {
+    if (!sim.node.running) {
+        return op_run_at_once(op);
+    }
     g_assert(sim.pending.num < MAX_PENDING);
     if (sim.verdict.trace) {
         g_autofree char *values =
@@ -70,19 +88,22 @@ static int coroutine_fn op_run(Op *op)
     return op->ret;
 }
 
-/* Which request in flight puts zeroes into the cells of @mask? */
-static Req *find_zeroes(uint64_t mask)
+/*
+ * Which request in flight puts zeroes into the cells of @mask of @c?  The
+ * oldest one: overlapping writes keep their order, but for those that wait for
+ * coroutines; see move_zeroes().  A gap that another child has been given, and
+ * @c has not, is still being filled.
+ */
+static Req *find_zeroes(const Child *c, uint64_t mask)
 {
     Req *grows = NULL;
 
     for (int i = 0; i < sim.guest.next_req; i++) {
         Req *r = &sim.s->reqs[i];
 
-        if (r->end == NEVER && !(mask & ~sim_zeroed_by(r))) {
-            /*
-             * The oldest one: overlapping writes keep their order, but for
-             * those that wait for coroutines; see move_zeroes().
-             */
+        if (r->end == NEVER &&
+            (!(mask & ~sim_zeroed_by(r)) ||
+             !(mask & ~(r->gap & r->sent & ~r->issued[c->index])))) {
             return r;
         }
         if (r->end == NEVER && !(mask & ~r->gap) && !grows) {
@@ -92,18 +113,84 @@ static Req *find_zeroes(uint64_t mask)
     return grows;
 }
 
-/* Which write in flight puts @value into the cells of @mask of @c? */
-static Req *find_write(const Child *c, uint64_t mask, uint8_t value)
+size_t sim_writes_unsure(void)
+{
+    return qatomic_read(&quorum_debug.reached[QUORUM_BRANCH_WRITE_UNSURE]);
+}
+
+size_t sim_writes_tried_again(void)
+{
+    return qatomic_read(&quorum_debug.reached[QUORUM_BRANCH_WRITE_LOST]) +
+           sim_writes_unsure();
+}
+
+bool sim_is_tried_again(const Req *r)
+{
+    return sim_writes_tried_again() > r->again_before;
+}
+
+/*
+ * What an operation of a child may be of a write in flight: what the write does
+ * to the child once; or if the driver may have tried it again, what the guest
+ * has put into its memory since, or what the child has been given before.
+ */
+typedef enum Tries {
+    FIRST_TRY,
+    SCRIBBLED_TRY,
+    SAME_TRY,
+    NUM_TRIES,
+} Tries;
+
+/* Whether @r may be what puts @value into the cells of @mask by @op. */
+static bool may_write(const Req *r, const Op *op, uint64_t mask, uint8_t value,
+                      Tries try)
+{
+    bool again = sim_is_tried_again(r);
+
+    /* Only the core writes what is around it, so that it is aligned. */
+    if (r->end != NEVER || r->type != REQ_WRITE || (mask & ~r->mask) ||
+        (again && op->mask & ~r->mask && sim.s->cell_bytes >= sim.s->align)) {
+        return false;
+    }
+    switch (try) {
+    case FIRST_TRY:
+        return value == TAG_REQ + r->id &&
+               !(r->issued[op->child->index] & mask);
+    case SCRIBBLED_TRY:
+        return value == TAG_SCRIBBLED + r->id && again;
+    default:
+        return value == TAG_REQ + r->id && again;
+    }
+}
+
+/* Which write in flight puts @value into the cells of @mask by @op? */
+static Req *find_write(const Op *op, uint64_t mask, uint8_t value, Tries try)
 {
     for (int i = 0; i < sim.guest.next_req; i++) {
-        Req *r = &sim.s->reqs[i];
+        if (may_write(&sim.s->reqs[i], op, mask, value, try)) {
+            return &sim.s->reqs[i];
+        }
+    }
+    return value == TAG_ZERO ? find_zeroes(op->child, mask) : NULL;
+}
 
-        if (r->end == NEVER && r->type == REQ_WRITE && value == TAG_REQ + i &&
-            !(mask & ~r->mask) && !(r->issued[c->index] & mask)) {
+/* The guest's write that @op belongs to, or NULL */
+static Req *find_owner(const Op *op, Tries try)
+{
+    for (uint64_t m = op->mask; m; m &= m - 1) {
+        uint8_t value = op->val[ctz64(m)];
+        uint64_t same = 0;
+        Req *r;
+
+        for (int i = op->cell; i < op->cell + op->num; i++) {
+            same |= op->val[i] == value ? BIT_ULL(i) : 0;
+        }
+        r = find_write(op, same, value, try);
+        if (r) {
             return r;
         }
     }
-    return value == TAG_ZERO ? find_zeroes(mask) : NULL;
+    return NULL;
 }
 
 /* Find the guest's write that @op belongs to, or see that it is a repair. */
@@ -111,17 +198,18 @@ static void op_attribute(Op *op)
 {
     Child *c = op->child;
 
-    for (uint64_t m = op->mask; m && !op->req; m &= m - 1) {
-        uint8_t value = op->val[ctz64(m)];
-        uint64_t same = 0;
-
-        for (int i = op->cell; i < op->cell + op->num; i++) {
-            same |= op->val[i] == value ? BIT_ULL(i) : 0;
-        }
-        op->req = find_write(c, same, value);
+    for (Tries try = FIRST_TRY; try < NUM_TRIES && !op->req; try++) {
+        op->req = find_owner(op, try);
+        op->again = op->req && sim_is_tried_again(op->req);
     }
     for (uint64_t m = op->mask; m; m &= m - 1) {
         int i = ctz64(m);
+
+        if (op->req && op->req->mask & BIT_ULL(i) &&
+            op->val[i] == TAG_SCRIBBLED + op->req->id &&
+            sim_is_tried_again(op->req)) {
+            op->val[i] = TAG_REQ + op->req->id;
+        }
 
         if (op->req && op->val[i] == TAG_ZERO &&
             (sim_zeroed_by(op->req) | op->req->gap) & BIT_ULL(i)) {
@@ -160,7 +248,8 @@ sim_co_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
     /* With a larger threshold, it may be a vote. */
     if (g_str_equal(sim.s->read_pattern, "fifo") && sim.s->threshold == 1 &&
         !sim.s->rewrite_corrupted && sim.s->cell_bytes >= sim.s->align &&
-        sim_is_stale(op.child, op.mask) && !sim_may_be_probe(&op) &&
+        !sim_any_lost() && sim_is_stale(op.child, op.mask) &&
+        !sim_may_be_probe(&op) &&
         !sim_is_scrubbed(REQ_SCRUB, op.mask) &&
         !sim_is_scrubbed(REQ_CHECK, op.mask)) {
         sim_violation(CHECK_SILENT, "op %d: a stale child is read", op.id);
@@ -192,8 +281,8 @@ static void scribble(const Op *op)
         return;
     }
     for (uint64_t m = op->cover & op->req->mask; m; m &= m - 1) {
-        memset(op->req->buf + (ctz64(m) - op->req->cell) * size, TAG_TORN,
-               size);
+        memset(op->req->buf + (ctz64(m) - op->req->cell) * size,
+               TAG_SCRIBBLED + op->req->id, size);
     }
 }
 
@@ -211,7 +300,9 @@ sim_co_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
     }
     op_attribute(&op);
     scribble(&op);
-    sim_check_op(&op);
+    if (sim.node.running) {
+        sim_check_op(&op);
+    }
     return op_run(&op);
 }
 
@@ -251,7 +342,7 @@ static Req *find_resize(const Op *op)
                       sim.s->cell_bytes) {
         sim_violation(CHECK_REPAIR, "op %d: a child is made %d cells long for "
                       "no reason", op->id, op->length);
-    } else if (!sim.s->rewrite_corrupted &&
+    } else if (!sim.s->rewrite_corrupted && !sim_any_lost() &&
                !sim_is_scrubbed(REQ_SCRUB, UINT64_MAX)) {
         sim_violation(CHECK_REPAIR, "op %d: a child is extended without the "
                       "option and without a scrub", op->id);
@@ -267,6 +358,10 @@ sim_co_truncate(BlockDriverState *bs, int64_t offset, bool exact,
     int ret;
 
     op_init(&op, bs, OP_RESIZE, 0, 0, flags);
+    if (!sim.node.running) {
+        op.child->length = offset / sim.s->cell_bytes;
+        return 0;
+    }
     op.length = offset / sim.s->cell_bytes;
     op.exact = exact;
     op.req = find_resize(&op);
@@ -309,6 +404,7 @@ sim_co_block_status(BlockDriverState *bs, bool want_zero, int64_t offset,
     int cell = offset / size;
     bool zero = sim_is_zeroes(c->image[cell]);
 
+    sim_child_answers(c);
     if (size < sim.s->align) {
         *pnum = bytes;
         return BDRV_BLOCK_DATA;

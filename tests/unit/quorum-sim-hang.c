@@ -473,8 +473,9 @@ static void check_dropped(Child *c)
                        !quorum_sync_is_lagging(node()->sync, n);
 
         left += answers;
+        /* What has lost something is asked once more. */
         others += other != c && other->bs &&
-                  other->answered_at > c->late_start;
+                  (other->answered_at > c->late_start || other->ever_lost);
     }
     if (left < sim.s->threshold) {
         sim_violation(CHECK_ENOUGH, "child %d is given up, and only %d are "
@@ -497,6 +498,7 @@ void sim_abandon(BlockDriverState *bs)
         c->lags = true;
         c->lags_since = sim.now;
         c->ever_failed = UINT64_MAX;
+        c->ever_lost = true;
         sim_child_fault(c);
         sim.time.idle = 0;
     }

@@ -25,6 +25,7 @@ static void op_apply(Op *op, uint64_t mask)
         if (!(op->lost_by_flush & BIT_ULL(i))) {
             sim_child_store(c, i, op->val[i]);
             c->lost &= ~BIT_ULL(i);
+            c->doomed &= ~BIT_ULL(i);
         } else if (!sim_is_liar(c, i)) {
             c->lost |= BIT_ULL(i);
         }
@@ -189,7 +190,7 @@ static void finish_write(Op *op, Plan *plan)
     op_apply(op, op->mask & ~lost);
     sim_child_grow(c, op->cell + op->num);
     for (int i = op->cell; i < op->cell + op->num; i++) {
-        if (op->flags & BDRV_REQ_FUA && op->mask & BIT_ULL(i) &&
+        if (op->flags & BDRV_REQ_FUA && op->mask & ~c->doomed & BIT_ULL(i) &&
             !(sim_is_liar(c, i) && sim_chance(plan->skip_flush))) {
             c->durable[i] = c->image[i];
             c->safe_at[i] = c->changed[i];
@@ -213,6 +214,9 @@ static void finish_flush(Op *op, Plan *plan)
     for (int i = 0; i < c->length; i++) {
         if (sim_is_liar(c, i) && sim_chance(plan->skip_flush)) {
             sim_child_fault(c);
+            continue;
+        }
+        if (c->doomed & BIT_ULL(i)) {
             continue;
         }
         /* What was written meanwhile may be caught by it or not. */
@@ -349,6 +353,21 @@ static void note_taken(const Op *op)
     }
 }
 
+/* @op has failed, and may have flushed something. */
+static void note_flush_failed(const Op *op)
+{
+    op->child->failed_at = sim.now;
+    op->child->ever_lost = true;
+}
+
+/* What was not flushed may be gone for that. */
+static void maybe_drop(const Op *op, const Plan *plan)
+{
+    if (plan->drops && !op->failed) {
+        sim_child_drop(op->child);
+    }
+}
+
 /* End @op, in the way that the dice say. */
 static void op_finish(Op *op)
 {
@@ -364,29 +383,31 @@ static void op_finish(Op *op)
     case OP_WRITE:
     case OP_ZERO:
         /* Not what the core has added, so that it is aligned. */
-        for (uint64_t m = op->repair ? 0 : op->req ?
+        for (uint64_t m = op->repair || op->again ? 0 : op->req ?
                           op->mask & sim_touched(op->req) : op->mask;
              m; m &= m - 1) {
             sim.seen.written_at[ctz64(m)] = sim.now;
         }
-        if (op->ret < 0 && op->req && op->req->type != REQ_WRITE) {
-            op->req->issued[c->index] &= ~op->cover;    /* try again */
+        if (op->ret < 0 && op->req) {
+            /* try again */
+            op->req->issued[c->index] &= ~(op->req->type == REQ_WRITE ?
+                                           op->req->gap : op->cover);
+            op->req->ok[c->index] &= ~op->mask;
         }
         if (op->ret == -ENOTSUP) {
             break;
         }
         finish_write(op, plan);
         if (op->ret < 0) {
+            c->ever_lost |= may_fail_everywhere(op);
             c->ever_failed |= may_fail_everywhere(op) ? UINT64_MAX : op->mask;
             if (op->req && op->req->type == REQ_RESIZE) {
                 op->req->ok[c->index] = 0;
                 c->failed_at = sim.now;
             }
             if (op->flags & BDRV_REQ_FUA) {
-                c->failed_at = sim.now;
-                if (plan->drops && !op->failed) {
-                    sim_child_drop(c);
-                }
+                note_flush_failed(op);
+                maybe_drop(op, plan);
             }
         } else if (op->req && op->req->type != REQ_RESIZE) {
             note_taken(op);
@@ -404,12 +425,10 @@ static void op_finish(Op *op)
         if (op->ret == 0) {
             finish_flush(op, plan);
         } else {
-            c->failed_at = sim.now;
+            note_flush_failed(op);
             c->ever_failed = UINT64_MAX;
             sim_note_flush_failed();
-            if (plan->drops && !op->failed) {
-                sim_child_drop(c);
-            }
+            maybe_drop(op, plan);
         }
         break;
     }
@@ -417,6 +436,9 @@ static void op_finish(Op *op)
         trace_end(op);
     }
     sim_op_ended(op);
+    if (!op->abandoned) {
+        sim_child_answers(c);
+    }
     op->done = true;
     aio_co_wake(op->co);
 }
@@ -446,7 +468,8 @@ static void op_hold(Op *op)
             op_apply(op, mask);
         }
     }
-    if (op_syncs(op) && plan->drops && !op->failed && op_fails(op, plan)) {
+    if (op_syncs(op) && plan->drops && !sim_has_losses(sim.s) && !op->failed &&
+        op_fails(op, plan)) {
         /* Other operations may come and go before its end tells of it. */
         sim_trace("    child %d: op %d is failing", c->index, op->id);
         op->failed = true;

@@ -96,6 +96,27 @@ bool sim_any_drops(void)
     return false;
 }
 
+bool sim_any_lost(void)
+{
+    for (int n = 0; n < sim.s->num_children; n++) {
+        if (sim.child[n].ever_lost) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Whether a child may lose what it has acknowledged, and not say so */
+static bool any_forgets(void)
+{
+    for (int i = 0; i < sim.s->num_children; i++) {
+        if (sim.s->plan[i].bad && sim.s->plan[i].forgets) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Mask of those that were not there from the start, or are not there now */
 static int new_children(void)
 {
@@ -111,7 +132,8 @@ bool sim_well_enough(void)
 {
     int bad = sim_bad_children(sim.s) | new_children();
     int well = sim.s->num_children - ctpop32(bad);
-    int against = ctpop32(sim_any_drops() ? bad : sim_any_liars());
+    int against = ctpop32(sim_any_drops() || any_forgets() ? bad :
+                          sim_any_liars());
 
     return well >= sim.s->threshold && well > against;
 }
@@ -205,6 +227,28 @@ static bool has_replaced(const Req *w, int cell, int start, bool power_cut)
            (power_cut ? w->flushed : !w->may_be_lost && !w->loss_unreported);
 }
 
+bool sim_is_told(int cell, int start)
+{
+    int told = NEVER;
+
+    for (int i = 0; i < sim.guest.next_req; i++) {
+        Req *w = &sim.s->reqs[i];
+
+        if (sim_is_write(w) && acknowledged(w) && w->may_be_lost &&
+            w->end < start && sim_replaced(w) & BIT_ULL(cell)) {
+            told = told == NEVER ? w->end : MAX(told, w->end);
+        }
+    }
+    for (int i = 0; i < sim.guest.next_req && told != NEVER; i++) {
+        Req *w = &sim.s->reqs[i];
+
+        if (has_replaced(w, cell, start, false) && w->start > told) {
+            told = NEVER;
+        }
+    }
+    return told != NEVER;
+}
+
 /*
  * Zeroes that are there because the disk became longer.  They never come after
  * a write of the cell, unless that was done and cut off before.
@@ -249,6 +293,16 @@ static bool garbage_permitted(int cell, int start, bool power_cut)
         }
     }
     return permitted;
+}
+
+bool sim_is_older(int cell, uint8_t value, uint8_t than, int start)
+{
+    const Req *old = value_req(value), *new = value_req(than);
+
+    return (value == TAG_INIT || (old && sim_is_write(old))) && new &&
+           sim_is_write(new) && acknowledged(new) && new->end < start &&
+           sim_touched(new) & BIT_ULL(cell) && new != old &&
+           (old ? old->end : 0) < new->start;
 }
 
 bool sim_permitted(int cell, uint8_t value, int start, int end, bool power_cut)
@@ -396,7 +450,10 @@ static void writes_flushed(Req *r)
         if (!sim_is_write(w) || w->flushed) {
             continue;
         }
-        if (r->ret < 0 && w->end == NEVER) {
+        if (r->ret < 0 && sim_has_losses(sim.s)) {
+            /* The guest has been told, but not by a FUA write. */
+            w->may_be_lost |= r->type == REQ_FLUSH && acknowledged(w);
+        } else if (r->ret < 0 && w->end == NEVER) {
             /* The guest has yet to hear of it, and may believe that then. */
             w->loss_unreported &= flush_in_flight();
         } else if (r->ret < 0) {
@@ -432,7 +489,15 @@ void sim_note_flush(Req *r)
     if (r->type == REQ_FLUSH && r->ret >= 0) {
         sim.faults.dropped = 0;
     }
-    losses_known(r);
+    if (r->tried_again) {
+        /* What failed may have been done at last. */
+        for (int n = 0; n < sim.s->num_children; n++) {
+            sim.child[n].lost = 0;
+        }
+    }
+    if (!sim_has_losses(sim.s)) {
+        losses_known(r);
+    }
 }
 
 /* --- children that have left --- */

@@ -240,11 +240,16 @@ static bool shrinks(const Req *r)
     return r->length < r->old_length;
 }
 
-/* Whether @c is as long as @r should have made it */
+/*
+ * Whether @c is as long as @r should have made it.  A write that grows and
+ * comes late may make it longer again, which is not looked at.
+ */
 static bool has_length(const Req *r, const Child *c)
 {
-    return r->exact ? c->length == sim.guest.length
-                    : c->length >= sim.guest.length;
+    uint64_t behind = ~sim_cells_mask(0, sim.guest.length);
+
+    return r->exact && !(c->ever_late & behind) ?
+           c->length == sim.guest.length : c->length >= sim.guest.length;
 }
 
 /* @r has succeeded: has the disk the length that it should have? */
@@ -453,7 +458,7 @@ bool sim_may_restart(void)
     return sim.s->seed & 2 && is_majority() &&
            (sim_has_lengths(sim.s->kind) ||
             g_str_equal(sim.s->read_pattern, "fifo")) && !sim_any_drops() &&
-           !sim_any_liars() &&
+           !sim_has_losses(sim.s) && !sim_any_liars() &&
            ctpop32(sim_bad_children(sim.s)) < sim.s->threshold;
 }
 

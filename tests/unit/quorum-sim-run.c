@@ -26,7 +26,8 @@ static void req_init(Req *r, int id)
     r->ret = 0;
     memset(r->issued, 0, sizeof(r->issued));
     memset(r->ok, 0, sizeof(r->ok));
-    r->failed = 0;
+    r->failed = r->restarts = 0;
+    r->tried_again = r->given_up = false;
     r->sent = r->grown = r->gap = r->unsure = 0;
     r->flushed = r->seen_durable = r->may_be_lost = r->loss_unreported = false;
     r->buf = NULL;
@@ -134,6 +135,8 @@ static void coroutine_fn guest_entry(void *opaque)
 
     r->start = ++sim.now;
     r->start_ns = sim.time.now_ns;
+    r->again_before = sim_writes_tried_again();
+    r->unsure_before = sim_writes_unsure();
     trace_start(r);
     qemu_iovec_init(&qiov, 2);
     if (r->type == REQ_READ || r->type == REQ_WRITE) {
@@ -177,6 +180,8 @@ static void coroutine_fn guest_entry(void *opaque)
     qemu_iovec_destroy(&qiov);
 
     r->ret = ret;
+    r->tried_again = sim_is_tried_again(r);
+    r->given_up = sim_writes_unsure() > r->unsure_before;
     r->end = ++sim.now;
     sim.time.idle = 0;
     sim.guest.in_flight--;
@@ -422,6 +427,7 @@ bool sim_step(void)
         return true;
     }
     sim_rot();
+    sim_lose();
     what = sim_choose_next(runnable + 3 * startable + sim_time_choices());
     if (what < runnable) {
         sim_op_step(sim_nth_runnable(what));
@@ -438,8 +444,8 @@ bool sim_step(void)
     return true;
 }
 
-/* Read, or scrub, the whole disk at the end, for the first time or again. */
-static void read_all(ReqType type, bool again)
+/* Read, scrub or flush the whole disk at the end: the @nth time, from 0 on. */
+static void read_all(ReqType type, int nth)
 {
     Schedule *s = sim.s;
     Req *r = &s->reqs[sim.guest.next_req];
@@ -447,10 +453,12 @@ static void read_all(ReqType type, bool again)
     *r = (Req) {
         .type = type,
         .place.num = sim.guest.length,
-        .key = MAX_REQS + again,
+        .key = MAX_REQS + nth,
     };
     req_init(r, sim.guest.next_req);
-    sim_find_place(r);
+    if (type != REQ_FLUSH) {
+        sim_find_place(r);
+    }
     guest_start(r);
     sim_poll_until_idle();
     while (sim_step()) {
@@ -521,7 +529,7 @@ void sim_run(Schedule *s, bool record, bool with_trace)
     }
     if (!sim.guest.in_flight) {
         sim_check_order();
-        read_all(REQ_READ, false);
+        read_all(REQ_READ, 0);
     }
     if (sim.guest.in_flight) {
         sim_violation(CHECK_STUCK, "%d requests never come back",
@@ -534,20 +542,30 @@ void sim_run(Schedule *s, bool record, bool with_trace)
     sim_check_linear();
     if (s->power_cut) {
         sim_power_cut();
-        read_all(REQ_READ, true);
+        read_all(REQ_READ, 1);
         if (sim_has_hangs(s)) {
             sim_come_back();
         }
     } else if (sim_has_hangs(s)) {
         sim_come_back();
-        read_all(REQ_SCRUB, true);
+        if (sim_has_losses(s)) {
+            read_all(REQ_FLUSH, 2);
+            read_all(REQ_FLUSH, 3);
+        }
+        read_all(REQ_SCRUB, 1);
         sim_check_back();
     } else if (sim_may_restart()) {
         node_close();
         node_open();
         sim.node.running = true;
         sim_note_restart();
-        read_all(s->seed & 4 ? REQ_READ : REQ_SCRUB, true);
+        read_all(s->seed & 4 ? REQ_READ : REQ_SCRUB, 1);
+    } else if (sim_has_losses(s)) {
+        /* A flush may fail once more, for what has gone wrong before. */
+        sim.time.calm = true;
+        read_all(REQ_FLUSH, 1);
+        read_all(REQ_FLUSH, 2);
+        read_all(REQ_SCRUB, 3);
     }
     node_close();
 }

@@ -205,7 +205,7 @@ static int choose_damage(const Schedule *s, uint64_t *rng)
 {
     int damage = s->kind->damage;
 
-    if (s->threshold <= s->num_children / 2) {
+    if (s->threshold <= s->num_children / 2 && !sim_has_losses(s)) {
         damage &= ~DAMAGE_DROPS;
     }
     if (damage & DAMAGE_DROPS && damage & ANY_LIES && s->kind->max_bad != 1) {
@@ -260,6 +260,18 @@ static void make_lies(Plan *plan, uint64_t *rng)
     plan->rot = choose_rate(rng, false);
 }
 
+/* They come often enough that the same write meets several. */
+static void make_restarts(Schedule *s, Plan *plan, int damage, uint64_t *rng)
+{
+    plan->restart = choose_rate(rng, true) / 6;
+    if (!s->kind->keeps) {
+        plan->forgets = choose_rate(rng, true);
+    }
+    if (damage & DAMAGE_DROPS) {
+        plan->shows = rng_hit(rng, s->rates.shows);
+    }
+}
+
 static void make_plan(Schedule *s, Plan *plan, int damage, uint64_t *rng)
 {
     if (damage & DAMAGE_ERRORS) {
@@ -267,6 +279,9 @@ static void make_plan(Schedule *s, Plan *plan, int damage, uint64_t *rng)
     }
     if (damage & DAMAGE_DROPS) {
         plan->drops = rng_hit(rng, s->rates.drops);
+    }
+    if (damage & DAMAGE_RESTARTS) {
+        make_restarts(s, plan, damage, rng);
     }
     if (damage & DAMAGE_HANGS) {
         plan->hang = choose_rate(rng, false) / 3;
@@ -311,8 +326,11 @@ static void make_faults(Schedule *s, uint64_t *rng)
 {
     int n = s->num_children;
     int max_bad = s->kind->max_bad >= 0 ? MIN(s->kind->max_bad, n) : n;
-    int num_bad = max_bad ? 1 + rng_below(rng, max_bad) : 0;
-    int damage = choose_damage(s, rng);
+    int num_bad, damage;
+
+    max_bad -= s->kind->keeps && max_bad == n;
+    num_bad = max_bad ? 1 + rng_below(rng, max_bad) : 0;
+    damage = choose_damage(s, rng);
 
     for (int i = 0; i < num_bad; i++) {
         make_plan(s, choose_bad_child(s, rng), damage, rng);
@@ -321,7 +339,8 @@ static void make_faults(Schedule *s, uint64_t *rng)
         place_liars(s, rng);
     }
     if (s->threshold <= n / 2 || g_str_equal(s->read_pattern, "fifo") ||
-        num_bad >= s->threshold) {
+        num_bad >= s->threshold || sim_has_losses(s) ||
+        s->kind->more[REQ_CHANGE]) {    /* who has left has flushed more */
         s->power_cut = false;
     }
 }
@@ -338,7 +357,8 @@ static void make_limits(Schedule *s, uint64_t *rng)
         s->limits.coroutines = MAX(1, s->num_children - 1 +
                                       rng_below(rng, s->num_children));
     }
-    if (rng_hit(rng, rates->small_pool)) {
+    /* A granule that can't be voted on at once is not confirmed. */
+    if (rng_hit(rng, rates->small_pool) && !s->kind->keeps) {
         /* What is read at once, and room for one or two such reads */
         s->limits.pool_bytes = (UINT64_C(4096) << rng_below(rng, 3)) *
                                (s->num_children + 1 +
@@ -409,6 +429,11 @@ static void make_node(Schedule *s, uint64_t *rng)
 bool sim_has_hangs(const Schedule *s)
 {
     return s->kind->damage & (DAMAGE_HANGS | DAMAGE_CUTS);
+}
+
+bool sim_has_losses(const Schedule *s)
+{
+    return s->kind->damage & DAMAGE_RESTARTS;
 }
 
 /* What children are like that may not answer */

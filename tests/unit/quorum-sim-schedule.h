@@ -72,6 +72,11 @@ typedef struct Req {
     int shortest[MAX_CHILDREN]; /* to which the child was cut meanwhile */
     int long_before;            /* children that had all of the disk */
     int failed;                 /* mask: children that have said so */
+    int restarts;               /* of children while it was in flight */
+    size_t again_before;        /* sim_writes_tried_again(), when it began */
+    size_t unsure_before;       /* sim_writes_unsure() */
+    bool tried_again;           /* it may have been, before it ended */
+    bool given_up;              /* and given its range back in between */
     bool flushed;               /* by a flush after its end, or by itself */
     bool seen_durable;          /* that has been looked at */
     bool may_be_lost;           /* a flush has failed, and the guest knows */
@@ -104,7 +109,10 @@ typedef struct Req {
     X(stays_longer)     /* after a resize that need not be exact */     \
     X(hang)             /* the child stops to do anything */            \
     X(hang_one)         /* an operation does not end */                 \
-    X(cut)              /* a write fails that may still come */
+    X(cut)              /* a write fails that may still come */         \
+    X(restart)          /* the cache may be lost without an error */    \
+    X(forgets)          /* what is in it is lost when that happens */   \
+    X(shows)            /* 1: what a failed flush has lost is read on */
 typedef struct Plan {
     SIM_PLAN(SIM_FIELD)
 } Plan;
@@ -155,7 +163,11 @@ typedef struct Plan {
     X(power_cut_loses)  /* a cell that was not flushed */               \
     X(thaw)             /* a child that hangs, while time passes */     \
     X(no_timeout)       /* child-timeout is 0 */                        \
-    X(all_abandon)      /* all children can be abandoned */
+    X(all_abandon)      /* all children can be abandoned */             \
+    X(shows)            /* what a failed flush has lost */              \
+    X(together)         /* all are restarted at once */                 \
+    X(tells_late)       /* of a restart, before the next answer */      \
+    X(evicts)           /* what a failed flush has lost */
 typedef struct Rates {
     SIM_RATES(SIM_FIELD)
 } Rates;
@@ -168,6 +180,7 @@ enum {
     DAMAGE_DROPS = 1 << 4,      /* a flush that fails loses writes */
     DAMAGE_HANGS = 1 << 5,      /* operations do not end */
     DAMAGE_CUTS = 1 << 6,       /* writes that fail may come later */
+    DAMAGE_RESTARTS = 1 << 7,   /* caches are lost without an error */
 };
 
 /* What a test wants of its schedules */
@@ -185,6 +198,7 @@ typedef struct Kind {
     bool grows;                 /* some writes are behind the end */
     bool prefers;               /* scrubs may prefer a child */
     bool early;                 /* reads do not wait for all */
+    bool keeps;                 /* restarts lose nothing; not all restart */
 } Kind;
 
 typedef struct Schedule {
@@ -221,7 +235,7 @@ typedef struct Schedule {
     int depth;                  /* requests in flight */
     int hot_cell;               /* where most requests go to */
     int num_reqs;
-    Req reqs[MAX_REQS + 2];     /* the last two: reads at the end */
+    Req reqs[MAX_REQS + 4];     /* the last ones: what is at the end */
 
     /* What comes next, see step(); after the last one always 0. */
     int num_choices;
@@ -252,6 +266,9 @@ bool sim_next_request(Schedule *s);
 
 /* Whether children may not answer, or late: time passes in such schedules */
 bool sim_has_hangs(const Schedule *s);
+
+/* Whether caches of children may be lost, in which the driver has a say */
+bool sim_has_losses(const Schedule *s);
 
 /* Whether the disk of @kind has other lengths in time */
 bool sim_has_lengths(const Kind *kind);

@@ -69,6 +69,11 @@ CheckText sim_checks[CHECK__MAX] = {
         "enough others answer" },
     [CHECK_BACK] = { "back",
         "promise 9: a child that answers again comes back" },
+    [CHECK_TOLD] = { "told",
+        "promise 10: after a flush that failed older data are read, or stored "
+        "by a repair, only where no child has newer ones" },
+    [CHECK_ONCE] = { "once",
+        "promise 10: a flush fails once for what has gone wrong" },
 };
 
 void G_GNUC_PRINTF(1, 2) sim_trace(const char *fmt, ...)

@@ -23,11 +23,14 @@
 #define TAG_ZERO        0       /* what zeroes look like to the guest */
 #define TAG_INIT        1       /* what the disk holds at first */
 #define TAG_REQ         2       /* of the first request */
+#define TAG_SCRIBBLED   0x80    /* put into memory of the first request later */
 #define TAG_GAP         0xd0    /* zeroes that growth leaves in between */
 #define TAG_LIE         0xe0    /* lies that several children may agree on */
 #define TAG_GARBAGE     0xf0    /* what comes into sight on a child */
 #define TAG_TORN        0xff    /* a cell that is not filled with one byte */
-#define NUM_VALUES      (TAG_REQ + MAX_REQS + 2)
+#define NUM_VALUES      (TAG_REQ + MAX_REQS + 4)
+QEMU_BUILD_BUG_ON(NUM_VALUES > TAG_SCRIBBLED ||
+                  TAG_SCRIBBLED + MAX_REQS + 4 > TAG_GAP);
 
 /* --- checks --- */
 
@@ -52,6 +55,8 @@ typedef enum Check {
     CHECK_LAGGING,
     CHECK_LATENCY,
     CHECK_BACK,
+    CHECK_TOLD,
+    CHECK_ONCE,
     CHECK__MAX,
 } Check;
 
@@ -91,6 +96,10 @@ typedef struct Child {
     int stale_since[MAX_CELLS];
     uint64_t ever_failed;       /* cells that something has failed for */
     uint64_t lost;              /* cells that a failed flush has lost */
+    /* Caches that are lost: see quorum-sim-child.c */
+    bool untold;                /* it was restarted, and has yet to say so */
+    bool ever_lost;             /* it may have lost something */
+    uint64_t doomed;            /* cells that are shown, and not stored */
     /* Children that do not answer: quorum-sim-hang.c */
     bool hangs;
     bool abandoned;             /* all requests fail */
@@ -129,6 +138,7 @@ typedef struct Op {
     Req *req;                   /* the write that it belongs to, or NULL */
     uint64_t cover;             /* cells that are of that write, or repaired */
     bool repair;
+    bool again;                 /* its write is tried again: is it a repair? */
     uint8_t snap[MAX_CELLS];    /* of a flush: the image at its start */
     int length;                 /* of a resize */
     bool exact;
@@ -220,7 +230,7 @@ typedef struct Sim {
         int choice;             /* of s->choices */
         Req *req;               /* whose dice are rolled */
         int child;              /* and for which child */
-        int rolled[MAX_REQS + 2][MAX_CHILDREN];
+        int rolled[MAX_REQS + 4][MAX_CHILDREN];
     } dice;
 
     /* What a fuzzer has made up */
@@ -257,6 +267,9 @@ typedef struct Sim {
         bool losing;            /* and not all flushes since have ended */
         int lost_until;         /* when they had ended */
         int unheard;            /* when the node's own flush failed, or 0 */
+        int last;               /* when something last went wrong */
+        int last_loss;          /* when a child last lost something */
+        int flush_start;        /* of the guest's last flush that has ended */
     } faults;
 
     /* What the run has come to */
@@ -401,6 +414,12 @@ void sim_child_drop(Child *c);
 /* Something happens to what the children store. */
 void sim_rot(void);
 
+/* Caches of children get lost. */
+void sim_lose(void);
+
+/* @c is about to answer: first, it tells that it was restarted. */
+void sim_child_answers(Child *c);
+
 /* What was not flushed is lost, or not. */
 void sim_power_cut(void);
 
@@ -475,6 +494,19 @@ extern BlockDriver sim_fua_driver;
 /* Make a node for @c. */
 BlockDriverState *sim_child_open(Child *c);
 
+/*
+ * How often writes were given up so that a vote makes children sure, and how
+ * often they were written again, for that or because children had lost them.
+ */
+size_t sim_writes_unsure(void);
+size_t sim_writes_tried_again(void);
+
+/*
+ * Whether the driver may have written @r more than once: as a whole, and what
+ * the guest has put into its memory meanwhile.
+ */
+bool sim_is_tried_again(const Req *r);
+
 /* --- quorum-sim-trace.c: telling what happens --- */
 
 extern CheckText sim_checks[CHECK__MAX];
@@ -514,6 +546,9 @@ bool sim_is_liar(const Child *c, int cell);
 /* Whether a child may lose writes when a flush fails */
 bool sim_any_drops(void);
 
+/* Whether the driver may take a child for unsure, or may have */
+bool sim_any_lost(void);
+
 /*
  * Whether the children without faults are enough without endything, and enough
  * not to be outvoted by the others.
@@ -545,6 +580,18 @@ bool sim_is_scrubbed(ReqType type, uint64_t mask);
 
 /* Whether nothing else was in flight at any time during @r */
 bool sim_was_alone(const Req *r);
+
+/*
+ * Whether the guest has been told by a flush that its last write of @cell
+ * before @start may be lost
+ */
+bool sim_is_told(int cell, int start);
+
+/*
+ * Whether @value was certainly in @cell before @than, which a write has put
+ * there that was acknowledged before @start
+ */
+bool sim_is_older(int cell, uint8_t value, uint8_t than, int start);
 
 /*
  * May a read that lasted from @start to @end find @value in @cell?  Not if a

@@ -8,12 +8,14 @@
  * The simulator (test-quorum-sim.c) runs the whole driver, in one thread.  This
  * runs a QuorumSync alone, in several: writes, FUA writes and repairs beside
  * flushes, on three replicas of which one at a time fails some of what it is
- * asked to do, and loses what it has not flushed when it fails to flush.  The
- * replicas keep no data, only which write a block has seen last.
+ * asked to do, and loses what it has not flushed when it fails to flush, or is
+ * restarted, which is noticed later.  The replicas keep no data, only which
+ * write a block has seen last.
  *
  * As two replicas are well, all must be acknowledged (promise 7).  And whenever
- * a range is held, all replicas that are not stale in it have what was
- * acknowledged there, and there are two of them at least (promises 1 and 3).
+ * a range is held, all replicas that are neither stale nor unsure in it have
+ * what was acknowledged there, and there are two of them at least (promises 1,
+ * 3 and 10).
  * The QuorumSync checks its invariants after each critical section.
  */
 
@@ -41,6 +43,7 @@ typedef struct Replica {
     QemuMutex lock;
     int seen[BLOCKS];       /* the last write that it did */
     int kept[BLOCKS];       /* the last one that it flushed */
+    uint64_t restarted;     /* which restart its last one was */
 } Replica;
 
 static QuorumSync *node_sync;
@@ -51,6 +54,14 @@ static int last_write;
 static int acked[BLOCKS];       /* under the block's range */
 static int victim;              /* who may fail now */
 static int unsettled;           /* what has failed, and is not settled yet */
+static int restarts;
+
+/* Whether @w, which is not tried again, is acknowledged. */
+static bool settle_write(QuorumSync *s, QuorumWrite *w, int threshold)
+{
+    return quorum_sync_write_settle(s, w, threshold, false, false) ==
+           QUORUM_WRITE_HELD;
+}
 
 /* --- replicas --- */
 
@@ -93,18 +104,40 @@ static bool replica_flush(int i, bool fail, GRand *rand)
     /* Other requests may come and go before this is known. */
     if (fail) {
         g_usleep(g_rand_int_range(rand, 0, 100));
-        quorum_sync_flush_failed(node_sync, i);
+        quorum_sync_flush_failed(node_sync, i, 0);
     }
     return !fail;
+}
+
+/* It may lose what it has not flushed, and tells of it when it is asked. */
+static void replica_restart(int i, GRand *rand)
+{
+    Replica *r = &replicas[i];
+
+    QEMU_LOCK_GUARD(&r->lock);
+    for (int b = 0; b < BLOCKS; b++) {
+        if (g_rand_boolean(rand)) {
+            r->seen[b] = r->kept[b];
+        }
+    }
+    qatomic_set(&r->restarted, qatomic_inc_fetch(&restarts));
+}
+
+static void notice_restarts(void)
+{
+    for (int i = 0; i < REPLICAS; i++) {
+        quorum_sync_lost(node_sync, i, qatomic_read(&replicas[i].restarted),
+                         0);
+    }
 }
 
 /* --- what must be true --- */
 
 /*
- * The range is held.  A replica that is not stale and lacks something has lost
- * it in a flush that failed, and that is not settled yet.  The locks that are
- * taken here keep replicas from losing more; so a loss is counted in @unsettled
- * before it is read here, and remains so until the replica is stale.
+ * The range is held.  A replica that is not in doubt and lacks something has
+ * lost it in a flush that failed, and that is not settled yet.  The locks that
+ * are taken here keep replicas from losing more; so a loss is counted in
+ * @unsettled before it is read here, and remains so until the replica is stale.
  */
 static void check_range(int first, int blocks)
 {
@@ -113,6 +146,7 @@ static void check_range(int first, int blocks)
     for (int i = 0; i < REPLICAS; i++) {
         qemu_mutex_lock(&replicas[i].lock);
     }
+    notice_restarts();
     now_victim = qatomic_read(&victim);
     now_unsettled = qatomic_read(&unsettled);
     /* Order these two loads before those of the maps. */
@@ -121,8 +155,8 @@ static void check_range(int first, int blocks)
         int holders = 0;
 
         for (int i = 0; i < REPLICAS; i++) {
-            if (quorum_sync_is_stale(node_sync, i, (int64_t)b * QUORUM_UNIT,
-                                     QUORUM_UNIT)) {
+            if (quorum_sync_is_doubtful(node_sync, i, (int64_t)b * QUORUM_UNIT,
+                                        QUORUM_UNIT)) {
                 continue;
             }
             if (replicas[i].seen[b] == acked[b]) {
@@ -155,14 +189,15 @@ static void check_kept(int first, int blocks, const int *numbers)
 
 /* --- what is done --- */
 
-static void coroutine_fn write_range(int first, int blocks, bool fua,
-                                     GRand *rand)
+/* Returns false if it is to be sent again. */
+static bool coroutine_fn try_to_write(int first, int blocks, bool fua,
+                                      GRand *rand)
 {
     bool missed[REPLICAS] = {};
     int number = qatomic_inc_fetch(&last_write);
     int losses = 0;
+    QuorumWriteOutcome outcome;
     QuorumWrite w;
-    bool ok;
 
     if (fua) {
         qemu_co_rwlock_rdlock(&flush_lock);
@@ -178,19 +213,37 @@ static void coroutine_fn write_range(int first, int blocks, bool fua,
             losses += missed[i];
         }
     }
-    ok = quorum_sync_write_settle(node_sync, &w, THRESHOLD);
-    g_assert_true(ok);
-    for (int b = first; b < first + blocks; b++) {
-        qatomic_set(&acked[b], number);
+    notice_restarts();
+    thread_stress_pause(rand);
+    outcome = quorum_sync_write_settle(node_sync, &w, THRESHOLD,
+                                       g_rand_boolean(rand), false);
+    if (outcome == QUORUM_WRITE_LOST) {
+        quorum_sync_write_abandon(node_sync, &w);
+    } else {
+        g_assert_cmpint(outcome, ==, QUORUM_WRITE_HELD);
+        for (int b = first; b < first + blocks; b++) {
+            qatomic_set(&acked[b], number);
+        }
     }
     qatomic_sub(&unsettled, losses);
     if (fua) {
-        check_kept(first, blocks, &acked[first]);
+        if (outcome == QUORUM_WRITE_HELD) {
+            check_kept(first, blocks, &acked[first]);
+        }
         qemu_co_rwlock_unlock(&flush_lock);
+    }
+    return outcome == QUORUM_WRITE_HELD;
+}
+
+static void coroutine_fn write_range(int first, int blocks, bool fua,
+                                     GRand *rand)
+{
+    while (!try_to_write(first, blocks, fua, rand)) {
+        /* Its replica has been restarted. */
     }
 }
 
-/* Let a replica that is stale in the range catch up. */
+/* Let a replica that is stale or unsure in the range catch up. */
 static void coroutine_fn repair_range(int first, int blocks, GRand *rand)
 {
     bool missed[REPLICAS] = {};
@@ -202,7 +255,7 @@ static void coroutine_fn repair_range(int first, int blocks, GRand *rand)
         int64_t offset = (int64_t)b * QUORUM_UNIT;
 
         for (int i = 0; i < REPLICAS; i++) {
-            if (!quorum_sync_is_stale(node_sync, i, offset, QUORUM_UNIT)) {
+            if (!quorum_sync_is_doubtful(node_sync, i, offset, QUORUM_UNIT)) {
                 continue;
             }
             thread_stress_pause(rand);
@@ -233,7 +286,11 @@ static void coroutine_fn flush(GRand *rand)
         missed[i] = !replica_flush(i, fails(i, rand, 4), rand);
         losses += missed[i];
     }
-    ok = quorum_sync_flush_settle(node_sync, missed, THRESHOLD);
+    notice_restarts();
+    thread_stress_pause(rand);
+    ok = quorum_sync_flush_settle(node_sync, missed, THRESHOLD, true, false,
+                                  false) ==
+         QUORUM_FLUSH_DONE;
     qatomic_sub(&unsettled, losses);
     g_assert_true(ok);
 
@@ -264,6 +321,7 @@ static void coroutine_fn writer(GRand *rand)
 {
     int blocks = g_rand_int_range(rand, 1, 9);
     int quarter = g_rand_int_range(rand, 0, 4);
+    int restarted = g_rand_int_range(rand, 0, 20 * REPLICAS);
     int first = quarter * (BLOCKS / 4) + g_rand_int_range(rand, 0, HOT);
     RangeLockRequest range;
 
@@ -271,6 +329,10 @@ static void coroutine_fn writer(GRand *rand)
     range_lock_co_lock(&range_lock, &range, first * QUORUM_UNIT,
                        blocks * QUORUM_UNIT);
     check_range(first, blocks);
+    /* As long as a range is held, the victim remains the same. */
+    if (restarted == qatomic_read(&victim)) {
+        replica_restart(restarted, rand);
+    }
     /* In one quarter, where nothing else is unflushed, all writes are FUA. */
     switch (quarter == 3 ? 1 : g_rand_int_range(rand, 0, 8)) {
     case 0:
@@ -320,7 +382,7 @@ static void write_well(QuorumSync *s, int64_t offset, int64_t bytes, bool fua)
     bool ok;
 
     quorum_sync_write_begin(s, &w, offset, bytes, fua, missed);
-    ok = quorum_sync_write_settle(s, &w, THRESHOLD);
+    ok = settle_write(s, &w, THRESHOLD);
     g_assert_true(ok);
 }
 
@@ -333,7 +395,7 @@ static bool write_missed(QuorumSync *s, int64_t offset, int64_t bytes, bool fua,
 
     quorum_sync_write_begin(s, &w, offset, bytes, fua, all);
     memcpy(all, missed, sizeof(all));
-    return quorum_sync_write_settle(s, &w, THRESHOLD);
+    return settle_write(s, &w, THRESHOLD);
 }
 
 /* A write that replica 0 fails, and only that, is acknowledged. */
@@ -351,8 +413,9 @@ static void flush_without_replica_0(QuorumSync *s)
     bool ok;
 
     quorum_sync_flush_begin(s);
-    quorum_sync_flush_failed(s, 0);
-    ok = quorum_sync_flush_settle(s, missed, THRESHOLD);
+    quorum_sync_flush_failed(s, 0, 0);
+    ok = quorum_sync_flush_settle(s, missed, THRESHOLD, true, false, false) ==
+         QUORUM_FLUSH_DONE;
     g_assert_true(ok);
 }
 
@@ -376,7 +439,7 @@ static void test_stress(const void *checked)
     quorum_debug.on = checked;
     memset(replicas, 0, sizeof(replicas));
     memset(acked, 0, sizeof(acked));
-    last_write = victim = 0;
+    last_write = victim = restarts = 0;
     node_sync = sync_new(BLOCKS * QUORUM_UNIT);
     range_lock_init(&range_lock);
     qemu_co_rwlock_init(&flush_lock);
@@ -387,6 +450,7 @@ static void test_stress(const void *checked)
     thread_stress(THREADS, COROUTINES, stress_entry);
     check_range(0, BLOCKS);
     g_assert_cmpint(unsettled, ==, 0);
+    g_assert_cmpint(restarts, >, 0);
 
     for (int i = 0; i < REPLICAS; i++) {
         qemu_mutex_destroy(&replicas[i].lock);
@@ -468,7 +532,8 @@ static void test_rebuilding_is_cut_off(void)
     g_assert_true(quorum_sync_is_rebuilding(s, 0));
 
     quorum_sync_flush_begin(s);
-    ok = quorum_sync_flush_settle(s, missed, THRESHOLD);
+    ok = quorum_sync_flush_settle(s, missed, THRESHOLD, true, false, false) ==
+         QUORUM_FLUSH_DONE;
     g_assert_true(ok);
     g_assert_false(quorum_sync_is_rebuilding(s, 0));
     quorum_sync_free(s);
@@ -504,7 +569,7 @@ static void test_many_fua(void)
     for (int n = 0; n < most + 2; n++) {
         write_well(s, MIN(n, 100) * MiB, QUORUM_UNIT, true);
     }
-    ok = quorum_sync_write_settle(s, &slow, THRESHOLD);
+    ok = settle_write(s, &slow, THRESHOLD);
     g_assert_true(ok);
 
     /* The two oldest have become unflushed, in a granule of 1 MiB each. */
@@ -557,7 +622,8 @@ static void test_outage_beside_flush(void)
     quorum_sync_flush_begin(s);
     write_well(s, 20 * MiB, QUORUM_UNIT, false);
     write_without_replica_0(s, 30 * MiB, QUORUM_UNIT);
-    ok = quorum_sync_flush_settle(s, missed, THRESHOLD);
+    ok = quorum_sync_flush_settle(s, missed, THRESHOLD, true, false, false) ==
+         QUORUM_FLUSH_DONE;
     g_assert_true(ok);
 
     flush_without_replica_0(s);
@@ -927,7 +993,7 @@ static void random_step(QuorumSync *s, bool flushing)
         quorum_sync_set_lagging(s, i, !quorum_sync_is_lagging(s, i), "test");
         break;
     case 3:
-        quorum_sync_flush_failed(s, i);
+        quorum_sync_flush_failed(s, i, 0);
         break;
     default:
         random_missed(missed);
@@ -935,7 +1001,7 @@ static void random_step(QuorumSync *s, bool flushing)
                                 g_test_rand_int_range(0, 2),
                                 (bool[REPLICAS]) { false });
         w.missed = missed;
-        quorum_sync_write_settle(s, &w, THRESHOLD);
+        settle_write(s, &w, THRESHOLD);
         break;
     }
 }
@@ -944,7 +1010,7 @@ static void random_step(QuorumSync *s, bool flushing)
 static void random_flush(QuorumSync *s, bool alone)
 {
     bool missed[REPLICAS];
-    bool would, ok, any = false;
+    bool would, reached, any = false;
 
     quorum_sync_flush_begin(s);
     while (alone && g_test_rand_int_range(0, 2)) {
@@ -955,9 +1021,12 @@ static void random_flush(QuorumSync *s, bool alone)
         any |= missed[i];
     }
     would = quorum_sync_would_flush(s, missed, THRESHOLD);
-    ok = quorum_sync_flush_settle(s, missed, THRESHOLD);
+    /* A FUA write that was refused may have made replicas unsure. */
+    reached = quorum_sync_flush_settle(s, missed, THRESHOLD, true, false,
+                                       false) !=
+              QUORUM_FLUSH_FAILED;
     if (any) {
-        g_assert_cmpint(would, ==, ok);
+        g_assert_cmpint(would, ==, reached);
     }
 }
 
@@ -971,8 +1040,9 @@ static void test_would(void)
         bool missed[REPLICAS], copy[REPLICAS];
         bool fua = g_test_rand_int_range(0, 2);
         int threshold = g_test_rand_int_range(1, REPLICAS + 1);
-        bool would, ok;
+        QuorumWriteOutcome outcome;
         QuorumWrite w;
+        bool would;
 
         for (int steps = g_test_rand_int_range(0, 12); steps > 0; steps--) {
             random_step(s, false);
@@ -986,7 +1056,7 @@ static void test_would(void)
         if (!fua && g_test_rand_int_range(0, 4) == 0) {
             random_flush(s, false);
         } else if (g_test_rand_int_range(0, 4) == 0) {
-            quorum_sync_flush_failed(s, 0);
+            quorum_sync_flush_failed(s, 0, 0);
         }
         if (g_test_rand_int_range(0, 4) == 0) {
             quorum_sync_clear_late(s, 0, quorum_sync_late_marks(s, 0));
@@ -994,10 +1064,14 @@ static void test_would(void)
         random_missed(missed);
         memcpy(copy, missed, sizeof(copy));
         w.missed = missed;
-        would = quorum_sync_would_hold(s, &w, copy, threshold);
-        ok = quorum_sync_write_settle(s, &w, threshold);
-        g_assert_cmpint(would, ==, ok);
-        outcomes[fua][ok]++;
+        would = quorum_sync_would_hold(s, &w, copy, NULL, threshold);
+        outcome = quorum_sync_write_settle(s, &w, threshold, true, true);
+        g_assert_cmpint(outcome, !=, would ? QUORUM_WRITE_REFUSED
+                                           : QUORUM_WRITE_HELD);
+        outcomes[fua][outcome == QUORUM_WRITE_HELD]++;
+        if (outcome == QUORUM_WRITE_LOST) {
+            quorum_sync_write_abandon(s, &w);
+        }
         quorum_sync_free(s);
     }
     for (int i = 0; i < 4; i++) {
@@ -1014,11 +1088,13 @@ static void test_text(void)
     QuorumWrite slow;
 
     quorum_sync_mark_stale(s, 1, 3 * MiB, MiB, "test");
+    quorum_sync_mark_stale(s, 1, 20 * MiB, MiB, "test");
     for (int n = 0; n < 10; n++) {
         quorum_sync_mark_stale(s, 2, n * MiB, QUORUM_UNIT, "test");
     }
     quorum_sync_write_begin(s, &slow, 0, QUORUM_UNIT, true, missed);
     write_well(s, 3 * MiB, MiB, true);
+    write_well(s, 20 * MiB, MiB, false);
     quorum_sync_set_unverified(s, true);
     quorum_sync_set_verified(s, 0, GiB - QUORUM_UNIT);
     text = quorum_sync_text(s);
@@ -1026,11 +1102,368 @@ static void test_text(void)
     g_assert_nonnull(strstr(text, "unverified: 4096 bytes "
                                   "[1073737728, 1073741824)"));
     g_assert_nonnull(strstr(text, "recovered since the flush began: 1048576 "
-                                  "bytes [3145728, 4194304)"));
+                                  "bytes [20971520, 22020096)"));
     g_assert_nonnull(strstr(text, "[7340032, 7344128) [8388608, 8392704) ..."));
     g_assert_nonnull(strstr(text, "FUA write in flight: [0, 4096)"));
     g_assert_nonnull(strstr(text, "FUA write done: [3145728, 4194304)"));
     quorum_sync_write_abandon(s, &slow);
+    quorum_sync_free(s);
+}
+
+/* --- losses --- */
+
+/* All replicas have answered a flush: those in @missed not well. */
+static QuorumFlushOutcome flush_missed(QuorumSync *s, const bool *missed,
+                                       bool tell)
+{
+    quorum_sync_flush_begin(s);
+    return quorum_sync_flush_settle(s, missed, THRESHOLD, tell, false, tell);
+}
+
+static QuorumFlushOutcome flush_well(QuorumSync *s)
+{
+    return flush_missed(s, (bool[REPLICAS]) { false }, true);
+}
+
+/* A replica that was restarted is unsure in what was not flushed, no more. */
+static void test_loss(void)
+{
+    QuorumSync *s = sync_new(GiB);
+
+    write_well(s, 10 * MiB, QUORUM_UNIT, false);
+    g_assert_cmpint(flush_well(s), ==, QUORUM_FLUSH_DONE);
+    write_well(s, 20 * MiB, QUORUM_UNIT, false);
+
+    g_assert_true(quorum_sync_lost(s, 0, 1, 0));
+    g_assert_false(quorum_sync_lost(s, 0, 1, 0));
+    g_assert_cmpint(quorum_sync_losses(s, 0), ==, 1);
+    g_assert_true(quorum_sync_any_unsure(s));
+    g_assert_true(quorum_sync_is_unsure(s, 0, 20 * MiB, QUORUM_UNIT));
+    g_assert_false(quorum_sync_is_unsure(s, 0, 10 * MiB, QUORUM_UNIT));
+    g_assert_false(quorum_sync_is_unsure(s, 1, 20 * MiB, QUORUM_UNIT));
+    g_assert_false(quorum_sync_is_stale(s, 0, 20 * MiB, QUORUM_UNIT));
+    g_assert_cmpint(quorum_sync_state(s, 0), ==, QUORUM_CHILD_STATE_UNSURE);
+    g_assert_cmpint(quorum_sync_unsure_bytes(s, 0), ==, MiB);
+
+    /* A vote must not have begun before the loss. */
+    quorum_sync_set_sure(s, 0, 20 * MiB, MiB, 0);
+    g_assert_true(quorum_sync_is_unsure(s, 0, 20 * MiB, QUORUM_UNIT));
+    quorum_sync_set_sure(s, 0, 20 * MiB, MiB, 1);
+    g_assert_false(quorum_sync_any_unsure(s));
+    g_assert_cmpint(quorum_sync_state(s, 0), ==, QUORUM_CHILD_STATE_OK);
+
+    /* Two others hold it: the flush needs no vote, and takes it for lost. */
+    quorum_sync_lost(s, 0, 2, 0);
+    g_assert_cmpint(flush_well(s), ==, QUORUM_FLUSH_DONE);
+    g_assert_false(quorum_sync_any_unsure(s));
+    g_assert_true(quorum_sync_is_stale(s, 0, 20 * MiB, QUORUM_UNIT));
+    quorum_sync_free(s);
+}
+
+/* What was known before a replica came, or by a failed flush, is no loss. */
+static void test_known_loss(void)
+{
+    QuorumSync *s = sync_new(GiB);
+
+    write_well(s, 0, QUORUM_UNIT, false);
+    quorum_sync_know_losses(s, 0, 7, 0);
+    g_assert_false(quorum_sync_lost(s, 0, 7, 0));
+    g_assert_cmpint(quorum_sync_losses(s, 0), ==, 0);
+    g_assert_false(quorum_sync_any_unsure(s));
+    quorum_sync_free(s);
+}
+
+/*
+ * Two replicas were restarted: the flush votes before it decides.  If that
+ * confirms one of them, it succeeds; else it fails once.
+ */
+static void test_loss_and_flush(void)
+{
+    const int64_t place = 20 * MiB;
+    int64_t start, bytes;
+    QuorumSync *s = sync_new(GiB);
+
+    write_well(s, place, QUORUM_UNIT, false);
+    quorum_sync_lost(s, 0, 1, 0);
+    quorum_sync_lost(s, 1, 2, 0);
+    g_assert_cmpint(flush_missed(s, (bool[REPLICAS]) { false }, false), ==,
+                    QUORUM_FLUSH_UNSURE);
+    g_assert_true(quorum_sync_next_unsure(s, 0, &start, &bytes));
+    g_assert_cmpint(start, ==, place);
+    g_assert_cmpint(bytes, ==, MiB);
+    g_assert_false(quorum_sync_next_unsure(s, place + MiB, &start, &bytes));
+    quorum_sync_set_sure(s, 0, place, MiB, 2);
+    g_assert_cmpint(flush_well(s), ==, QUORUM_FLUSH_DONE);
+
+    write_well(s, place, QUORUM_UNIT / 2, false);
+    quorum_sync_lost(s, 0, 3, 0);
+    quorum_sync_lost(s, 1, 4, 0);
+    g_assert_false(quorum_sync_is_told(s, place, QUORUM_UNIT));
+    g_assert_cmpint(flush_well(s), ==, QUORUM_FLUSH_UNSURE);
+    g_assert_true(quorum_sync_is_told(s, place, QUORUM_UNIT));
+    g_assert_true(quorum_sync_is_unsure(s, 0, place, QUORUM_UNIT));
+    g_assert_cmpint(flush_well(s), ==, QUORUM_FLUSH_DONE);
+    quorum_sync_free(s);
+}
+
+/* A write of a whole granule ends that a replica is unsure; no other does. */
+static void test_loss_is_overwritten(void)
+{
+    QuorumSync *s = sync_new(GiB);
+
+    write_well(s, 0, QUORUM_UNIT, false);
+    quorum_sync_lost(s, 0, 1, 0);
+    write_well(s, 0, QUORUM_UNIT / 2, false);
+    g_assert_true(quorum_sync_is_unsure(s, 0, 0, QUORUM_UNIT));
+    write_well(s, 0, QUORUM_UNIT, false);
+    g_assert_false(quorum_sync_is_unsure(s, 0, 0, QUORUM_UNIT));
+    g_assert_true(quorum_sync_is_unsure(s, 0, QUORUM_UNIT, QUORUM_UNIT));
+    quorum_sync_free(s);
+}
+
+/* No replica is sure: a part of a granule can't be written, a whole one can. */
+static void test_all_lost(void)
+{
+    const bool none[REPLICAS] = { false };
+    QuorumSync *s = sync_new(GiB);
+
+    write_well(s, 0, QUORUM_UNIT, false);
+    for (int i = 0; i < REPLICAS; i++) {
+        quorum_sync_lost(s, i, 1 + i, 0);
+    }
+    g_assert_false(write_missed(s, 0, QUORUM_UNIT / 2, false, none));
+    g_assert_true(write_missed(s, 0, QUORUM_UNIT, false, none));
+    g_assert_true(write_missed(s, 0, QUORUM_UNIT / 2, false, none));
+    quorum_sync_free(s);
+}
+
+/* A write in flight is not done where its replica is restarted. */
+static void test_loss_and_write(void)
+{
+    bool missed[REPLICAS] = { false };
+    QuorumSync *s = sync_new(GiB);
+    QuorumWrite w;
+
+    quorum_sync_write_begin(s, &w, 0, QUORUM_UNIT, false, missed);
+    quorum_sync_lost(s, 0, 1, 0);
+    g_assert_true(settle_write(s, &w, THRESHOLD));
+    g_assert_true(quorum_sync_is_stale(s, 0, 0, QUORUM_UNIT));
+
+    /* One that too few have done then may be done once more. */
+    memset(missed, 0, sizeof(missed));
+    quorum_sync_write_begin(s, &w, MiB, QUORUM_UNIT, false, missed);
+    quorum_sync_lost(s, 1, 2, 0);
+    missed[2] = true;
+    g_assert_cmpint(quorum_sync_write_settle(s, &w, THRESHOLD, true, true), ==,
+                    QUORUM_WRITE_LOST);
+    g_assert_true(quorum_sync_any_unflushed(s));
+    g_assert_false(quorum_sync_is_stale(s, 1, MiB, QUORUM_UNIT));
+    memset(missed, 0, sizeof(missed));
+    quorum_sync_write_again(s, &w);
+    missed[2] = true;
+    g_assert_true(settle_write(s, &w, THRESHOLD));
+    g_assert_false(quorum_sync_is_stale(s, 1, MiB, QUORUM_UNIT));
+    g_assert_true(quorum_sync_is_stale(s, 2, MiB, QUORUM_UNIT));
+
+    /* What fails for another reason is not tried again. */
+    memset(missed, 0, sizeof(missed));
+    quorum_sync_write_begin(s, &w, 2 * MiB, QUORUM_UNIT, false, missed);
+    missed[1] = missed[2] = true;
+    g_assert_cmpint(quorum_sync_write_settle(s, &w, THRESHOLD, true, true), ==,
+                    QUORUM_WRITE_REFUSED);
+    quorum_sync_free(s);
+}
+
+/* A FUA write that too few have done leaves those unsure that failed it. */
+static void test_refused_fua(void)
+{
+    bool missed[REPLICAS] = { false };
+    QuorumSync *s = sync_new(GiB);
+    QuorumWrite w;
+
+    write_well(s, 10 * MiB, QUORUM_UNIT, false);
+    quorum_sync_write_begin(s, &w, 0, QUORUM_UNIT, true, missed);
+    for (int i = 0; i < 2; i++) {
+        quorum_sync_flush_failed(s, i, 0);
+        missed[i] = true;
+    }
+    g_assert_false(settle_write(s, &w, THRESHOLD));
+    for (int i = 0; i < REPLICAS; i++) {
+        g_assert_cmpint(quorum_sync_is_unsure(s, i, 10 * MiB, QUORUM_UNIT), ==,
+                        i < 2);
+        g_assert_cmpint(quorum_sync_wants_rewrite(s, i), ==, i < 2);
+    }
+    quorum_sync_free(s);
+}
+
+/* What was confirmed is still in the cache, and may be lost again. */
+static void test_lost_again(void)
+{
+    QuorumSync *s = sync_new(GiB);
+
+    write_well(s, 0, QUORUM_UNIT, false);
+    quorum_sync_lost(s, 0, 1, 0);
+    quorum_sync_set_sure(s, 0, 0, QUORUM_UNIT, 1);
+    g_assert_false(quorum_sync_is_unsure(s, 0, 0, QUORUM_UNIT));
+    quorum_sync_lost(s, 0, 2, 0);
+    g_assert_true(quorum_sync_is_unsure(s, 0, 0, QUORUM_UNIT));
+    quorum_sync_free(s);
+}
+
+/* What was acknowledged while the flush was on its way is not told by it. */
+static void test_told_meanwhile(void)
+{
+    const bool two[REPLICAS] = { false, true, true };
+    QuorumSync *s = sync_new(GiB);
+
+    write_well(s, 0, QUORUM_UNIT, false);
+    quorum_sync_flush_begin(s);
+    write_well(s, 8 * QUORUM_UNIT, QUORUM_UNIT, false);     /* W4 */
+    quorum_sync_flush_failed(s, 1, 0);
+    quorum_sync_flush_failed(s, 2, 0);
+    g_assert_cmpint(quorum_sync_flush_settle(s, two, THRESHOLD, true, false,
+                                             true), ==,
+                    QUORUM_FLUSH_FAILED);
+    /* W4 may be lost on 1 and 2, and this flush is the first one after it */
+    g_assert_false(quorum_sync_is_told(s, 8 * QUORUM_UNIT, QUORUM_UNIT));
+    g_assert_cmpint(flush_well(s), !=, QUORUM_FLUSH_DONE);
+    quorum_sync_free(s);
+}
+
+/* The same, with restarts of all */
+static void test_told_meanwhile_by_all(void)
+{
+    const bool none[REPLICAS] = { false };
+    QuorumSync *s = sync_new(GiB);
+
+    write_well(s, 0, QUORUM_UNIT, false);
+    quorum_sync_flush_begin(s);
+    write_well(s, 8 * QUORUM_UNIT, QUORUM_UNIT, false);     /* W4 */
+    for (int i = 0; i < REPLICAS; i++) {
+        quorum_sync_lost(s, i, 1 + i, 0);
+    }
+    g_assert_cmpint(quorum_sync_flush_settle(s, none, THRESHOLD, true, false,
+                                             true), ==,
+                    QUORUM_FLUSH_UNSURE);
+    g_assert_cmpint(flush_well(s), !=, QUORUM_FLUSH_DONE);
+    quorum_sync_free(s);
+}
+
+/* What two have flushed long ago does not depend on one that has lost it. */
+static void test_flushed_long_ago(void)
+{
+    QuorumSync *s = sync_new(GiB);
+
+    write_well(s, 0, QUORUM_UNIT, false);
+    quorum_sync_lost(s, 1, 1, 0);
+    g_assert_cmpint(flush_well(s), ==, QUORUM_FLUSH_DONE);
+    /* it is durable on 0 and 2 now */
+    write_well(s, 8 * QUORUM_UNIT, QUORUM_UNIT, false);
+    quorum_sync_lost(s, 0, 2, 0);
+    quorum_sync_lost(s, 2, 3, 0);
+    g_assert_true(quorum_sync_is_stale(s, 1, 0, QUORUM_UNIT));
+    quorum_sync_free(s);
+}
+
+/* What was told, and is not owed, is known though the node shrinks. */
+static void test_told_and_shrunk(void)
+{
+    QuorumSync *s = sync_new(GiB);
+
+    write_well(s, 0, QUORUM_UNIT, false);
+    for (int i = 0; i < REPLICAS; i++) {
+        quorum_sync_lost(s, i, 1 + i, 0);
+    }
+    g_assert_cmpint(flush_well(s), ==, QUORUM_FLUSH_UNSURE);
+    g_assert_true(quorum_sync_is_told(s, 0, QUORUM_UNIT));
+    quorum_sync_resize(s, GiB / 2);
+    /* If it is not known any more, it is told once more. */
+    if (!quorum_sync_is_told(s, 0, QUORUM_UNIT)) {
+        g_assert_cmpint(flush_well(s), ==, QUORUM_FLUSH_UNSURE);
+        g_assert_true(quorum_sync_is_told(s, 0, QUORUM_UNIT));
+    }
+    quorum_sync_free(s);
+}
+
+/* What ends during a flush that a replica is unsure, that has not flushed. */
+static void test_overwritten_too_late(void)
+{
+    const bool none[REPLICAS] = { false };
+    QuorumSync *s = sync_new(GiB);
+
+    write_well(s, 0, MiB, false);
+    quorum_sync_lost(s, 0, 1, 0);
+    quorum_sync_lost(s, 1, 2, 0);
+    quorum_sync_flush_begin(s);
+    write_well(s, 0, MiB, false);
+    g_assert_cmpint(quorum_sync_flush_settle(s, none, THRESHOLD, false, false,
+                                             false), !=,
+                    QUORUM_FLUSH_DONE);
+    g_assert_cmpint(flush_well(s), ==, QUORUM_FLUSH_DONE);
+    quorum_sync_free(s);
+}
+
+/* What is confirmed during a flush may be a write that came after it. */
+static void test_confirmed_too_late(void)
+{
+    const bool none[REPLICAS] = { false };
+    QuorumSync *s = sync_new(GiB);
+
+    write_well(s, 0, MiB, false);
+    quorum_sync_lost(s, 0, 1, 0);
+    quorum_sync_lost(s, 1, 2, 0);
+    quorum_sync_flush_begin(s);
+    quorum_sync_set_sure(s, 0, 0, MiB, 2);
+    g_assert_cmpint(quorum_sync_flush_settle(s, none, THRESHOLD, false, false,
+                                             false), ==, QUORUM_FLUSH_UNSURE);
+    g_assert_cmpint(flush_well(s), ==, QUORUM_FLUSH_DONE);
+    quorum_sync_free(s);
+}
+
+/* A replica that had been stale is unsure in what it may lose, not stale. */
+static void test_recovered_is_lost(void)
+{
+    QuorumSync *s = sync_new(GiB);
+
+    quorum_sync_mark_stale(s, 0, 0, QUORUM_UNIT, "test");
+    write_well(s, 0, QUORUM_UNIT, false);
+    g_assert_false(quorum_sync_is_degraded(s));
+    quorum_sync_lost(s, 0, 1, 0);
+    g_assert_true(quorum_sync_is_unsure(s, 0, 0, QUORUM_UNIT));
+    g_assert_false(quorum_sync_is_stale(s, 0, 0, QUORUM_UNIT));
+    quorum_sync_free(s);
+}
+
+/* A flush without enough copies fails once, also if it is not for doubt. */
+static void test_told_once(void)
+{
+    QuorumSync *s = sync_new(GiB);
+
+    write_well(s, 0, QUORUM_UNIT, false);
+    quorum_sync_mark_stale(s, 0, 0, QUORUM_UNIT, "lost");
+    quorum_sync_mark_stale(s, 1, 0, QUORUM_UNIT, "lost");
+    g_assert_cmpint(flush_well(s), !=, QUORUM_FLUSH_DONE);
+    g_assert_cmpint(flush_well(s), ==, QUORUM_FLUSH_DONE);
+    quorum_sync_free(s);
+}
+
+/* A FUA write that was lost by one, and failed on others */
+static void test_refused_fua_again(void)
+{
+    bool missed[REPLICAS] = { false };
+    QuorumSync *s = sync_new(GiB);
+    QuorumWrite w;
+
+    write_well(s, 10 * MiB, QUORUM_UNIT, false);
+    quorum_sync_write_begin(s, &w, 0, QUORUM_UNIT, true, missed);
+    quorum_sync_flush_failed(s, 0, 0);
+    quorum_sync_flush_failed(s, 1, 0);
+    quorum_sync_lost(s, 2, 1, 0);
+    missed[0] = missed[1] = true;
+    g_assert_cmpint(quorum_sync_write_settle(s, &w, THRESHOLD, true, true), ==,
+                    QUORUM_WRITE_REFUSED);
+    g_assert_true(quorum_sync_is_unsure(s, 0, 10 * MiB, QUORUM_UNIT));
+    g_assert_true(quorum_sync_is_unsure(s, 1, 10 * MiB, QUORUM_UNIT));
     quorum_sync_free(s);
 }
 
@@ -1106,6 +1539,31 @@ int main(int argc, char **argv)
     g_test_add_func("/quorum-sync/late/and-resize", test_late_and_resize);
     g_test_add_func("/quorum-sync/would-be-acknowledged", test_would);
     g_test_add_func("/quorum-sync/text", test_text);
+    g_test_add_func("/quorum-sync/losses/unsure-until-confirmed", test_loss);
+    g_test_add_func("/quorum-sync/losses/known", test_known_loss);
+    g_test_add_func("/quorum-sync/losses/flush-fails-once",
+                    test_loss_and_flush);
+    g_test_add_func("/quorum-sync/losses/overwritten",
+                    test_loss_is_overwritten);
+    g_test_add_func("/quorum-sync/losses/of-all", test_all_lost);
+    g_test_add_func("/quorum-sync/losses/beside-write", test_loss_and_write);
+    g_test_add_func("/quorum-sync/losses/refused-fua", test_refused_fua);
+    g_test_add_func("/quorum-sync/losses/again", test_lost_again);
+    g_test_add_func("/quorum-sync/losses/overwritten-too-late",
+                    test_overwritten_too_late);
+    g_test_add_func("/quorum-sync/losses/told-meanwhile", test_told_meanwhile);
+    g_test_add_func("/quorum-sync/losses/told-meanwhile-by-all",
+                    test_told_meanwhile_by_all);
+    g_test_add_func("/quorum-sync/losses/told-and-shrunk",
+                    test_told_and_shrunk);
+    g_test_add_func("/quorum-sync/losses/flushed-long-ago",
+                    test_flushed_long_ago);
+    g_test_add_func("/quorum-sync/losses/confirmed-too-late",
+                    test_confirmed_too_late);
+    g_test_add_func("/quorum-sync/losses/recovered", test_recovered_is_lost);
+    g_test_add_func("/quorum-sync/losses/told-once", test_told_once);
+    g_test_add_func("/quorum-sync/losses/refused-fua-again",
+                    test_refused_fua_again);
     g_test_add_func("/quorum-sync/overlapping-writes/are-noticed",
                     test_overlap);
     /* First with its own checks: they tell more. */

@@ -36,7 +36,7 @@ static int vote(const char *answers, int threshold, int *members)
                         answers[i] == '.' ? QUORUM_NO_VERSION
                                           : first - answers);
     }
-    return quorum_winner(version, n, threshold, members);
+    return quorum_winner(version, n, threshold, NULL, members);
 }
 
 static void test_winner(void)
@@ -176,12 +176,12 @@ static void test_group_values(void)
     for (size_t i = 0; i < ARRAY_SIZE(values); i++) {
         g_assert_cmpint(version[i], ==, expected[i]);
     }
-    g_assert_cmpint(quorum_winner(version, ARRAY_SIZE(values), 2, NULL), ==,
-                    -1);
+    g_assert_cmpint(quorum_winner(version, ARRAY_SIZE(values), 2, NULL, NULL),
+                    ==, -1);
     values[6] = 0;
     quorum_group_values(values, ARRAY_SIZE(values), version);
-    g_assert_cmpint(quorum_winner(version, ARRAY_SIZE(values), 2, NULL), ==,
-                    0);
+    g_assert_cmpint(quorum_winner(version, ARRAY_SIZE(values), 2, NULL, NULL),
+                    ==, 0);
 }
 
 /* All values of up to five children, of which three are lengths: by sorting. */
@@ -230,6 +230,29 @@ static void test_errno(void)
                         -EIO, -EPIPE, -EPERM }, 3), ==, -EIO);
 }
 
+/* Those who may all have lost the same can't win, but are in the way. */
+static void test_sure(void)
+{
+    const bool sure[] = { true, false, false, false };
+    int versions[] = { 0, 0, 2, 2 };
+    int members;
+
+    g_assert_cmpint(quorum_winner(versions, 3, 2, sure, &members), ==, 0);
+    g_assert_cmpint(members, ==, 2);
+    /* Two unsure children and a sure one that says something else */
+    versions[1] = versions[2] = 1;
+    g_assert_cmpint(quorum_winner(versions, 3, 2, sure, &members), ==,
+                    QUORUM_NO_VERSION);
+    g_assert_cmpint(members, ==, 0);
+    g_assert_cmpint(quorum_winner(versions, 3, 1, sure, NULL), ==,
+                    QUORUM_NO_VERSION);
+    g_assert_cmpint(quorum_winner(versions, 3, 2, NULL, NULL), ==, 1);
+    /* A child without an answer is sure of nothing. */
+    versions[0] = QUORUM_NO_VERSION;
+    g_assert_cmpint(quorum_winner(versions, 3, 2, sure, NULL), ==,
+                    QUORUM_NO_VERSION);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -241,5 +264,6 @@ int main(int argc, char **argv)
     g_test_add_func("/quorum/vote/group-values", test_group_values);
     g_test_add_func("/quorum/vote/nth-largest", test_nth_largest);
     g_test_add_func("/quorum/vote/errno", test_errno);
+    g_test_add_func("/quorum/vote/sure", test_sure);
     return g_test_run();
 }

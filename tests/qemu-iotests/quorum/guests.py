@@ -4,10 +4,11 @@
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
+from collections import Counter
 import random
 import threading
 import time
-from typing import Optional, Tuple
+from typing import Callable, Counter as CounterOf, Optional, Tuple
 
 from .nbd import NBD, NBDError
 from .oracle import BLOCK, Disk, Wrong, contents_of
@@ -30,11 +31,14 @@ class Guest(threading.Thread):
         self.rand = random.Random(f'{SEED} {name}')
         self.nbd = NBD(socket_path)
         self.over = False
+        self.fua = 0.1              # which part of the writes have it
         self.tolerant = False       # are errors, and lost connections, fine?
         self.awake = threading.Lock()
         self.lost = False           # the connection
         self.done = 0               # requests
         self.errors = 0             # those that have failed
+        self.failed: CounterOf[str] = Counter()     # the same, of each kind
+        self.doing = ''
         self.wrong: Optional[str] = None
 
     def some(self) -> Tuple[int, int]:
@@ -43,10 +47,11 @@ class Guest(threading.Thread):
                           first + self.rand.choice((1, 1, 1, 2, 5, 16, 40)))
 
     def write(self, first: int, last: int, zero: bool = False) -> None:
+        self.doing = 'write'
         version = 0 if zero else self.disk.new_version()
-        fua = self.rand.random() < 0.1
+        fua = self.rand.random() < self.fua
         flags = NBD.FUA if fua else 0
-        self.disk.will_write(first, last, version)
+        losses = self.disk.will_write(first, last, version)
         if zero:
             flags |= self.rand.choice((0, NBD.NO_HOLE))
             self.nbd.zero(first * BLOCK, (last - first) * BLOCK, flags)
@@ -54,16 +59,28 @@ class Guest(threading.Thread):
             self.nbd.write(first * BLOCK, b''.join(
                 contents_of(block, version) for block in range(first, last)),
                 flags)
-        self.disk.has_written(first, last, version, fua)
+        self.disk.has_written(first, last, version, fua, losses)
 
     def read(self, first: int, last: int) -> None:
+        self.doing = 'read'
         data = self.nbd.read(first * BLOCK, (last - first) * BLOCK)
         self.disk.check(first, data)
 
     def flush(self) -> None:
+        self.doing = 'flush'
         held = self.disk.before_flush(self.first, self.last)
         self.nbd.flush()
         self.disk.has_flushed(self.first, held)
+
+    def manages(self, what: Callable[..., None], *args: int) -> bool:
+        """Do something, and tell whether it has not failed."""
+        try:
+            what(*args)
+        except NBDError:
+            self.errors += 1
+            self.failed[self.doing] += 1
+            return False
+        return True
 
     def one(self) -> None:
         what = self.rand.random()
@@ -93,6 +110,7 @@ class Guest(threading.Thread):
                 self.one()
             except NBDError:
                 self.errors += 1
+                self.failed[self.doing] += 1
                 if not self.tolerant:
                     raise
             except (EOFError, OSError):
@@ -100,7 +118,7 @@ class Guest(threading.Thread):
                 if not self.tolerant:
                     raise
         except (EOFError, OSError, NBDError, Wrong) as error:
-            self.wrong = f'{self.name}: {error!r}'
+            self.wrong = f'{self.name}: {self.doing}: {error!r}'
         self.done += 1
 
     def stop(self, hurry: bool = False) -> None:

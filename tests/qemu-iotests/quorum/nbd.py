@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from enum import IntEnum
 from errno import EINVAL, EIO
 import os
+import re
 import select
 import socket
 import struct
@@ -192,6 +193,7 @@ class Offer(NamedTuple):
     # Minimum, preferred and maximum, if they are told
     block_sizes: Optional[Tuple[int, int, int]] = None
     size: Optional[int] = None          # if it is not that of the image
+    fence: bool = False                 # see docs/interop/nbd.rst
 
 
 class HeldNBD:
@@ -207,7 +209,7 @@ class HeldNBD:
     """
     # pylint: disable=too-many-instance-attributes
 
-    def __init__(self, path: str, image: bytes, offer: Offer = Offer()
+    def __init__(self, path: Address, image: bytes, offer: Offer = Offer()
                  ) -> None:
         self.image = bytearray(image)
         self.offer = offer
@@ -219,7 +221,9 @@ class HeldNBD:
         self.held: List[Request] = []       # those without an answer
         self._path = path
         self._changed = threading.Condition()   # protects all of these
-        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener = socket.socket(
+            socket.AF_UNIX if isinstance(path, str) else socket.AF_INET)
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._client = self._listener       # there is none yet
         self._offer = offer                 # what the client has been offered
         self._headers = Headers.SIMPLE      # what it has chosen
@@ -275,7 +279,8 @@ class HeldNBD:
             shutdown(sock)
         self._thread.join()
         self._listener.close()
-        os.remove(self._path)
+        if isinstance(self._path, str):
+            os.remove(self._path)
 
     def _serve(self) -> None:
         while True:
@@ -313,11 +318,16 @@ class HeldNBD:
         option = 0
         while option != 7:
             option, length = struct.unpack('>8xII', receive(self._client, 16))
-            receive(self._client, length)
+            data = receive(self._client, length)
             chosen = {8: Headers.STRUCTURED, 11: Headers.EXTENDED}
             if option in chosen and option in replies:
                 self._headers = chosen[option]
-            for kind, data in replies.get(option, [(0x80000001, b'')]):
+            answers = replies.get(option, [(0x80000001, b'')])
+            fence = re.search(b'qemu:fence:[0-9a-f-]*', data)
+            if option == 10 and offer.fence and fence:
+                # There is one connection at a time, so there is none to end.
+                answers = [(4, struct.pack('>I', 2) + fence[0]), *answers]
+            for kind, data in answers:
                 self._client.sendall(struct.pack(
                     '>QIII', 0x3e889045565a9, option, kind, len(data)) + data)
         with self._changed:
@@ -367,14 +377,18 @@ class HeldNBD:
             (request.kind not in (READ, WRITE) or request.length <= most)
 
     def _answer(self, request: Request) -> None:
-        end = request.offset + request.length
         if not self._is_offered(request):
             self._reply(request, EINVAL)
             return
         if self.fail(request):
             self._reply(request, EIO)
             return
+        self._reply(request, 0, self._do(request))
+
+    def _do(self, request: Request) -> bytes:
+        """Do what is asked for; return what is to be sent."""
         data = b''
+        end = request.offset + request.length
         if request.kind == READ:
             data = bytes(self.image[request.offset:end])
         elif request.kind == WRITE:
@@ -388,7 +402,7 @@ class HeldNBD:
                                    allocated)
             else:
                 data = struct.pack('>III', context, request.length, allocated)
-        self._reply(request, 0, data)
+        return data
 
     def _reply(self, request: Request, error: int, data: bytes = b'') -> None:
         if self._headers == Headers.SIMPLE:

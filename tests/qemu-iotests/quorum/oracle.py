@@ -34,6 +34,7 @@ class Disk:
         self.may: List[Versions] = [frozenset((0,))] * blocks
         self.after_crash: List[Versions] = list(self.may)
         self.next_version = 1
+        self.losses = 0                 # how often has_lost() was called
         self.lock = threading.Lock()
 
     def new_version(self) -> int:
@@ -41,17 +42,23 @@ class Disk:
             self.next_version += 1
             return self.next_version
 
-    def will_write(self, first: int, last: int, version: int) -> None:
-        for block in range(first, last):
-            self.may[block] |= {version}
-            self.after_crash[block] |= {version}
+    def will_write(self, first: int, last: int, version: int) -> int:
+        """Returns what has_written() is to be told."""
+        with self.lock:
+            for block in range(first, last):
+                self.may[block] |= {version}
+                self.after_crash[block] |= {version}
+            return self.losses
 
     def has_written(self, first: int, last: int, version: int,
-                    fua: bool = False) -> None:
-        for block in range(first, last):
-            self.may[block] = frozenset((version,))
-            if fua:
-                self.after_crash[block] = self.may[block]
+                    fua: bool = False, losses: int = 0) -> None:
+        with self.lock:
+            for block in range(first, last):
+                # What was acknowledged may already be among what was lost
+                if fua or losses == self.losses:
+                    self.may[block] = frozenset((version,))
+                if fua:
+                    self.after_crash[block] = self.may[block]
 
     def before_flush(self, first: int, last: int) -> List[Versions]:
         return self.may[first:last]
@@ -60,6 +67,13 @@ class Disk:
         """What was acknowledged before the flush can't be lost any more."""
         for block, versions in enumerate(held, first):
             self.after_crash[block] = versions
+
+    def has_lost(self) -> None:
+        """A flush has failed: that tells of what was not flushed."""
+        with self.lock:
+            self.losses += 1
+            self.may = [may | after for may, after in
+                        zip(self.may, self.after_crash)]
 
     def crash(self) -> None:
         self.may = list(self.after_crash)

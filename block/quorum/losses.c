@@ -1,0 +1,154 @@
+/*
+ * Quorum block driver: children that may have lost data
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Copyright (c) 2026 The quorum project authors
+ */
+
+#include "qemu/osdep.h"
+#include "block/block-io.h"
+#include "qemu/bitmap.h"
+#include "qemu/units.h"
+#include "debug.h"
+#include "late.h"
+#include "losses.h"
+#include "read-locked-int.h"
+#include "repair.h"
+
+/* How much is voted on at once: the guest's requests wait for the range. */
+#define QUORUM_CONFIRM_CHUNK (1 * MiB)
+
+void quorum_find_losses(BlockDriverState *bs)
+{
+    BDRVQuorumState *s = bs->opaque;
+    uint64_t last = bdrv_last_loss_generation();
+
+    for (int i = 0; i < s->num_slots; i++) {
+        BdrvChild *child = s->slots[i].child;
+
+        if (child) {
+            quorum_sync_lost(s->sync, i, bdrv_child_loss_generation(child),
+                             bdrv_child_failed_flush_generation(child));
+        }
+    }
+    /* After the children: see quorum_notice_losses(). */
+    smp_wmb();
+    stat64_max(&s->losses_seen, last);
+}
+
+void quorum_know_new_child(BDRVQuorumState *s, int i)
+{
+    BdrvChild *child = s->slots[i].child;
+
+    quorum_sync_know_losses(s->sync, i, bdrv_child_loss_generation(child),
+                            bdrv_child_failed_flush_generation(child));
+}
+
+void quorum_flush_failed(const QuorumAnswer *a)
+{
+    /* Read before: what fails after that is found by itself. */
+    uint64_t generation = bdrv_child_failed_flush_generation(a->child);
+
+    quorum_sync_flush_failed(a->req->s->sync, quorum_answer_slot(a),
+                             generation);
+}
+
+static uint64_t GRAPH_RDLOCK quorum_latest_loss(BdrvChild *child)
+{
+    return MAX(bdrv_child_loss_generation(child),
+               bdrv_child_failed_flush_generation(child));
+}
+
+bool quorum_answer_has_lost(const QuorumAnswer *a)
+{
+    return unlikely(bdrv_last_loss_generation() != a->req->losses) &&
+           quorum_latest_loss(a->child) > a->req->losses;
+}
+
+void quorum_request_leave_out_lost(QuorumRequest *req)
+{
+    for (int i = 0; i < req->n; i++) {
+        QuorumAnswer *a = &req->answers[i];
+
+        if (quorum_answer_counts(a) && quorum_answer_has_lost(a)) {
+            a->absent = true;
+            quorum_answer_leave_out(a, QUORUM_PART_STALE);
+        }
+    }
+}
+
+/*
+ * A QuorumRepairFn: children that have been confirmed, but not to have it on
+ * their media, are given it again.  What children lack is left to a resync.
+ */
+static void coroutine_fn GRAPH_RDLOCK
+quorum_repair_unsure(BlockDriverState *bs, QuorumLockedRead *lr)
+{
+    long bits = (long)lr->req->n * lr->units;
+
+    bitmap_and(lr->to_repair, lr->to_repair, lr->unsure, bits);
+    bitmap_andnot(lr->to_repair, lr->to_repair, lr->stale, bits);
+    bitmap_andnot(lr->to_repair, lr->to_repair, lr->wrong, bits);
+    bitmap_andnot(lr->to_repair, lr->to_repair, lr->missing, bits);
+    quorum_repair_all(lr);
+}
+
+void coroutine_fn quorum_confirm_unsure(BlockDriverState *bs, bool yields)
+{
+    BDRVQuorumState *s = bs->opaque;
+    int64_t pos = 0, start, bytes;
+
+    while (!(yields && qatomic_read(&bs->quiesce_counter)) &&
+           quorum_sync_next_unsure(s->sync, pos, &start, &bytes)) {
+        if (start < pos) {
+            /* A granule that is larger than what can be voted on at once */
+            bytes -= pos - start;
+            start = pos;
+        }
+        bytes = quorum_sync_chunk(s->sync, start, start + bytes,
+                                  QUORUM_CONFIRM_CHUNK,
+                                  quorum_repair_max_bytes(bs));
+        trace_quorum_confirm(bs->node_name, start, bytes);
+        quorum_repair_range(bs, start, bytes, NULL, "unsure",
+                            quorum_repair_unsure);
+        pos = start + bytes;
+    }
+}
+
+/* Vote on the granule at @pos, if children are unsure there. */
+static void coroutine_fn GRAPH_RDLOCK quorum_confirm_at(BlockDriverState *bs,
+                                                        int64_t pos)
+{
+    BDRVQuorumState *s = bs->opaque;
+    int64_t bytes = 1;
+
+    if (!quorum_sync_widen_unsure(s->sync, &pos, &bytes)) {
+        return;
+    }
+    bytes = MIN(bytes, quorum_repair_max_bytes(bs));
+    trace_quorum_confirm(bs->node_name, pos, bytes);
+    quorum_repair_range(bs, pos, bytes, NULL, "unsure", quorum_repair_unsure);
+}
+
+void coroutine_fn quorum_confirm_around(BlockDriverState *bs, int64_t offset,
+                                        int64_t bytes)
+{
+    BDRVQuorumState *s = bs->opaque;
+    int64_t length = quorum_length(bs);
+    int64_t end = MIN(offset + bytes, length);
+    int64_t start = offset, past = end;
+
+    if (offset >= length) {
+        /* What comes is in one granule with what is before the end. */
+        start = past = offset = MAX(length, 1) - 1;
+    } else {
+        quorum_sync_whole_granules(s->sync, &start, &past);
+    }
+    if (start > offset || start == past) {
+        quorum_confirm_at(bs, offset);
+    }
+    if (past < end) {
+        quorum_confirm_at(bs, end - 1);
+    }
+}
