@@ -1,19 +1,22 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# Check the model of the driver's protocol, docs/devel/quorum.pml: spin tries all
-# that can happen in it, and finds nothing; and it finds something in each mutant,
-# which leaves a rule out.
+# Check the models of the driver's protocol, docs/devel/quorum.pml and
+# quorum-losses.pml: spin tries all that can happen in them, and finds nothing;
+# and it finds something in each mutant, which leaves a rule out.
 #
-# usage: model-test.sh             speaks TAP; about two minutes
+# usage: model-test.sh             speaks TAP; about three minutes
 #        model-test.sh --long      larger ones, too, which take long and gigabytes
-#        model-test.sh -DNAME...   one variant, with the way to what is wrong in it
+#        model-test.sh [--losses] -DNAME...
+#                                  one variant, with the way to what is wrong in it;
+#                                  with --losses, of quorum-losses.pml
 #
 # All is done in build/model.
 
 . "$(dirname "$0")/lib.sh"
 
-model=$top/docs/devel/quorum.pml
+models=$top/docs/devel
+model=quorum.pml
 work=$build/model
 count=0
 failed=0
@@ -25,9 +28,9 @@ verify() {
     shift
     rm -rf "$dir"
     mkdir -p "$dir"
-    cp "$model" "$dir/"         # what is found is written beside it
+    cp "$models"/quorum*.pml "$dir/"      # what is found is written beside it
     cd "$dir" &&
-        spin "$@" -a quorum.pml > spin.log 2>&1 &&
+        spin "$@" -a "$model" > spin.log 2>&1 &&
         gcc "$optimize" -w -DSAFETY -DCOLLAPSE -DMEMLIM=8000 -o pan pan.c > gcc.log 2>&1 || return 1
     # It must have seen all, or something that is wrong.
     ./pan -m100000 > pan.log 2>&1 || return 1
@@ -50,6 +53,7 @@ say_result() {
         failed=1
         echo "not ok $count $name"
         tail -n 20 "$work/$3"/*.log | sed 's/^/# /'
+        [ "$model" = quorum.pml ] || set -- "${@:1:3}" --losses "${@:4}"
         echo "# to see how: tools/model-test.sh ${*:4}"
     fi
 }
@@ -61,6 +65,10 @@ clean() {
     *states) say_result ok "$name: $result" ;;
     *)       say_result bad "$name: $result" "$name" "$@" ;;
     esac
+}
+small() {
+    local optimize=-O0          # compiling would take longer than it saves
+    clean "$@"
 }
 caught() {
     local name=$1 result optimize=-O0   # errors are found soon
@@ -78,14 +86,18 @@ command -v spin > /dev/null || {
     exit 0
 }
 
+if [ "${1-}" = --losses ]; then
+    model=quorum-losses.pml
+    shift
+fi
 case ${1-} in
 -D*)
     verify one "$@" || { cat "$work"/one/*.log; exit 1; }
     cd "$work/one"
-    [ ! -f quorum.pml.trail ] || spin -t -p -g "$@" quorum.pml
+    [ ! -f "$model.trail" ] || spin -t -p -g "$@" "$model"
     exit ;;
 ''|--long) ;;
-*)  die "unknown option: $1" "usage: model-test.sh [--long | -DNAME...]" ;;
+*)  die "unknown option: $1" "usage: model-test.sh [--long | [--losses] -DNAME...]" ;;
 esac
 
 clean all-at-once
@@ -157,6 +169,50 @@ if [ "${1-}" = --long ]; then
     clean long-late-writes      -DHANGS=0 -DOUTAGES=2 -DREADS=0 -DSCRUBS=0 -DWRITES=2
     clean long-late-and-reads   -DHANGS=0 -DOUTAGES=2 -DREADS=2 -DSCRUBS=0 -DONE_CELL
     caught SEND_TO_LATE         -DHANGS=0 -DOUTAGES=2 -DREADS=2 -DSCRUBS=0 -DONE_CELL
+fi
+
+# Children that lose what they have acknowledged.
+model=quorum-losses.pml
+clean losses                    -DONE_CELL -DLOSSES=1
+small losses-writes             -DONE_CELL -DREADS=0
+clean losses-two-writers        -DREADS=0 -DOTHERS=1 -DLOSSES=1 -DONE_CELL
+small losses-parts              -DREADS=0 -DWRITES=2 -DLOSSES=1
+clean losses-and-an-outage      -DREADS=0 -DOUTAGES=1 -DLOSSES=1 -DWRITES=2 -DONE_CELL
+clean losses-failed-flush       -DLOSSES=0 -DERRORS=1 -DONE_CELL
+small losses-failed-flushes     -DLOSSES=0 -DERRORS=2 -DONE_CELL -DREADS=0
+small losses-failed-fua         -DLOSSES=1 -DERRORS=2 -DONE_CELL -DFUA=true -DREADS=0
+small losses-unheard            -DREADS=0 -DUNHEARD=1 -DONE_CELL
+
+caught UNSURE_WIN               -DONE_CELL
+caught NOTICE_TOO_LATE          -DONE_CELL -DOUTAGES=1 -DFLUSHES=0
+caught CONFIRM_BESIDE_LOSS      -DONE_CELL
+caught CONFIRMED_HAS_FLUSHED    -DREADS=0 -DWRITES=2 -DLOSSES=1 -DERRORS=1
+caught SURE_BY_A_PART           -DREADS=0 -DWRITES=2 -DLOSSES=1
+caught NO_REWRITE               -DONE_CELL -DERRORS=2 -DLOSSES=0 -DFLUSHES=2
+caught LOST_WRITE_COUNTS        -DONE_CELL
+caught AGAIN=0                  -DONE_CELL -DREADS=0
+caught RANGE_GIVEN_BACK         -DONE_CELL -DREADS=0 -DLOSSES=1 -DOTHERS=1
+caught AGAIN_WITHOUT_VOTE       -DREADS=0 -DWRITES=2
+caught WRITE_WITHOUT_SURE       -DREADS=0 -DFLUSHES=0 -DWRITES=2 -DOUTAGES=1
+caught TOLD_BEFORE_FAILED       -DONE_CELL -DREADS=0 -DLOSSES=3
+caught TELLS_TOO_MUCH           -DONE_CELL -DREADS=0 -DERRORS=2 -DLOSSES=1 -DFLUSHES=2 -DWRITES=2
+caught TOLD_TO_STALE            -DONE_CELL -DREADS=0 -DERRORS=2 -DLOSSES=0 -DFLUSHES=2
+caught FLUSH_COUNTS_UNSURE      -DONE_CELL -DREADS=0
+caught RECOVERED_COUNTS         -DONE_CELL -DREADS=0 -DWRITES=2
+caught VOTES=1                  -DONE_CELL -DREADS=0 -DOUTAGES=1
+caught FLUSHING_IS_SAFE         -DONE_CELL
+caught FLUSH_ERROR_UNHEARD      -DONE_CELL -DERRORS=2 -DLOSSES=1
+caught FUA_LOSES_NOTHING        -DONE_CELL -DREADS=0 -DFUA=true -DOTHERS=1 -DERRORS=2 -DLOSSES=0
+caught UNHEARD_TELLS            -DONE_CELL -DUNHEARD=1 -DREADS=0 -DLOSSES=3
+caught UNHEARD_FORGOTTEN        -DONE_CELL -DUNHEARD=1 -DREADS=0 -DERRORS=2 -DLOSSES=0
+if [ "${1-}" = --long ]; then
+    clean long-losses           -DONE_CELL
+    clean long-losses-two-writers -DREADS=0 -DOTHERS=1 -DLOSSES=1
+    clean long-losses-of-parts  -DREADS=0 -DWRITES=2
+    clean long-failed-flushes   -DLOSSES=0 -DERRORS=2 -DONE_CELL -DREADS=0 -DFLUSHES=2 -DWRITES=2
+    clean long-failed-fua       -DLOSSES=1 -DERRORS=1 -DONE_CELL -DFUA=true -DOTHERS=1 -DREADS=0
+    clean long-unheard          -DREADS=0 -DUNHEARD=1 -DONE_CELL -DLOSSES=1 -DERRORS=1
+    caught TELL_AGAIN           -DREADS=0 -DWRITES=2 -DFLUSHES=2
 fi
 echo "1..$count"
 exit "$failed"

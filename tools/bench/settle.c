@@ -35,7 +35,8 @@ static int64_t miss(QuorumSync *sync, int64_t bytes, bool fua)
         ok = quorum_sync_write_settle(sync, &w, THRESHOLD);
     } else {
         quorum_sync_flush_failed(sync, 0);
-        ok = quorum_sync_flush_settle(sync, missed, THRESHOLD);
+        ok = quorum_sync_flush_settle(sync, missed, THRESHOLD, true, false) ==
+         QUORUM_FLUSH_DONE;
     }
     g_assert(ok);
     return g_get_monotonic_time() - start;

@@ -16,7 +16,10 @@ tell() { echo "$*" >&3; }
 try() { "$@" >&2 || tell "failed $*"; }
 # What the kernel says when the disk has failed it, or it the disk.
 complaints() {
-    dmesg | grep -iE 'I/O error|EXT4-fs (error|warning)|JBD2:.*(error|fail)|Aborting journal|BUG:|Oops'
+    dmesg -c | grep -iE 'I/O error|EXT4-fs (error|warning)|JBD2:.*(error|fail)|Aborting journal|BUG:|Oops' |
+        while read -r line; do
+            tell "complaint $line"
+        done
 }
 
 # The replicas are identical only if nobody changes what is being written.
@@ -43,10 +46,10 @@ while read -r command folder seed workers <&3; do
         rm -f /tmp/must ;;
     remove)
         try rm -r "/mnt/$folder" ;;
+    complaints)
+        complaints ;;
     off)
-        complaints | while read -r line; do
-            tell "failed the kernel says: $line"
-        done
+        complaints
         tell "done off"
         poweroff -f ;;
     esac

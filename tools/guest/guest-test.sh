@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# A Linux guest with ext4 under load while replicas die, hang, rot and return,
-# and while QEMU is killed.  Speaks TAP.
+# A Linux guest with ext4 under load while replicas die, hang, rot, lose their
+# caches and return, and while QEMU is killed.  Speaks TAP.
 #
-# usage: guest-test.sh [TEST...]         (all: faults crashes hangs)
+# usage: guest-test.sh [TEST...]         (all: faults crashes hangs losses)
 #
 # In each all that can happen does so once, and goes on to happen for
 # QUORUM_TEST_SECONDS.  QUORUM_TEST_SEED makes a run again what it was.  After a failure

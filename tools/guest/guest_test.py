@@ -3,10 +3,13 @@
 """
 A Linux guest works on an ext4 file system, on a quorum of three NBD servers,
 and knows what it has written.  Meanwhile servers are killed, hang, rot, are
-taken out and put in again, never more than one of them at a time; in the second
-test QEMU is killed, too, and in the third one servers hang until QEMU does
-without them.  The guest may see neither a wrong byte nor an error, and in the
-end the replicas are identical, and clean.
+taken out and put in again, never more than one of them at a time; in the
+second test QEMU is killed, too, and in the third one servers hang until QEMU
+does without them.  In the fourth one they have caches, and one at a time loses
+what it was not told to flush.  The guest may see neither a wrong byte nor an
+error, and in the end the replicas are identical, and clean.  Only when two
+servers have lost the same, at the end of the fourth test, it has to see an
+error, and nothing that is older than what it has synced.
 
 usage: guest_test.py BIN GUEST [TEST...]
 
@@ -15,6 +18,7 @@ QEMU's python/ and tests/qemu-iotests/ must be in the PYTHONPATH.
 
 import collections
 import contextlib
+import errno
 import filecmp
 import json
 import os
@@ -27,6 +31,7 @@ from typing import Any, Callable, Iterator, Optional, Sequence
 
 from qemu.qmp import QMPError
 from quorum.faults import flip_bits
+from quorum.losing import losing_command
 from quorum.qmp import Failed
 from quorum.replay import SECONDS, SEED, trace
 from quorum.servers import Server
@@ -42,6 +47,8 @@ DISK_MIB = 64
 WORKERS = 4
 PATIENCE = 120      # seconds for any one thing that the guest is to do
 CHILD_TIMEOUT = 2000    # milliseconds that a server may hang in the third test
+# What a program in the guest is told of a disk that has failed
+DISK_ERRORS = tuple(os.strerror(number) for number in (errno.EIO, errno.EROFS))
 
 
 def rounds(rand: random.Random, kinds: Sequence[Any]) -> Iterator[Any]:
@@ -96,10 +103,32 @@ class Replica(Server):
             file.truncate(size)
 
 
+class LosingReplica(Replica):
+    """Its server has a cache, and loses it when it is killed."""
+
+    def __init__(self, number: int, work: str) -> None:
+        super().__init__(number, work)
+        self.command = losing_command(self.image, self.pid_file, self.address)
+
+    def stop_flushing(self) -> None:
+        """What comes from now on is in the cache, and flushes wait."""
+        self.signal(signal.SIGUSR1)
+
+    def end(self) -> None:
+        """The server is told to end, and loses nothing; see wait_end()."""
+        self.signal(signal.SIGTERM)
+
+    def wait_end(self) -> None:
+        """It has."""
+        assert self.process
+        self.process.wait(timeout=PATIENCE)
+
+
 class LoadedMachine(Machine):
     """
     A machine whose guest bears the load.  An event that says that a request
-    of the guest has failed is an error, unless self.may_fail.
+    of the guest has failed is an error, unless self.may_fail.  Then the guest
+    may say so, too: in self.errors is what it has said.
     """
 
     def __init__(self, log: Log, work: str, processes: contextlib.ExitStack,
@@ -107,6 +136,8 @@ class LoadedMachine(Machine):
         super().__init__(BIN, GUEST, work, processes, *options)
         self.log = log
         self.may_fail = False
+        self.errors: list[str] = []
+        self.was_told = False       # does the file system know of an error?
         self.load = 0               # operations of the load, so far
         self.done: list[str] = []   # what the guest has said to be done
         # (kept or block, worker, which one): its generation
@@ -120,6 +151,22 @@ class LoadedMachine(Machine):
             self.load = int(words[1])
         elif words[0] == 'done':
             self.done.append(words[1])
+        elif words[0] == 'complaint':
+            self.complained(' '.join(words[1:]))
+
+    def failed(self, what: str) -> None:
+        # What is not synced may be anything after the first error.
+        if self.errors or self.may_fail and what.endswith(DISK_ERRORS):
+            self.log.write(f'guest: failed {what}')
+            self.errors.append(what)
+        else:
+            super().failed(what)
+
+    def complained(self, what: str) -> None:
+        """The guest's kernel is not content with the disk."""
+        if not self.may_fail and not (
+                self.was_told and 'mounting fs with errors' in what):
+            raise Failed(f'the kernel says: {what}')
 
     def happened(self, event: dict) -> None:
         kind = event['event']
@@ -166,12 +213,15 @@ class System:
     machine: LoadedMachine
 
     def __init__(self, log: Log, rand: random.Random, work: str,
-                 processes: contextlib.ExitStack, repairs: bool) -> None:
+                 processes: contextlib.ExitStack, repairs: bool,
+                 kind: type[Replica], reconnect_delays: Sequence[int]
+                 ) -> None:
         self.log = log
         self.rand = rand
         self.work = work
         self.processes = processes
-        self.replicas = [Replica(i, work) for i in range(REPLICAS)]
+        self.reconnect_delays = reconnect_delays
+        self.replicas = [kind(i, work) for i in range(REPLICAS)]
         for replica in self.replicas:
             processes.callback(replica.kill)
         self.options = {
@@ -181,7 +231,8 @@ class System:
     def node_options(self, replica: Replica) -> dict:
         """A child"""
         return replica.node(replica.name, discard='unmap',
-                            reconnect_delay=self.rand.choice((0, 0, 0, 2)))
+                            reconnect_delay=self.rand.choice(
+                                self.reconnect_delays))
 
     def quorum_options(self, children: Sequence[Optional[Replica]],
                        threshold: int = THRESHOLD) -> dict:
@@ -368,6 +419,65 @@ class Hangs:
         replica.start()
 
 
+class Losses:
+    """
+    How servers can be restarted so that enough of them have all that they have
+    acknowledged.  Each function gets two, and returns the one that may have
+    lost something.
+    """
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+        self.rand = system.rand
+        self.kinds = (self.keep_losing, self.lose_and_stay_away,
+                      self.two_keep)
+
+    def lose(self, replica: LosingReplica, _other: LosingReplica) -> Replica:
+        """A server loses its cache, and is back at once."""
+        if self.rand.random() < 0.5:
+            replica.stop_flushing()
+            self.system.pause(0.2)
+        replica.kill()
+        replica.start()
+        return replica
+
+    def keep_losing(self, replica: LosingReplica, other: LosingReplica
+                    ) -> Replica:
+        """It does so before what it lacks can be repaired."""
+        for _ in range(2):
+            self.lose(replica, other)
+            self.system.machine.live(20)
+        return replica
+
+    def lose_and_stay_away(self, replica: LosingReplica,
+                           _other: LosingReplica) -> Replica:
+        """The guest waits for the server, which has lost its cache."""
+        replica.kill()
+        self.system.pause(1)
+        replica.start()
+        return replica
+
+    def two_keep(self, *replicas: LosingReplica) -> None:
+        """Two are away together, and have lost nothing."""
+        for _ in range(2):
+            for replica in replicas:
+                replica.end()
+            for replica in replicas:
+                replica.wait_end()
+                replica.start()
+            self.system.machine.live(20)
+
+    def two_lose(self, *replicas: LosingReplica) -> None:
+        """Now only the third one has what was lost."""
+        for replica in replicas:
+            replica.stop_flushing()
+        self.system.pause(0.5)
+        for replica in replicas:
+            replica.kill()
+        for replica in replicas:
+            replica.start()
+
+
 class Crashes:
     """How QEMU can be killed, and started again"""
     kinds = ('all well', 'one hangs', 'one is stale', 'one is rebuilding')
@@ -489,11 +599,20 @@ class Checks:
             replica.kill()
             if not filecmp.cmp(first.image, replica.image, shallow=False):
                 raise Failed(f'{replica.name} is not like {first.name}')
-            fsck = subprocess.run(['e2fsck', '-fn', replica.image], text=True,
-                                  stdout=subprocess.PIPE, check=False,
-                                  stderr=subprocess.STDOUT, env=TOOLS)
-            if fsck.returncode != 0:
-                raise Failed(f'{replica.name} is not clean: {fsck.stdout}')
+        for replica in self.system.replicas:
+            if self.system.machine.was_told:
+                # A mount forgets orphans then, which are in use for ever.
+                self.fsck(replica, '-fp', 1)
+            self.fsck(replica, '-fn', 0)
+
+    @staticmethod
+    def fsck(replica: Replica, options: str, worst: int) -> None:
+        """Run e2fsck on an image; 1 says that all could be corrected."""
+        fsck = subprocess.run(['e2fsck', options, replica.image], text=True,
+                              stdout=subprocess.PIPE, check=False,
+                              stderr=subprocess.STDOUT, env=TOOLS)
+        if fsck.returncode > worst:
+            raise Failed(f'{replica.name} is not clean: {fsck.stdout}')
 
 
 class Scenario:
@@ -503,12 +622,20 @@ class Scenario:
                  ) -> None:
         self.log = Log(work)
         self.rand = random.Random(f'{SEED} {name}')
-        self.system = System(self.log, self.rand, work, processes,
-                             name == 'faults' or self.rand.random() < 0.5)
+        repairs = name == 'faults' or self.rand.random() < 0.5
+        kind: type[Replica] = Replica
+        reconnect_delays = [0, 0, 0, 2]
+        if name == 'losses':
+            kind = LosingReplica
+            # Requests wait for a server, for two are away together.
+            reconnect_delays = [20]
+        self.system = System(self.log, self.rand, work, processes, repairs,
+                             kind, reconnect_delays)
         if name == 'hangs':
             self.system.options['child-timeout'] = CHILD_TIMEOUT
         self.faults = Faults(self.system)
         self.hangs = Hangs(self.system)
+        self.losses = Losses(self.system)
         self.crashes = Crashes(self.system)
         self.checks = Checks(self.system)
         self.loads = 0
@@ -530,6 +657,7 @@ class Scenario:
         self.loads += 1
         machine = self.system.machine
         machine.safe = {}
+        machine.load = 0
         machine.ask('load', self.folder, SEED, WORKERS)
         machine.live()
 
@@ -553,6 +681,53 @@ class Scenario:
         self.checks.repair('stale')
         self.checks.mismatches_since()
         machine.live()
+
+    def some_replicas(self, what: Callable[..., Any]) -> list[Any]:
+        """Those that something befalls, and those that it does not."""
+        replicas = self.rand.sample(self.system.replicas, REPLICAS)
+        self.log.count(what.__name__.replace('_', ' '))
+        self.log.write(f'replicas {[replica.name for replica in replicas]}')
+        return replicas
+
+    def inject_loss(self, loss: Callable[..., Optional[Replica]]) -> None:
+        """Servers are restarted, and the guest does not notice."""
+        loser = loss(*self.some_replicas(loss)[:2])
+        self.checks.repair('stale')
+        self.checks.mismatches_since(loser)
+        self.system.machine.live()
+
+    def lose_two(self) -> None:
+        """
+        Two servers lose their caches.  The guest is told, and sees nothing
+        that is older than what it has synced; when the third one has decided
+        what they lack, all of that is there.
+        """
+        machine = self.system.machine
+        machine.ask('complaints')
+        machine.may_fail = True
+        *losers, survivor = self.some_replicas(self.losses.two_lose)
+        self.losses.two_lose(*losers)
+        machine.wait(lambda: bool(machine.errors), PATIENCE,
+                     'the guest is told')
+        for command in 'stop', 'complaints':
+            machine.ask(command)
+        self.log.count(f'the guest is told ({machine.errors[0]})')
+        machine.was_told = True
+        machine.errors.clear()
+        self.checks.files(self.folder, machine.safe)
+        self.log.write(f'before the repair: {machine.errors}')
+        machine.ask('umount')
+        found = machine.scrub(prefer=survivor.child)
+        self.log.count(f'{found["preferred-bytes"]} bytes have no winner')
+        self.checks.repair('full')
+        self.checks.forget_mismatches()
+        machine.errors.clear()
+        for command in 'mount', 'complaints':
+            machine.ask(command)
+        machine.pause(1.1)      # for events that were held back
+        machine.may_fail = False
+        self.checks.files(self.folder, machine.safe)
+        machine.ask('remove', self.folder)
 
     def crash(self, kind: str) -> None:
         """QEMU is killed, and the guest starts again with what is safe."""
@@ -605,7 +780,6 @@ class Scenario:
             self.begin_load()
         self.end()
 
-
     def run_hangs(self) -> None:
         """Servers hang, one after the other."""
         self.begin()
@@ -618,10 +792,25 @@ class Scenario:
             self.inject_hang(hang, next(replicas))
         self.end()
 
+    def run_losses(self) -> None:
+        """Servers lose their caches."""
+        self.begin()
+        kinds = self.losses.kinds
+        end = time.monotonic() + SECONDS
+        for i, loss in enumerate(rounds(self.rand, kinds)):
+            if i >= len(kinds) and time.monotonic() > end:
+                break
+            self.inject_loss(loss)
+        self.lose_two()
+        self.begin_load()
+        self.inject_loss(self.losses.lose)
+        self.end()
+
 
 TESTS = {'faults': 'a guest under load while replicas die and return',
          'crashes': 'the same while QEMU is killed, too',
-         'hangs': 'a guest under load while servers hang'}
+         'hangs': 'a guest under load while servers hang',
+         'losses': 'a guest under load while servers lose their caches'}
 
 
 def run_test(number: int, name: str) -> bool:

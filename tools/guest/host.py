@@ -77,6 +77,9 @@ class Machine(QuorumCommands):
         for path in guest_path, qmp_path:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
+        # What the driver says is in qemu.log then.
+        trace = ['-msg', 'timestamp=on', '-trace', 'quorum_*'] \
+            if os.environ.get('QUORUM_TEST_TRACE') else []
         self.process = start_process([
             f'{bin_dir}/qemu-system-x86_64',
             '-nodefaults', '-display', 'none', '-accel', 'tcg', '-m', '256',
@@ -87,7 +90,8 @@ class Machine(QuorumCommands):
             '-chardev', f'file,id=console,path={work}/console.log,append=on',
             '-serial', 'chardev:console',
             '-serial', f'unix:{guest_path},server=on,wait=off',
-            '-qmp', f'unix:{qmp_path},server=on,wait=off', *options],
+            '-qmp', f'unix:{qmp_path},server=on,wait=off', *trace,
+            *options],
             f'{work}/qemu.log')
         processes.callback(self.process.wait)
         processes.callback(self.process.kill)
@@ -106,6 +110,10 @@ class Machine(QuorumCommands):
     def heard(self, words: list[str]) -> None:
         """The guest has said a line."""
         raise NotImplementedError
+
+    def failed(self, what: str) -> None:
+        """The guest has said that something has gone wrong."""
+        raise Failed(f'the guest failed: {what}')
 
     def happened(self, event: dict) -> None:
         """QEMU has sent an event."""
@@ -134,8 +142,8 @@ class Machine(QuorumCommands):
         for text in lines:
             words = text.decode(errors='replace').split()
             if words and words[0] == 'failed':
-                raise Failed(f'the guest failed: {" ".join(words[1:])}')
-            if words:
+                self.failed(' '.join(words[1:]))
+            elif words:
                 self.heard(words)
 
     def wait(self, condition: Callable[[], bool], seconds: float, what: str
