@@ -182,9 +182,10 @@ static void quorum_sync_range_lost_locked(QuorumSync *sync, const bool *missed,
     }
 }
 
-/* The child in slot @i may have lost all that is in @map. */
+/* Mark all that is in @map of the child in slot @i. */
 static void quorum_sync_map_lost_locked(QuorumSync *sync, int i,
                                         const unsigned long *map,
+                                        QuorumSyncMarkFn *mark,
                                         const char *why)
 {
     int64_t start, bytes;
@@ -192,7 +193,31 @@ static void quorum_sync_map_lost_locked(QuorumSync *sync, int i,
     for (start = 0;
          quorum_sync_next_unflushed_locked(sync, map, &start, &bytes);
          start += bytes) {
-        quorum_sync_mark_stale_locked(sync, i, start, bytes, why);
+        mark(sync, i, start, bytes, why);
+    }
+}
+
+void quorum_sync_mark_may_lose_locked(QuorumSync *sync, int i,
+                                      QuorumSyncMarkFn *mark, const char *why)
+{
+    const QuorumSyncChild *c = &sync->children[i];
+
+    if (c->may_lose) {
+        quorum_sync_map_lost_locked(sync, i, c->may_lose, mark, why);
+    } else {
+        quorum_sync_map_lost_locked(sync, i, sync->flushing, mark, why);
+        quorum_sync_map_lost_locked(sync, i, sync->unflushed, mark, why);
+    }
+}
+
+void quorum_sync_nothing_to_lose_locked(QuorumSync *sync, int i)
+{
+    QuorumSyncChild *c = &sync->children[i];
+
+    g_clear_pointer(&c->may_lose, g_free);
+    if (c->stale || c->unsure) {
+        c->may_lose = bitmap_new(quorum_sync_unflushed_bits(
+                                     sync->bytes, sync->unflushed_shift));
     }
 }
 
@@ -205,23 +230,15 @@ static void quorum_sync_unflushed_lost_locked(QuorumSync *sync,
                                               const bool *missed,
                                               const char *why)
 {
-    int64_t bits = quorum_sync_unflushed_bits(sync->bytes,
-                                              sync->unflushed_shift);
-
     for (int i = 0; i < sync->num_children; i++) {
         QuorumSyncChild *c = &sync->children[i];
 
         if (!quorum_sync_is_member(sync, i) || !missed[i]) {
             continue;
         }
-        if (c->may_lose) {
-            quorum_sync_map_lost_locked(sync, i, c->may_lose, why);
-            bitmap_zero(c->may_lose, bits);
-        } else {
-            quorum_sync_map_lost_locked(sync, i, sync->flushing, why);
-            quorum_sync_map_lost_locked(sync, i, sync->unflushed, why);
-            c->may_lose = c->stale ? bitmap_new(bits) : NULL;
-        }
+        quorum_sync_mark_may_lose_locked(sync, i,
+                                         quorum_sync_mark_stale_locked, why);
+        quorum_sync_nothing_to_lose_locked(sync, i);
         /* Another one may have seen the failed flush as a loss, before. */
         c->rewrite = c->unsure;
     }

@@ -303,23 +303,27 @@ int64_t quorum_sync_touched_end(QuorumSync *sync)
 
 /* --- what makes a child stale, and what ends that --- */
 
-void quorum_sync_mark_stale_locked(QuorumSync *sync, int i, int64_t offset,
-                                   int64_t bytes, const char *why)
+void quorum_sync_mark_locked(QuorumSync *sync, int i, HBitmap **map,
+                             int64_t offset, int64_t bytes, const char *why)
 {
-    QuorumSyncChild *c = &sync->children[i];
-
-    assert(sync->locked && offset >= 0);
-    bytes = MIN(bytes, sync->bytes - offset);
-    if (bytes <= 0) {
-        return;
-    }
-    if (!c->stale) {
-        c->stale = hbitmap_alloc(sync->bytes, sync->stale_shift);
+    assert(sync->locked && offset >= 0 && bytes <= sync->bytes - offset);
+    if (!*map) {
+        *map = hbitmap_alloc(sync->bytes, sync->stale_shift);
         quorum_sync_count_degraded_locked(sync);
         quorum_sync_note_state_locked(sync, i, why);
     }
-    trace_quorum_child_stale(sync->node, i, offset, bytes, why);
-    hbitmap_set(c->stale, offset, bytes);
+    hbitmap_set(*map, offset, bytes);
+}
+
+void quorum_sync_mark_stale_locked(QuorumSync *sync, int i, int64_t offset,
+                                   int64_t bytes, const char *why)
+{
+    bytes = MIN(bytes, sync->bytes - offset);
+    if (bytes > 0) {
+        trace_quorum_child_stale(sync->node, i, offset, bytes, why);
+        quorum_sync_mark_locked(sync, i, &sync->children[i].stale, offset,
+                                bytes, why);
+    }
 }
 
 void quorum_sync_mark_stale(QuorumSync *sync, int i, int64_t offset,

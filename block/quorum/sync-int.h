@@ -314,6 +314,13 @@ void quorum_sync_mark_stale_locked(QuorumSync *sync, int i, int64_t offset,
                                    int64_t bytes, const char *why);
 
 /*
+ * Set the range, which is within the node, in *@map, the stale or unsure map of
+ * the child in slot @i, which is made if there is none.
+ */
+void quorum_sync_mark_locked(QuorumSync *sync, int i, HBitmap **map,
+                             int64_t offset, int64_t bytes, const char *why);
+
+/*
  * The child in slot @i stores the range, on its medium if @flushed: it is
  * neither stale nor unsure any more in the granules that are whole in it.
  */
@@ -387,6 +394,18 @@ void quorum_sync_set_bits(unsigned long *map, int shift, int64_t offset,
 bool quorum_sync_next_unflushed_locked(const QuorumSync *sync,
                                        const unsigned long *map,
                                        int64_t *start, int64_t *bytes);
+
+/*
+ * The child in slot @i may have lost what it had taken and not flushed: @mark
+ * that, as stale or unsure.
+ */
+typedef void QuorumSyncMarkFn(QuorumSync *sync, int i, int64_t offset,
+                              int64_t bytes, const char *why);
+void quorum_sync_mark_may_lose_locked(QuorumSync *sync, int i,
+                                      QuorumSyncMarkFn *mark, const char *why);
+
+/* From now on it has nothing to lose, until it takes something again. */
+void quorum_sync_nothing_to_lose_locked(QuorumSync *sync, int i);
 
 /* The range, as far as the node has it, is unflushed. */
 void quorum_sync_set_unflushed_locked(QuorumSync *sync, int64_t offset,

@@ -68,21 +68,13 @@ void quorum_sync_untell_locked(QuorumSync *sync, int64_t offset, int64_t bytes)
 void quorum_sync_mark_unsure_locked(QuorumSync *sync, int i, int64_t offset,
                                     int64_t bytes, const char *why)
 {
-    QuorumSyncChild *c = &sync->children[i];
-
-    assert(sync->locked && offset >= 0);
     bytes = MIN(bytes, sync->bytes - offset);
-    if (bytes <= 0) {
-        return;
+    if (bytes > 0) {
+        trace_quorum_child_unsure(sync->node, i, offset, bytes, why);
+        quorum_sync_mark_locked(sync, i, &sync->children[i].unsure, offset,
+                                bytes, why);
+        quorum_sync_untell_locked(sync, offset, bytes);
     }
-    if (!c->unsure) {
-        c->unsure = hbitmap_alloc(sync->bytes, sync->stale_shift);
-        quorum_sync_count_degraded_locked(sync);
-        quorum_sync_note_state_locked(sync, i, why);
-    }
-    trace_quorum_child_unsure(sync->node, i, offset, bytes, why);
-    hbitmap_set(c->unsure, offset, bytes);
-    quorum_sync_untell_locked(sync, offset, bytes);
 }
 
 void quorum_sync_clear_unsure_locked(QuorumSync *sync, int i, int64_t offset,
@@ -173,24 +165,9 @@ bool quorum_sync_is_told(QuorumSync *sync, int64_t offset, int64_t bytes)
 
 /* --- losses --- */
 
-/* The child in slot @i may have lost all that is in @map. */
-static void quorum_sync_map_unsure_locked(QuorumSync *sync, int i,
-                                          const unsigned long *map,
-                                          const char *why)
-{
-    int64_t start, bytes;
-
-    for (start = 0;
-         quorum_sync_next_unflushed_locked(sync, map, &start, &bytes);
-         start += bytes) {
-        quorum_sync_mark_unsure_locked(sync, i, start, bytes, why);
-    }
-}
-
 void quorum_sync_mark_all_unsure_locked(QuorumSync *sync, int i,
                                         const char *why)
 {
-    const QuorumSyncChild *c = &sync->children[i];
     int64_t bits = quorum_sync_unflushed_bits(sync->bytes,
                                               sync->unflushed_shift);
 
@@ -199,12 +176,8 @@ void quorum_sync_mark_all_unsure_locked(QuorumSync *sync, int i,
         bitmap_or(sync->lost_beside, sync->lost_beside,
                   sync->since_flush ?: sync->unflushed, bits);
     }
-    if (c->may_lose) {
-        quorum_sync_map_unsure_locked(sync, i, c->may_lose, why);
-    } else {
-        quorum_sync_map_unsure_locked(sync, i, sync->flushing, why);
-        quorum_sync_map_unsure_locked(sync, i, sync->unflushed, why);
-    }
+    quorum_sync_mark_may_lose_locked(sync, i, quorum_sync_mark_unsure_locked,
+                                     why);
 }
 
 /*
@@ -214,17 +187,9 @@ void quorum_sync_mark_all_unsure_locked(QuorumSync *sync, int i,
 static void quorum_sync_make_unsure_locked(QuorumSync *sync, int i,
                                            const char *why)
 {
-    QuorumSyncChild *c = &sync->children[i];
-    int64_t bits = quorum_sync_unflushed_bits(sync->bytes,
-                                              sync->unflushed_shift);
-
     quorum_reached(QUORUM_BRANCH_MADE_UNSURE);
     quorum_sync_mark_all_unsure_locked(sync, i, why);
-    if (c->may_lose) {
-        bitmap_zero(c->may_lose, bits);
-    } else {
-        c->may_lose = c->stale || c->unsure ? bitmap_new(bits) : NULL;
-    }
+    quorum_sync_nothing_to_lose_locked(sync, i);
 }
 
 void quorum_sync_recovered_unsure_locked(QuorumSync *sync, int i,
