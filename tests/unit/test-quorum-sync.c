@@ -1385,39 +1385,45 @@ static void test_told_and_shrunk(void)
     quorum_sync_free(s);
 }
 
-/* What ends during a flush that a replica is unsure, that has not flushed. */
-static void test_overwritten_too_late(void)
+/* A flush has begun, and only one of those that have flushed is sure. */
+static QuorumSync *sync_flushing_beside_losses(void)
 {
-    const bool none[REPLICAS] = { false };
     QuorumSync *s = sync_new(GiB);
 
     write_well(s, 0, MiB, false);
     quorum_sync_lost(s, 0, 1, 0);
     quorum_sync_lost(s, 1, 2, 0);
     quorum_sync_flush_begin(s);
-    write_well(s, 0, MiB, false);
+    return s;
+}
+
+/* Who has become sure since has not flushed what it is sure of. */
+static void check_too_late(QuorumSync *s)
+{
+    const bool none[REPLICAS] = { false };
+
     g_assert_cmpint(quorum_sync_flush_settle(s, none, THRESHOLD, false, false,
-                                             false), !=,
-                    QUORUM_FLUSH_DONE);
+                                             false), ==, QUORUM_FLUSH_UNSURE);
     g_assert_cmpint(flush_well(s), ==, QUORUM_FLUSH_DONE);
     quorum_sync_free(s);
+}
+
+/* What ends during a flush that a replica is unsure, that has not flushed. */
+static void test_overwritten_too_late(void)
+{
+    QuorumSync *s = sync_flushing_beside_losses();
+
+    write_well(s, 0, MiB, false);
+    check_too_late(s);
 }
 
 /* What is confirmed during a flush may be a write that came after it. */
 static void test_confirmed_too_late(void)
 {
-    const bool none[REPLICAS] = { false };
-    QuorumSync *s = sync_new(GiB);
+    QuorumSync *s = sync_flushing_beside_losses();
 
-    write_well(s, 0, MiB, false);
-    quorum_sync_lost(s, 0, 1, 0);
-    quorum_sync_lost(s, 1, 2, 0);
-    quorum_sync_flush_begin(s);
     quorum_sync_set_sure(s, 0, 0, MiB, 2);
-    g_assert_cmpint(quorum_sync_flush_settle(s, none, THRESHOLD, false, false,
-                                             false), ==, QUORUM_FLUSH_UNSURE);
-    g_assert_cmpint(flush_well(s), ==, QUORUM_FLUSH_DONE);
-    quorum_sync_free(s);
+    check_too_late(s);
 }
 
 /* A replica that had been stale is unsure in what it may lose, not stale. */
