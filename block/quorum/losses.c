@@ -94,6 +94,15 @@ quorum_repair_unsure(BlockDriverState *bs, QuorumLockedRead *lr)
     quorum_repair_all(lr);
 }
 
+/* Vote on the range, and write again what has to be. */
+static void coroutine_fn GRAPH_RDLOCK
+quorum_confirm(BlockDriverState *bs, int64_t offset, int64_t bytes)
+{
+    trace_quorum_confirm(bs->node_name, offset, bytes);
+    quorum_repair_range(bs, offset, bytes, NULL, "unsure",
+                        quorum_repair_unsure);
+}
+
 void coroutine_fn quorum_confirm_unsure(BlockDriverState *bs, bool yields)
 {
     BDRVQuorumState *s = bs->opaque;
@@ -109,9 +118,7 @@ void coroutine_fn quorum_confirm_unsure(BlockDriverState *bs, bool yields)
         bytes = quorum_sync_chunk(s->sync, start, start + bytes,
                                   QUORUM_CONFIRM_CHUNK,
                                   quorum_repair_max_bytes(bs));
-        trace_quorum_confirm(bs->node_name, start, bytes);
-        quorum_repair_range(bs, start, bytes, NULL, "unsure",
-                            quorum_repair_unsure);
+        quorum_confirm(bs, start, bytes);
         pos = start + bytes;
     }
 }
@@ -123,12 +130,9 @@ static void coroutine_fn GRAPH_RDLOCK quorum_confirm_at(BlockDriverState *bs,
     BDRVQuorumState *s = bs->opaque;
     int64_t bytes = 1;
 
-    if (!quorum_sync_widen_unsure(s->sync, &pos, &bytes)) {
-        return;
+    if (quorum_sync_widen_unsure(s->sync, &pos, &bytes)) {
+        quorum_confirm(bs, pos, MIN(bytes, quorum_repair_max_bytes(bs)));
     }
-    bytes = MIN(bytes, quorum_repair_max_bytes(bs));
-    trace_quorum_confirm(bs->node_name, pos, bytes);
-    quorum_repair_range(bs, pos, bytes, NULL, "unsure", quorum_repair_unsure);
 }
 
 void coroutine_fn quorum_confirm_around(BlockDriverState *bs, int64_t offset,

@@ -798,8 +798,12 @@ QuorumWriteOutcome quorum_sync_write_settle(QuorumSync *sync, QuorumWrite *w,
     }
 
     QUORUM_SYNC_GUARD(sync);
-    lost = g_new(bool, sync->num_children);
-    may_send = quorum_sync_find_lost_locked(sync, w, lost) && may_send;
+    /* Most writes of a degraded node come here, and nothing was lost. */
+    may_send &= stat64_get(&sync->flush_generation) != w->flush_generation;
+    if (may_send) {
+        lost = g_new(bool, sync->num_children);
+        may_send = quorum_sync_find_lost_locked(sync, w, lost);
+    }
     quorum_sync_add_late_locked(sync, w, w->missed);
     quorum_sync_catch_up_locked(sync, w);
     quorum_sync_count_done(sync, w->missed, &any_missed);
