@@ -754,14 +754,18 @@ class Scenario:
         machine.wait_end(PATIENCE)
         self.checks.images()
 
+    def enough(self, kinds: Sequence[Any]) -> Iterator[Any]:
+        """All kinds of things once, and more of them until time is up."""
+        end = time.monotonic() + SECONDS
+        for i, kind in enumerate(rounds(self.rand, kinds)):
+            if i >= len(kinds) and time.monotonic() > end:
+                break
+            yield kind
+
     def run_faults(self) -> None:
         """Replicas die and return."""
         self.begin()
-        kinds = self.faults.kinds
-        end = time.monotonic() + SECONDS
-        for i, fault in enumerate(rounds(self.rand, kinds)):
-            if i >= len(kinds) and time.monotonic() > end:
-                break
+        for fault in self.enough(self.faults.kinds):
             self.inject_fault(fault)
         self.end()
 
@@ -770,11 +774,8 @@ class Scenario:
         self.begin()
         kinds = self.crashes.kinds
         faults = rounds(self.rand, self.faults.kinds)
-        end = time.monotonic() + SECONDS
-        for i, kind in enumerate(rounds(self.rand, kinds)):
+        for i, kind in enumerate(self.enough(kinds)):
             if i >= len(kinds):
-                if time.monotonic() > end:
-                    break
                 self.inject_fault(next(faults))
             self.crash(kind)
             self.begin_load()
@@ -783,23 +784,15 @@ class Scenario:
     def run_hangs(self) -> None:
         """Servers hang, one after the other."""
         self.begin()
-        kinds = self.hangs.kinds
         replicas = rounds(self.rand, self.system.replicas)
-        end = time.monotonic() + SECONDS
-        for i, hang in enumerate(rounds(self.rand, kinds)):
-            if i >= len(kinds) and time.monotonic() > end:
-                break
+        for hang in self.enough(self.hangs.kinds):
             self.inject_hang(hang, next(replicas))
         self.end()
 
     def run_losses(self) -> None:
         """Servers lose their caches."""
         self.begin()
-        kinds = self.losses.kinds
-        end = time.monotonic() + SECONDS
-        for i, loss in enumerate(rounds(self.rand, kinds)):
-            if i >= len(kinds) and time.monotonic() > end:
-                break
+        for loss in self.enough(self.losses.kinds):
             self.inject_loss(loss)
         self.lose_two()
         self.begin_load()
