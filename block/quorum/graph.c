@@ -173,8 +173,7 @@ bool quorum_can_lose_child(BlockDriverState *bs, BdrvChild *child)
          */
         well += c && c != child && bdrv_is_inserted(c->bs) &&
                 !quorum_sync_is_rebuilding(s->sync, i) &&
-                !quorum_sync_stale_bytes(s->sync, i) &&
-                !quorum_sync_unsure_bytes(s->sync, i);
+                !quorum_sync_doubtful_bytes(s->sync, i);
     }
     return well >= s->opts.threshold;
 }

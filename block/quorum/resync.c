@@ -180,8 +180,7 @@ static int64_t GRAPH_RDLOCK quorum_resync_remaining(BlockDriverState *bs)
 
     for (int i = 0; i < s->num_slots; i++) {
         if (quorum_resync_can_take(bs, i)) {
-            sum += quorum_sync_stale_bytes(s->sync, i) +
-                   quorum_sync_unsure_bytes(s->sync, i);
+            sum += quorum_sync_doubtful_bytes(s->sync, i);
         }
     }
     return sum;
@@ -339,8 +338,7 @@ static void GRAPH_RDLOCK quorum_resync_try_again(BlockDriverState *bs)
 
     r->vain = 0;
     for (int i = 0; i < s->num_slots; i++) {
-        if (quorum_sync_stale_bytes(s->sync, i) ||
-            quorum_sync_unsure_bytes(s->sync, i)) {
+        if (quorum_sync_doubtful_bytes(s->sync, i)) {
             quorum_set_repair_failed(&s->slots[i], false);
         }
     }

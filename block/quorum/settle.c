@@ -121,8 +121,8 @@ static bool quorum_sync_has_copies_locked(const QuorumSync *sync,
 }
 
 bool quorum_sync_next_unflushed_locked(const QuorumSync *sync,
-                                              const unsigned long *map,
-                                              int64_t *start, int64_t *bytes)
+                                       const unsigned long *map,
+                                       int64_t *start, int64_t *bytes)
 {
     int64_t bits = quorum_sync_unflushed_bits(sync->bytes,
                                               sync->unflushed_shift);
@@ -153,14 +153,9 @@ static bool quorum_sync_map_has_copies_locked(const QuorumSync *sync,
          start += bytes) {
         QuorumCopy here = copy;
 
-        if (copy & QUORUM_COPY_TOLD && sync->told) {
-            /* Each granule by itself */
-            int64_t granule = INT64_C(1) << sync->unflushed_shift;
-
-            bytes = MIN(bytes, granule);
-            if (test_bit(start >> sync->unflushed_shift, sync->told)) {
-                here &= ~QUORUM_COPY_SURE;
-            }
+        if (copy & QUORUM_COPY_TOLD &&
+            quorum_sync_was_told_locked(sync, start, &bytes)) {
+            here &= ~QUORUM_COPY_SURE;
         }
         if (!quorum_sync_has_copies_locked(sync, missed, start, bytes, here, w,
                                            threshold)) {
@@ -724,7 +719,6 @@ quorum_sync_write_outcome_locked(const QuorumSync *sync, const QuorumWrite *w,
                                  const bool *lost)
 {
     QuorumCopy copy = QUORUM_COPY_SURE | (may_vote ? 0 : QUORUM_COPY_TOLD);
-
     bool held = quorum_sync_is_held_locked(sync, w, copy, threshold);
 
     /* A child that others can do without gets one more chance. */
@@ -869,15 +863,15 @@ void quorum_sync_lose_in_flight_locked(QuorumSync *sync, int i)
 
 void quorum_sync_flush_failed(QuorumSync *sync, int i, uint64_t failed_flush)
 {
+    QuorumSyncChild *c = &sync->children[i];
+    QuorumFuaDone *done;
+
+    QUORUM_SYNC_GUARD(sync);
     /*
      * What is in flight counts as failed even if the flush, as it turns out,
      * makes no child stale because too many have failed it: the guest may hear
      * of a write after it has heard of that flush, and rely on it (promise 1).
      */
-    QuorumSyncChild *c = &sync->children[i];
-    QuorumFuaDone *done;
-
-    QUORUM_SYNC_GUARD(sync);
     quorum_sync_lose_in_flight_locked(sync, i);
     c->flush_error_generation = c->failed_flush_generation;
     c->loss_by_flush = MAX(failed_flush, c->loss_by_flush);

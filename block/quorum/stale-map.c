@@ -865,6 +865,12 @@ static int64_t quorum_sync_doubtful_bytes_locked(const QuorumSync *sync, int i,
     return sum;
 }
 
+int64_t quorum_sync_doubtful_bytes(QuorumSync *sync, int i)
+{
+    QUORUM_SYNC_GUARD(sync);
+    return quorum_sync_doubtful_bytes_locked(sync, i, 0, sync->bytes);
+}
+
 int64_t quorum_sync_unsure_bytes(QuorumSync *sync, int i)
 {
     QUORUM_SYNC_GUARD(sync);

@@ -473,6 +473,13 @@ bool quorum_sync_worth_a_vote_locked(const QuorumSync *sync,
 /* The guest is told that what was to be flushed may be lost. */
 void quorum_sync_tell_locked(QuorumSync *sync);
 
+/*
+ * Whether it has been told of what is at @start, where a granule of the
+ * unflushed map begins.  Cuts *@bytes to what that is true of.
+ */
+bool quorum_sync_was_told_locked(const QuorumSync *sync, int64_t start,
+                                 int64_t *bytes);
+
 /* What it has been told of the range is no longer all: it is owed again. */
 void quorum_sync_untell_locked(QuorumSync *sync, int64_t offset, int64_t bytes);
 

@@ -305,6 +305,9 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(QuorumStateChange, quorum_state_change_free)
 /* How many bytes of the child in slot @i are stale. */
 int64_t quorum_sync_stale_bytes(QuorumSync *sync, int i);
 
+/* In how many it is stale or unsure. */
+int64_t quorum_sync_doubtful_bytes(QuorumSync *sync, int i);
+
 /* Whether the child in slot @i is stale in any of the range. */
 bool quorum_sync_is_stale(QuorumSync *sync, int i, int64_t offset,
                           int64_t bytes);

@@ -120,8 +120,7 @@ bool quorum_sync_is_doubtful(QuorumSync *sync, int i, int64_t offset,
                              int64_t bytes)
 {
     QUORUM_SYNC_GUARD(sync);
-    return quorum_sync_is_stale_locked(sync, i, offset, bytes) ||
-           quorum_sync_is_unsure_locked(sync, i, offset, bytes);
+    return quorum_sync_lacks_locked(sync, i, offset, bytes, QUORUM_COPY_SURE);
 }
 
 bool quorum_sync_wants_rewrite(QuorumSync *sync, int i)
@@ -147,6 +146,17 @@ void quorum_sync_set_sure(QuorumSync *sync, int i, int64_t offset,
         /* It has something to lose again. */
         g_clear_pointer(&c->may_lose, g_free);
     }
+}
+
+bool quorum_sync_was_told_locked(const QuorumSync *sync, int64_t start,
+                                 int64_t *bytes)
+{
+    assert(sync->locked);
+    if (!sync->told) {
+        return false;
+    }
+    *bytes = MIN(*bytes, INT64_C(1) << sync->unflushed_shift);
+    return test_bit(start >> sync->unflushed_shift, sync->told);
 }
 
 bool quorum_sync_is_told(QuorumSync *sync, int64_t offset, int64_t bytes)
@@ -181,8 +191,8 @@ void quorum_sync_mark_all_unsure_locked(QuorumSync *sync, int i,
 }
 
 /*
- * That is so of the child in slot @i.  From now on it has nothing to lose,
- * until it takes something again.
+ * The child in slot @i may have lost what it had taken and not flushed, and
+ * from now on it has nothing to lose, until it takes something again.
  */
 static void quorum_sync_make_unsure_locked(QuorumSync *sync, int i,
                                            const char *why)
@@ -218,21 +228,21 @@ bool quorum_sync_lost(QuorumSync *sync, int i, uint64_t generation,
                       uint64_t failed_flush)
 {
     QuorumSyncChild *c = &sync->children[i];
-    const char *why = "server restarted";
+    bool by_flush;
+    const char *why;
 
     QUORUM_SYNC_GUARD(sync);
-    if (generation <= c->loss_generation && failed_flush <= c->loss_by_flush) {
+    by_flush = failed_flush > c->loss_by_flush;
+    if (generation <= c->loss_generation && !by_flush) {
         return false;
     }
-    if (failed_flush > c->loss_by_flush) {
-        why = "failed flush of another";
-    }
+    why = by_flush ? "failed flush of another" : "server restarted";
     trace_quorum_child_lost(sync->node, i, MAX(generation, failed_flush), why);
     c->losses++;
     quorum_sync_lose_in_flight_locked(sync, i);
     quorum_sync_make_unsure_locked(sync, i, why);
     quorum_sync_recovered_unsure_locked(sync, i, why);
-    c->rewrite |= failed_flush > c->loss_by_flush && c->unsure;
+    c->rewrite |= by_flush && c->unsure;
     c->loss_generation = MAX(generation, c->loss_generation);
     c->loss_by_flush = MAX(failed_flush, c->loss_by_flush);
     return true;
@@ -255,7 +265,7 @@ uint64_t quorum_sync_losses(QuorumSync *sync, int i)
 }
 
 void quorum_sync_make_missed_unsure_locked(QuorumSync *sync,
-                                                  const bool *missed)
+                                           const bool *missed)
 {
     for (int i = 0; i < sync->num_children; i++) {
         QuorumSyncChild *c = &sync->children[i];
@@ -298,12 +308,9 @@ void quorum_sync_unsure_to_stale_locked(QuorumSync *sync, int threshold)
          quorum_sync_next_unflushed_locked(sync, sync->flushing, &start,
                                            &bytes);
          start += bytes) {
-        if (sync->told) {
+        if (quorum_sync_was_told_locked(sync, start, &bytes)) {
             /* There, an unsure child may be one of those that are enough. */
-            bytes = MIN(bytes, INT64_C(1) << sync->unflushed_shift);
-            if (test_bit(start >> sync->unflushed_shift, sync->told)) {
-                continue;
-            }
+            continue;
         }
         for (int i = 0; sync->num_unsure && i < sync->num_children; i++) {
             quorum_sync_range_to_stale_locked(sync, i, start, bytes);
