@@ -349,6 +349,9 @@ static void check_write(Req *r)
         note_stored(&sim.child[n], cells & r->ok[n]);
     }
 
+    for (uint64_t m = sim.seen.cut_in_vain & sim_replaced(r); m; m &= m - 1) {
+        sim.seen.mended_at[ctz64(m)] = sim.now;
+    }
     sim.seen.cut_in_vain &= ~sim_replaced(r);
     for (int n = 0; n < sim.s->num_children; n++) {
         sim_set_stale(&sim.child[n], cells & ~r->ok[n]);
@@ -366,7 +369,8 @@ static void check_write(Req *r)
 
 /*
  * What of @cells was acknowledged before @start is durable.  It was forgotten
- * if the cell has come into sight since, or is being cut off.
+ * if the cell has come into sight since, or is being cut off, or was until
+ * something was written there.
  */
 static void check_durable(uint64_t cells, int start)
 {
@@ -376,7 +380,8 @@ static void check_durable(uint64_t cells, int start)
         int i = ctz64(m);
         int count = sim_count_gone(i, start);
 
-        if (sim.seen.grown_at[i] > start || sim_is_told(i, start)) {
+        if (sim.seen.grown_at[i] > start || sim.seen.mended_at[i] > start ||
+            sim_is_told(i, start)) {
             continue;
         }
         for (int n = 0; n < sim.s->num_children; n++) {

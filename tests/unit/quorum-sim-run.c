@@ -494,6 +494,7 @@ static void reset(Schedule *s, bool record, bool with_trace)
     sim.dice.recording = record;
     sim.seen.num_answers = sim.seen.num_changes = 0;
     sim.seen.cut_in_vain = sim.seen.leftover = 0;
+    memset(sim.seen.mended_at, 0, sizeof(sim.seen.mended_at));
     memset(sim.seen.grown_at, 0, sizeof(sim.seen.grown_at));
     sim.seen.decided = 0;
     memset(sim.seen.written_at, 0, sizeof(sim.seen.written_at));

@@ -249,6 +249,7 @@ typedef struct Sim {
         int num_changes;
         /* Cells that a resize which failed would have cut off */
         uint64_t cut_in_vain;
+        int mended_at[MAX_CELLS];       /* when a cell was no longer one */
         int grown_at[MAX_CELLS];        /* when a cell came into sight */
         /* Cells that a scrub which prefers a child may have filled anyhow */
         uint64_t decided;

@@ -283,7 +283,7 @@ static void test_kind(const void *opaque)
     current_kind = kind;
     if (seed_env) {
         seed = g_ascii_strtoull(seed_env, NULL, 0);
-        count = 1;
+        count = count_env ? count : 1;
     }
     for (i = 0; i < count; i++) {
         if (i == count / 2 && !seed_env) {
