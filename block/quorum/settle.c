@@ -484,46 +484,43 @@ void quorum_sync_write_abandon(QuorumSync *sync, QuorumWrite *w)
 
 /*
  * The node is about to grow to @bytes, from @pos on, its end or a place before:
- * whether the child in slot @i is stale in the granule that @pos will be in.
- * So it is then in what comes there; and a child that misses the growth becomes
- * stale in all of that granule.
+ * how many members that are not in @missed have a copy of all of the granule
+ * that @pos will be in.  Others are stale then in what comes there; and a child
+ * that misses the growth becomes stale in all of that granule.
  */
-static bool quorum_sync_lacks_granule_locked(const QuorumSync *sync, int i,
-                                             int64_t pos, int64_t bytes,
-                                             QuorumCopy copy)
+static int quorum_sync_count_growing_locked(const QuorumSync *sync,
+                                            const bool *missed, int64_t pos,
+                                            int64_t bytes, QuorumCopy copy)
 {
     int64_t granule = quorum_sync_granule(bytes);
     int64_t start = QEMU_ALIGN_DOWN(pos, granule);
     int64_t end = MIN(ROUND_UP(pos, granule), sync->bytes);
+    int count = 0;
 
-    return quorum_sync_lacks_locked(sync, i, start, end - start, copy);
+    for (int i = 0; i < sync->num_children; i++) {
+        count += quorum_sync_is_member(sync, i) && !missed[i] &&
+                 !quorum_sync_lacks_locked(sync, i, start, end - start, copy);
+    }
+    return count;
 }
 
 /*
- * Whether the child in slot @i, which has done @w, stores all of it, once the
- * granules that are whole in @w have ceased to be stale.
+ * Whether at least @threshold of the members that have done @w store it, once
+ * the granules that are whole in it have ceased to be stale.  They may be
+ * others in its first granule than in its last one.
  */
-static bool quorum_sync_stores_write_locked(const QuorumSync *sync,
-                                            const QuorumWrite *w, int i,
-                                            QuorumCopy copy)
+static bool quorum_sync_write_has_copies_locked(const QuorumSync *sync,
+                                                const QuorumWrite *w,
+                                                QuorumCopy copy, int threshold)
 {
-    int64_t start = w->offset;
     int64_t end = w->offset + w->bytes;
 
-    if (!sync->children[i].stale && !sync->children[i].unsure) {
-        return true;
-    }
     if (end > sync->bytes) {
-        return !quorum_sync_lacks_granule_locked(sync, i, start, end, copy);
+        return quorum_sync_count_growing_locked(sync, w->missed, w->offset, end,
+                                                copy) >= threshold;
     }
-    quorum_sync_whole_granules_locked(sync, &start, &end);
-    if (start == end) {
-        return !quorum_sync_lacks_locked(sync, i, w->offset, w->bytes, copy);
-    }
-    return !quorum_sync_lacks_locked(sync, i, w->offset, start - w->offset,
-                                     copy) &&
-           !quorum_sync_lacks_locked(sync, i, end, w->offset + w->bytes - end,
-                                     copy);
+    return quorum_sync_has_copies_locked(sync, w->missed, w->offset, w->bytes,
+                                         copy, w, threshold);
 }
 
 /* @w is acknowledged: children that missed it are stale, others are not. */
@@ -596,14 +593,10 @@ static bool quorum_sync_is_held_locked(const QuorumSync *sync,
                                        int threshold)
 {
     bool any_missed;
-    int copies = 0;
+    int done = quorum_sync_count_done(sync, w->missed, &any_missed);
 
-    quorum_sync_count_done(sync, w->missed, &any_missed);
-    for (int i = 0; i < sync->num_children; i++) {
-        copies += quorum_sync_is_member(sync, i) && !w->missed[i] &&
-                  quorum_sync_stores_write_locked(sync, w, i, copy);
-    }
-    return copies >= threshold &&
+    return done >= threshold &&
+           quorum_sync_write_has_copies_locked(sync, w, copy, threshold) &&
            (!w->fua || !any_missed ||
             quorum_sync_survives_failed_fua_locked(sync, w, copy, threshold));
 }
@@ -644,29 +637,28 @@ static bool quorum_sync_would_hold_locked(const QuorumSync *sync,
                                           int threshold)
 {
     g_autofree bool *lost = g_new(bool, sync->num_children);
-    QuorumWrite copy = *w;
-    bool sure_may_come = false;
+    g_autofree bool *missed_later = g_new(bool, sync->num_children);
+    QuorumWrite now = *w, later;
 
-    copy.missed = missed;
     quorum_sync_find_lost_locked(sync, w, lost);
     for (int i = 0; i < sync->num_children; i++) {
+        bool waited = waited_for && waited_for[i];
+
         missed[i] |= w->missed[i] ||
                      sync->children[i].failed_flush_generation >
                      w->flush_generation;
         /* Those that have lost something are sent it again. */
-        missed[i] &= !lost[i] || (waited_for && waited_for[i]);
+        missed[i] &= !lost[i] || waited;
+        missed_later[i] = missed[i] && !waited;
     }
-    quorum_sync_add_gap_locked(sync, &copy);
-    for (int i = 0; waited_for && i < sync->num_children; i++) {
-        sure_may_come |= waited_for[i] && quorum_sync_is_member(sync, i) &&
-                         quorum_sync_stores_write_locked(sync, &copy, i,
-                                                         QUORUM_COPY_SURE);
-    }
-    /* If one is sure, a vote may confirm the others; else nothing helps. */
-    return quorum_sync_is_held_locked(sync, &copy, QUORUM_COPY_ANY,
-                                      threshold) &&
-           (!sure_may_come ||
-            quorum_sync_is_held_locked(sync, &copy, QUORUM_COPY_SURE, 1));
+    now.missed = missed;
+    quorum_sync_add_gap_locked(sync, &now);
+    later = now;
+    later.missed = missed_later;
+    /* Where one is sure, a vote may confirm the others; else nothing helps. */
+    return quorum_sync_is_held_locked(sync, &now, QUORUM_COPY_ANY, threshold) &&
+           (quorum_sync_is_held_locked(sync, &now, QUORUM_COPY_SURE, 1) ||
+            !quorum_sync_is_held_locked(sync, &later, QUORUM_COPY_SURE, 1));
 }
 
 bool quorum_sync_would_hold(QuorumSync *sync, const QuorumWrite *w,
@@ -1103,15 +1095,9 @@ int quorum_sync_count_sure(QuorumSync *sync, const bool *missed,
 int quorum_sync_count_growing(QuorumSync *sync, const bool *missed,
                               int64_t bytes)
 {
-    int count = 0;
-
     QUORUM_SYNC_GUARD(sync);
-    for (int i = 0; i < sync->num_children; i++) {
-        count += quorum_sync_is_member(sync, i) && !missed[i] &&
-                 !quorum_sync_lacks_granule_locked(sync, i, sync->bytes, bytes,
-                                                   QUORUM_COPY_SURE);
-    }
-    return count;
+    return quorum_sync_count_growing_locked(sync, missed, sync->bytes, bytes,
+                                            QUORUM_COPY_SURE);
 }
 
 bool quorum_sync_resize_settle(QuorumSync *sync, const bool *missed,

@@ -413,11 +413,11 @@ void quorum_sync_write_begin(QuorumSync *sync, QuorumWrite *w, int64_t offset,
  * range is still held against others.
  *
  * QUORUM_WRITE_HELD: it may be acknowledged, for at least @threshold members
- * store it, who are sure of all that is in its granules.  Children in
- * @w->missed become stale in the range, and also, after a FUA write, in
- * everything that is not flushed yet (their error may have been a flush error).
- * All others stop being stale or unsure in the granules that the range covers
- * completely.
+ * have done it, and in each of its granules as many of these are sure of all
+ * that is in the granule.  Children in @w->missed become stale in the range,
+ * and also, after a FUA write, in everything that is not flushed yet (their
+ * error may have been a flush error).  All others stop being stale or unsure in
+ * the granules that the range covers completely.
  *
  * QUORUM_WRITE_REFUSED: no child becomes stale; those on which a FUA write
  * failed become unsure in everything that is not flushed.
@@ -446,8 +446,9 @@ void quorum_sync_write_again(QuorumSync *sync, QuorumWrite *w);
  * Whether quorum_sync_write_settle() would find @w held if the children in
  * @missed[slot] have not done it, or after it has been sent again or voted on;
  * adds those that have failed to flush it, and leaves out those that it would
- * be sent to again.  A vote needs a child that is sure: if that might be one in
- * @waited_for[slot], which may be NULL, it does not count as held without.
+ * be sent to again.  A vote needs a child that is sure: if only with those in
+ * @waited_for[slot], which may be NULL, each granule might have one, it does
+ * not count as held without them.
  */
 bool quorum_sync_would_hold(QuorumSync *sync, const QuorumWrite *w,
                             bool *missed, const bool *waited_for,

@@ -328,7 +328,6 @@ static bool may_be_mistaken(const Req *r)
 static void check_write(Req *r)
 {
     uint64_t cells = sim_touched(r);
-    int holders = 0;
 
     if (may_be_mistaken(r)) {
         return;
@@ -357,13 +356,17 @@ static void check_write(Req *r)
         sim_set_stale(&sim.child[n], cells & ~r->ok[n]);
     }
     sim_check_growth(r);
-    for (int n = 0; n < sim.s->num_children; n++) {
-        holders += (cells & ~r->ok[n]) == 0 &&
-                   !sim_is_stale(&sim.child[n], sim_replaced(r));
-    }
-    if (cells && holders < sim.s->threshold) {
-        sim_violation(CHECK_HELD, "W%d is acknowledged and has %d holders",
-                      r->id, holders);
+    for (int u = 0; u < sim_num_units() && cells; u++) {
+        int holders = 0;
+
+        for (int n = 0; n < sim.s->num_children; n++) {
+            holders += (cells & ~r->ok[n]) == 0 &&
+                       !sim.child[n].stale_since[u];
+        }
+        if (sim_unit_mask(u) & sim_replaced(r) && holders < sim.s->threshold) {
+            sim_violation(CHECK_HELD, "W%d is acknowledged and has %d holders "
+                          "in unit %d", r->id, holders, u);
+        }
     }
 }
 

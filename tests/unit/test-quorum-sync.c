@@ -671,6 +671,29 @@ static void test_outage_and_fua(void)
     quorum_sync_free(s);
 }
 
+/* In each granule of a write, others may be enough. */
+static void test_stale_beside_each_other(void)
+{
+    const int64_t offset = QUORUM_UNIT / 2;
+    QuorumSync *s = sync_new(GiB);
+
+    g_assert_true(write_missed(s, 0, QUORUM_UNIT, false,
+                               (bool[REPLICAS]) { true, false, false }));
+    g_assert_true(write_missed(s, QUORUM_UNIT, QUORUM_UNIT, false,
+                               (bool[REPLICAS]) { false, true, false }));
+    write_well(s, offset, QUORUM_UNIT, false);
+    write_well(s, offset, QUORUM_UNIT, true);
+    g_assert_true(quorum_sync_is_stale(s, 0, 0, QUORUM_UNIT));
+    g_assert_true(quorum_sync_is_stale(s, 1, QUORUM_UNIT, QUORUM_UNIT));
+    for (int i = 0; i < REPLICAS; i++) {
+        bool missed[REPLICAS] = { false };
+
+        missed[i] = true;
+        g_assert_false(write_missed(s, offset, QUORUM_UNIT, false, missed));
+    }
+    quorum_sync_free(s);
+}
+
 /* A write that would have made the node much longer has failed. */
 static void test_failed_growth(void)
 {
@@ -1274,6 +1297,41 @@ static void test_loss_and_write(void)
     quorum_sync_free(s);
 }
 
+/* Whether @w, which has yet to be done by replica 2 only, need not wait. */
+static bool would_hold_without_2(QuorumSync *s, const QuorumWrite *w)
+{
+    const bool waited_for[REPLICAS] = { false, false, true };
+    bool missed[REPLICAS] = { false, false, true };
+
+    return quorum_sync_would_hold(s, w, missed, waited_for, THRESHOLD);
+}
+
+/*
+ * A write that waits for a replica is held without it, unless in each of its
+ * granules some replica might then be sure.
+ */
+static void test_loss_and_wait(void)
+{
+    bool missed[REPLICAS] = { false };
+    QuorumSync *s = sync_new(GiB);
+    QuorumWrite w;
+
+    write_well(s, 0, MiB, false);
+    quorum_sync_lost(s, 2, 1, 0);
+    write_well(s, MiB, MiB, false);
+    quorum_sync_lost(s, 0, 2, 0);
+    quorum_sync_lost(s, 1, 3, 0);
+    quorum_sync_write_begin(s, &w, MiB - QUORUM_UNIT / 2, QUORUM_UNIT, false,
+                            missed);
+    g_assert_true(would_hold_without_2(s, &w));
+    quorum_sync_set_sure(s, 0, 0, MiB, 3);
+    g_assert_false(would_hold_without_2(s, &w));
+    quorum_sync_set_sure(s, 1, MiB, MiB, 3);
+    g_assert_true(would_hold_without_2(s, &w));
+    quorum_sync_write_abandon(s, &w);
+    quorum_sync_free(s);
+}
+
 /* A FUA write that too few have done leaves those unsure that failed it. */
 static void test_refused_fua(void)
 {
@@ -1534,6 +1592,8 @@ int main(int argc, char **argv)
     g_test_add_func("/quorum-sync/outage/beside-flush",
                     test_outage_beside_flush);
     g_test_add_func("/quorum-sync/outage/and-resize", test_outage_and_resize);
+    g_test_add_func("/quorum-sync/outage/others-in-each-granule",
+                    test_stale_beside_each_other);
     g_test_add_func("/quorum-sync/outage/and-fua", test_outage_and_fua);
     g_test_add_func("/quorum-sync/unverified/until-verified", test_verify);
     g_test_add_func("/quorum-sync/unverified/follows-resizes",
@@ -1553,6 +1613,7 @@ int main(int argc, char **argv)
                     test_loss_is_overwritten);
     g_test_add_func("/quorum-sync/losses/of-all", test_all_lost);
     g_test_add_func("/quorum-sync/losses/beside-write", test_loss_and_write);
+    g_test_add_func("/quorum-sync/losses/and-wait", test_loss_and_wait);
     g_test_add_func("/quorum-sync/losses/refused-fua", test_refused_fua);
     g_test_add_func("/quorum-sync/losses/again", test_lost_again);
     g_test_add_func("/quorum-sync/losses/overwritten-too-late",
