@@ -390,8 +390,8 @@ static void op_finish(Op *op)
         }
         if (op->ret < 0 && op->req) {
             /* try again */
-            op->req->issued[c->index] &= ~(op->req->type == REQ_WRITE ?
-                                           op->req->gap : op->cover);
+            op->req->issued[c->index] &=
+                ~(op->cover & (sim_zeroed_by(op->req) | op->req->gap));
             op->req->ok[c->index] &= ~op->mask;
         }
         if (op->ret == -ENOTSUP) {
