@@ -362,21 +362,13 @@ static int64_t quorum_hedge_at(const QuorumRequest *req)
     return ns;
 }
 
-/* Leave out what was dropped while the request waited. */
-static void GRAPH_RDLOCK quorum_leave_out_dropped(QuorumRequest *req)
-{
-    if (unlikely(quorum_sync_is_degraded(req->s->sync))) {
-        quorum_request_leave_out_unasked(req);
-    }
-}
-
 /* Ask one more child, if there is one: one is late, or has failed. */
 static void coroutine_fn GRAPH_RDLOCK quorum_ask_one_more(QuorumRequest *req,
                                                           bool late)
 {
     QuorumAnswer *a;
 
-    quorum_leave_out_dropped(req);
+    quorum_request_leave_out_dropped(req);
     a = quorum_next_deferred(req);
     if (!a) {
         return;
@@ -463,7 +455,7 @@ void coroutine_fn quorum_ask_early(QuorumRequest *req, QuorumEarlyFn *judge,
     if (hedge && qatomic_read(&s->hedges) < QUORUM_HEDGE_MOST) {
         qatomic_inc(&s->hedges);
     }
-    quorum_leave_out_dropped(req);
+    quorum_request_leave_out_dropped(req);
     quorum_in_flight_add(req);
     for (int i = 0; i < req->n; i++) {
         QuorumAnswer *a = &req->answers[i];

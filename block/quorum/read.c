@@ -427,6 +427,7 @@ quorum_ask_in_order(QuorumRequest *req)
         if (a->done) {
             continue;
         }
+        quorum_request_leave_out_dropped(req);
         if (quorum_answer_counts(a)) {
             quorum_answer_leave_out_stale(a);
         }

@@ -220,6 +220,13 @@ void quorum_request_leave_out_unasked(QuorumRequest *req)
     }
 }
 
+void quorum_request_leave_out_dropped(QuorumRequest *req)
+{
+    if (unlikely(quorum_sync_is_degraded(req->s->sync))) {
+        quorum_request_leave_out_unasked(req);
+    }
+}
+
 void quorum_request_leave_out_late(QuorumRequest *req, int64_t offset,
                                    int64_t bytes)
 {

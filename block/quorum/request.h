@@ -295,6 +295,9 @@ void quorum_answer_leave_out_stale(QuorumAnswer *a);
  */
 void GRAPH_RDLOCK quorum_request_leave_out_unasked(QuorumRequest *req);
 
+/* The same, if there may be such children: the request has waited. */
+void GRAPH_RDLOCK quorum_request_leave_out_dropped(QuorumRequest *req);
+
 /*
  * A write of the range is about to be sent: leave out the children to which an
  * older one may still come there, and undo it.
