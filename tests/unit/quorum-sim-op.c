@@ -240,6 +240,8 @@ static void grow(Op *op)
     Child *c = op->child;
     int end = sim_node_cells();
 
+    /* Writes may have made it longer since the operation began. */
+    op->mask = sim_cells_mask(c->length, op->length - c->length);
     for (uint64_t m = op->mask; m; m &= m - 1) {
         int i = ctz64(m);
 
