@@ -389,9 +389,11 @@ static void check_durable(uint64_t cells, int start)
         }
         for (int n = 0; n < sim.s->num_children; n++) {
             Child *c = &sim.child[n];
+            /* One that was excluded since can't be asked to flush any more. */
+            uint8_t *kept = c->maybe_excluded ? c->image : c->durable;
 
             count += sim_is_liar(c, i) ||
-                     (i < c->length && sim_permitted(i, c->durable[i], start,
+                     (i < c->length && sim_permitted(i, kept[i], start,
                                                      sim.now, false));
         }
         if (count < sim.s->threshold) {
