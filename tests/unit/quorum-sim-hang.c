@@ -171,7 +171,8 @@ void sim_op_late(Op *op)
         .mask = rest,
     };
     memcpy(late->val, op->val, sizeof(late->val));
-    op->child->ever_late |= rest;
+    /* The driver can't know what of it has been stored. */
+    op->child->ever_late |= op->mask;
     op->child->was_cut = true;
     sim.time.num_late++;
 }

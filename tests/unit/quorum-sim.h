@@ -106,7 +106,7 @@ typedef struct Child {
     bool lags;                  /* the driver has given it up */
     int lags_since;
     bool was_cut;               /* late writes may come without end */
-    uint64_t ever_late;         /* cells that late writes may have changed */
+    uint64_t ever_late;         /* cells of writes that came late */
     /* Of what was late when time last passed: when it began, or 0 */
     int late_start;
     bool late_unsure;           /* it may have begun before */
