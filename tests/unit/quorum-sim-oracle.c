@@ -278,18 +278,25 @@ static bool gap_permitted(int cell, int start, int end, bool power_cut)
     return false;
 }
 
-/* What was there before the disk grew, if its zeroes have been lost */
+/*
+ * What was there before the disk grew, if its zeroes have been lost, or since
+ * it was cut off in vain, if what was written there has been lost
+ */
 static bool garbage_permitted(int cell, int start, bool power_cut)
 {
-    bool permitted = false;
+    bool permitted = false, cut = false;
 
     for (int i = 0; i < sim.guest.next_req; i++) {
         Req *w = &sim.s->reqs[i];
 
         if (has_replaced(w, cell, start, power_cut)) {
-            permitted = false;
-        } else if (acknowledged(w) && w->grown & BIT_ULL(cell)) {
-            permitted = true;
+            permitted = cut = false;
+        } else if (acknowledged(w)) {
+            permitted |= w->grown & BIT_ULL(cell) ||
+                         (cut && sim_is_write(w) &&
+                          sim_replaced(w) & BIT_ULL(cell));
+        } else if (w->type == REQ_RESIZE && w->end != NEVER) {
+            cut |= w->length <= cell && cell < w->old_length;
         }
     }
     return permitted;
