@@ -27,7 +27,8 @@
  *
  * Environment:
  *   QUORUM_SIM_SEED   one schedule (with -p, the test that it belongs to)
- *   QUORUM_SIM_COUNT  schedules for each test
+ *   QUORUM_SIM_COUNT  schedules for each test, the second half of them new ones
+ *                     each time; without it, they are always the same
  *   QUORUM_SIM_SKIP   names of checks that are left out
  *   QUORUM_SIM_TRACE  print the schedule of QUORUM_SIM_SEED even if it is well
  */
@@ -286,7 +287,7 @@ static void test_kind(const void *opaque)
         count = count_env ? count : 1;
     }
     for (i = 0; i < count; i++) {
-        if (i == count / 2 && !seed_env) {
+        if (i == count / 2 && count_env && !seed_env) {
             seed = (uint64_t)g_test_rand_int() << 32 | g_test_rand_int();
             g_test_message("from here on: seed 0x%" PRIx64, seed);
         }
