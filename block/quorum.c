@@ -35,6 +35,7 @@
 #include "quorum/repair.h"
 #include "quorum/request.h"
 #include "quorum/resync.h"
+#include "quorum/state.h"
 #include "quorum/vote.h"
 #include "quorum/write.h"
 
@@ -55,6 +56,8 @@ static const char *const quorum_mutable_opts[] = {
     QUORUM_OPT_EARLY_READS,
     QUORUM_OPT_AUTO_RESYNC,
     QUORUM_OPT_STABLE_WRITES,
+    QUORUM_OPT_STATE_FORCE,
+    QUORUM_OPT_DIRTY_LIMIT,
     NULL
 };
 
@@ -166,7 +169,8 @@ static int GRAPH_RDLOCK quorum_vote_length(BlockDriverState *bs, Error **errp)
         }
     }
     /* Others had the image, and did not say which child has missed a write. */
-    quorum_sync_set_unverified(s->sync, quorum_opts_verify(&s->opts));
+    quorum_sync_set_unverified(s->sync, quorum_opts_verify(&s->opts) &&
+                                        !s->state);
     quorum_tell_states(bs);
     return 0;
 }
@@ -177,8 +181,26 @@ static int GRAPH_RDLOCK quorum_vote_length(BlockDriverState *bs, Error **errp)
 static void coroutine_fn GRAPH_RDLOCK
 quorum_co_invalidate_cache(BlockDriverState *bs, Error **errp)
 {
-    quorum_vote_length(bs, errp);
+    BDRVQuorumState *s = bs->opaque;
+    int ret = quorum_vote_length(bs, errp);
+
+    if (ret >= 0 && s->state) {
+        quorum_state_co_load(bs, errp);
+        quorum_tell_states(bs);
+    }
     quorum_resync_kick(bs);
+}
+
+/* The image goes to the other side of a migration. */
+static int GRAPH_RDLOCK quorum_inactivate(BlockDriverState *bs)
+{
+    int ret;
+
+    /* The core drains later, and a write in flight must not be forgotten. */
+    bdrv_drained_begin(bs);
+    ret = quorum_state_clean(bs);
+    bdrv_drained_end(bs);
+    return ret;
 }
 
 static void quorum_detach_children(BlockDriverState *bs)
@@ -192,6 +214,7 @@ static void quorum_detach_children(BlockDriverState *bs)
             s->slots[i].child = NULL;
         }
     }
+    quorum_state_detach(bs);
     bdrv_graph_wrunlock();
 }
 
@@ -199,6 +222,9 @@ static void quorum_close(BlockDriverState *bs)
 {
     BDRVQuorumState *s = bs->opaque;
 
+    if (!(bs->open_flags & BDRV_O_INACTIVE)) {
+        quorum_state_clean(bs);
+    }
     quorum_detach_children(bs);
     assert(QLIST_EMPTY(&s->in_flight));
     if (s->migration_blocker) {
@@ -423,6 +449,26 @@ static void quorum_init_state(BlockDriverState *bs, int slots)
     s->num_slots = slots;
 }
 
+/* All children are there: judge them, and what is written down of them. */
+static int GRAPH_RDLOCK quorum_judge_children(BlockDriverState *bs, int flags,
+                                              Error **errp)
+{
+    BDRVQuorumState *s = bs->opaque;
+    int ret;
+
+    for (int i = 0; i < s->num_slots; i++) {
+        if (s->slots[i].child) {
+            quorum_late_attached(bs, s->slots[i].child);
+        }
+    }
+    ret = quorum_vote_length(bs, errp);
+    if (ret == 0 && s->state && !(flags & BDRV_O_INACTIVE)) {
+        ret = quorum_state_load(bs, errp);
+        quorum_tell_states(bs);
+    }
+    return ret;
+}
+
 static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
                        Error **errp)
 {
@@ -465,17 +511,20 @@ static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
         quorum_vacate_read_only(bs, occupied);
     }
 
-    bdrv_graph_rdlock_main_loop();
-    for (int i = 0; i < slots; i++) {
-        if (s->slots[i].child) {
-            quorum_late_attached(bs, s->slots[i].child);
-        }
+    ret = quorum_state_attach(bs, options, slots, errp);
+    if (ret < 0) {
+        goto fail;
     }
-    ret = quorum_vote_length(bs, errp);
+
+    bdrv_graph_rdlock_main_loop();
+    ret = quorum_judge_children(bs, flags, errp);
     bdrv_graph_rdunlock_main_loop();
     if (ret < 0) {
         goto fail;
     }
+    /* What was begun now is there when the node is opened again. */
+    qdict_del(bs->options, QUORUM_OPT_STATE_INIT);
+    qdict_del(bs->explicit_options, QUORUM_OPT_STATE_INIT);
     /*
      * FUA and MAY_UNMAP the core emulates or drops for each child, and resizes
      * write zeroes where a child does not promise them.  Whether the children
@@ -579,7 +628,8 @@ quorum_co_create_opts(BlockDriver *drv, const char *filename, QemuOpts *opts,
  * As the list that the options take, so that what is printed opens again:
  * index-exact, and with the threshold even if it was the default, which depends
  * on the number of slots.  A child that is rebuilding or excluded is printed as
- * a vacant slot: opened again, it would be taken for one that is in sync.
+ * a vacant slot: opened again, it would be taken for one that is in sync,
+ * unless state nodes say better.
  */
 static void GRAPH_RDLOCK
 quorum_gather_child_options(BlockDriverState *bs, QDict *target,
@@ -593,14 +643,17 @@ quorum_gather_child_options(BlockDriverState *bs, QDict *target,
         /* A node that has lost its driver has none, unless asked before. */
         QDict *options = child ? child->bs->full_open_options : NULL;
 
-        if (options && !quorum_sync_is_rebuilding(s->sync, i) &&
-            !quorum_sync_is_excluded(s->sync, i)) {
+        /* A state node knows whom not to believe. */
+        if (options && (s->state ||
+                        (!quorum_sync_is_rebuilding(s->sync, i) &&
+                         !quorum_sync_is_excluded(s->sync, i)))) {
             qlist_append(children, qobject_ref(options));
         } else {
             qlist_append_null(children);
         }
     }
     qdict_put(target, "children", children);
+    quorum_state_gather_options(bs, target);
     if (!qdict_haskey(target, QUORUM_OPT_VOTE_THRESHOLD)) {
         qdict_put_int(target, QUORUM_OPT_VOTE_THRESHOLD, s->opts.threshold);
     }
@@ -658,6 +711,7 @@ static BlockDriver bdrv_quorum = {
     .bdrv_add_child_tran        = quorum_add_child,
     .bdrv_del_child_tran        = quorum_del_child,
 
+    .bdrv_inactivate            = quorum_inactivate,
     .bdrv_co_invalidate_cache   = quorum_co_invalidate_cache,
     .bdrv_co_preadv             = quorum_co_preadv,
     .bdrv_co_pwritev            = quorum_co_pwritev,

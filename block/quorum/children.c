@@ -127,6 +127,7 @@ void quorum_sync_count_degraded_locked(QuorumSync *sync)
     }
     qatomic_set(&sync->num_unsure, unsure);
     qatomic_set(&sync->num_degraded, degraded);
+    quorum_sync_count_unrecorded_locked(sync);
 }
 
 bool quorum_sync_is_degraded(QuorumSync *sync)

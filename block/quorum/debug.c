@@ -12,6 +12,7 @@
 #include "qemu/units.h"
 #include "debug.h"
 #include "opts.h"
+#include "state-format.h"
 #include "sync.h"
 
 QuorumDebug quorum_debug = {
@@ -91,6 +92,10 @@ QuorumLimits quorum_limits = {
      */
     .stragglers = 64,
     .stragglers_all = QUORUM_COROUTINES / 8,
+
+    /* Disks that grow do so a few times, or begin small; maps are sparse. */
+    .state_bytes = 256 * GiB,
+    .state_intent_shift = QUORUM_STATE_INTENT_SHIFT,
 };
 
 const char *const quorum_branch_text[QUORUM_BRANCH__MAX] = {
@@ -141,6 +146,7 @@ const char *const quorum_branch_text[QUORUM_BRANCH__MAX] = {
     [QUORUM_BRANCH_CHILD_EXTENDED] = "shorter child extended",
     [QUORUM_BRANCH_READ_CLIPPED] = "locked read of what was cut off meanwhile",
     [QUORUM_BRANCH_VERIFIED] = "children found alike after an open",
+    [QUORUM_BRANCH_RESOLVED] = "an outcome chosen after a crash",
     [QUORUM_BRANCH_MAPS_COARSER] = "granules of the maps doubled",
     [QUORUM_BRANCH_MAPS_FINER] = "granules of the maps halved",
     [QUORUM_BRANCH_ANSWERED_EARLY] = "a read answered before all children had",

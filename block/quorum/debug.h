@@ -63,6 +63,7 @@ typedef enum QuorumBranch {
     QUORUM_BRANCH_CHILD_EXTENDED,
     QUORUM_BRANCH_READ_CLIPPED,
     QUORUM_BRANCH_VERIFIED,
+    QUORUM_BRANCH_RESOLVED,
     QUORUM_BRANCH_MAPS_COARSER,
     QUORUM_BRANCH_MAPS_FINER,
     QUORUM_BRANCH_ANSWERED_EARLY,
@@ -123,6 +124,8 @@ typedef struct QuorumLimits {
     int64_t flush_after_ns;     /* how long something may be unflushed */
     int stragglers;             /* of one child: more, and it sits out */
     int stragglers_all;         /* of one node: more, and reads wait */
+    int64_t state_bytes;        /* for which state nodes have room at least */
+    int state_intent_shift;     /* log2 of the smallest region, in bytes */
 } QuorumLimits;
 
 extern QuorumLimits quorum_limits;

@@ -14,6 +14,7 @@
 #include "qemu/timer.h"
 #include "debug.h"
 #include "losses.h"
+#include "state.h"
 #include "write.h"
 
 /* How often a flush votes: a server may be lost again meanwhile. */
@@ -114,6 +115,9 @@ static int coroutine_fn GRAPH_RDLOCK quorum_flush(BlockDriverState *bs,
         quorum_flush_failed_unheard(bs);
     }
     /* Otherwise the guest's next flush finds unsure children as they are. */
+    if (ret == 0 && outcome == QUORUM_FLUSH_DONE) {
+        ret = quorum_state_record(bs);
+    }
     return ret;
 }
 

@@ -19,6 +19,7 @@
 #include "late.h"
 #include "losses.h"
 #include "request.h"
+#include "state.h"
 
 /* --- slots --- */
 
@@ -84,6 +85,21 @@ void quorum_child_perm(BlockDriverState *bs, BdrvChild *c, BdrvChildRole role,
     BDRVQuorumState *s = bs->opaque;
     bool inactive = bs->open_flags & BDRV_O_INACTIVE;
 
+    if (role & BDRV_CHILD_METADATA) {
+        /*
+         * Whoever writes to the disk, or repairs it, writes to it until it is
+         * closed; one that is read-only has failed when it is to be written.
+         */
+        bool writes = !inactive && c &&
+                      (bdrv_is_writable_after_reopen(bs, reopen_queue) ||
+                       s->opts.rewrite_corrupted || s->scrub_repairs) &&
+                      bdrv_is_writable_after_reopen(c->bs, reopen_queue);
+
+        *nperm = BLK_PERM_CONSISTENT_READ | (writes ? BLK_PERM_WRITE : 0);
+        *nshared = BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE_UNCHANGED |
+                   (inactive ? BLK_PERM_WRITE | BLK_PERM_RESIZE : 0);
+        return;
+    }
     *nperm = perm & DEFAULT_PERM_PASSTHROUGH;
     /*
      * A repair writes to the children even if no parent writes to the node; a
@@ -187,6 +203,7 @@ typedef struct QuorumChange {
     int num_slots;
     int *from;                  /* [slot]: which slot it was, or -1 */
     QuorumSyncChange *sync;
+    QuorumStateNodesChange *state;
     QuorumOptions opts;
 } QuorumChange;
 
@@ -263,6 +280,7 @@ static void GRAPH_WRLOCK quorum_change_commit(void *opaque)
 
     quorum_change_slots_end(s, change, true);
     quorum_change_unverified(s, &change->opts);
+    quorum_state_change_end(change->bs, change->state, true);
     quorum_tell_states(change->bs);
     /* A child that was rebuilding may be gone. */
     qemu_bh_schedule(s->migration_bh);
@@ -278,6 +296,7 @@ static void GRAPH_WRLOCK quorum_change_abort(void *opaque)
 
     s->opts = change->opts;
     quorum_change_slots_end(s, change, false);
+    quorum_state_change_end(bs, change->state, false);
     trace_quorum_change_end(bs->node_name, s->num_slots, s->opts.threshold,
                             false);
 }
@@ -437,6 +456,27 @@ static bool quorum_block_migration(BlockDriverState *bs, Transaction *tran,
     return true;
 }
 
+/* Detach the children that do not stay in their slots: @from[i] is not i. */
+static int GRAPH_WRLOCK
+quorum_detach_others(BlockDriverState *bs, const int *from, int n,
+                     Transaction *tran, GSList **detached, Error **errp)
+{
+    BDRVQuorumState *s = bs->opaque;
+
+    for (int i = 0; i < s->num_slots; i++) {
+        BdrvChild *child = s->slots[i].child;
+
+        if (child && (i >= n || from[i] != i)) {
+            int ret = bdrv_detach_child_tran(bs, child, tran, detached, errp);
+
+            if (ret < 0) {
+                return ret;
+            }
+        }
+    }
+    return 0;
+}
+
 int quorum_change_children(BlockDriverState *bs, const QuorumOptions *opts,
                            BlockDriverState **nodes, int n, bool in_sync,
                            Transaction *tran, GSList **detached, Error **errp)
@@ -444,6 +484,7 @@ int quorum_change_children(BlockDriverState *bs, const QuorumOptions *opts,
     BDRVQuorumState *s = bs->opaque;
     g_autofree int *from = g_new(int, n);
     g_autofree BdrvChild **children = g_new0(BdrvChild *, n);
+    QuorumStateNodesChange *state = NULL;
     QuorumChange *change;
 
     assert(n <= QUORUM_CHILDREN_MAX);
@@ -456,7 +497,8 @@ int quorum_change_children(BlockDriverState *bs, const QuorumOptions *opts,
     for (int i = 0; i < n; i++) {
         g_autofree char *name = quorum_child_name(i);
 
-        if (nodes[i] && from[i] < 0 && !in_sync &&
+        /* With state nodes, the other side knows. */
+        if (nodes[i] && from[i] < 0 && !in_sync && !s->state &&
             !quorum_block_migration(bs, tran, errp)) {
             return -EINVAL;
         }
@@ -474,21 +516,15 @@ int quorum_change_children(BlockDriverState *bs, const QuorumOptions *opts,
             }
         }
     }
-    for (int i = 0; i < s->num_slots; i++) {
-        BdrvChild *child = s->slots[i].child;
-
-        if (child && (i >= n || from[i] != i)) {
-            int ret = bdrv_detach_child_tran(bs, child, tran, detached, errp);
-
-            if (ret < 0) {
-                return ret;
-            }
-        }
+    if (quorum_detach_others(bs, from, n, tran, detached, errp) < 0 ||
+        quorum_state_change_begin(bs, nodes, from, n, tran, detached, &state,
+                                  errp) < 0) {
+        return -EINVAL;
     }
-
     change = g_new(QuorumChange, 1);
     *change = (QuorumChange) {
         .bs = bs,
+        .state = state,
         .opts = s->opts,
     };
     quorum_change_slots(s, change, from, children, n);
@@ -620,6 +656,9 @@ int quorum_add_child(BlockDriverState *bs, const char *name,
         error_setg(errp, "Cannot add a child to a quorum in blkverify mode");
         return -EINVAL;
     }
+    if (name && g_str_has_prefix(name, QUORUM_OPT_STATE)) {
+        return quorum_state_add_node(bs, name, node, tran, errp);
+    }
     i = quorum_choose_slot(bs, name, node, errp);
     if (i < 0) {
         return -EINVAL;
@@ -633,6 +672,9 @@ int quorum_del_child(BlockDriverState *bs, BdrvChild *child, Transaction *tran,
     BDRVQuorumState *s = bs->opaque;
     int i = 0;
 
+    if (quorum_state_is_node(child)) {
+        return quorum_state_del_node(bs, child, tran, detached, errp);
+    }
     while (s->slots[i].child != child) {
         i++;
     }

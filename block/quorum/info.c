@@ -14,6 +14,7 @@
 #include "info.h"
 #include "request.h"
 #include "resync.h"
+#include "state.h"
 
 BlockStatsSpecific *quorum_get_stats(BlockDriverState *bs)
 {
@@ -79,6 +80,7 @@ ImageInfoSpecific *quorum_get_specific_info(BlockDriverState *bs, Error **errp)
     quorum->vote_threshold = s->opts.threshold;
     quorum->read_pattern = s->opts.read_pattern;
     quorum->resync = quorum_resync_info(bs);
+    quorum->state = quorum_state_info(bs);
     for (int i = 0; i < s->num_slots; i++) {
         QuorumSlot *slot = &s->slots[i];
         QuorumChildInfo *info = g_new0(QuorumChildInfo, 1);

@@ -26,14 +26,6 @@
 /* How often requests are looked at; or 1/8 of child-timeout, if that is less */
 #define QUORUM_LATE_PERIOD_NS (100 * SCALE_MS)
 
-/*
- * For how long after the first answer of a child, its writes that have failed
- * may still come, if no one can tell when they have ended.  By then a server
- * that has been stopped, or a network that was cut, has long delivered what it
- * was holding, or lost it.
- */
-#define QUORUM_LATE_QUARANTINE_NS (10LL * NANOSECONDS_PER_SECOND)
-
 /* When a child that was dropped is probed, and how long between probes. */
 #define QUORUM_BACKOFF_MIN_NS (1LL * NANOSECONDS_PER_SECOND)
 #define QUORUM_BACKOFF_MAX_NS (60LL * NANOSECONDS_PER_SECOND)

@@ -45,6 +45,14 @@
 
 #include "request.h"
 
+/*
+ * For how long after the first answer of a child, its writes that have failed
+ * may still come, if no one can tell when they have ended.  By then a server
+ * that has been stopped, or a network that was cut, has long delivered what it
+ * was holding, or lost it.
+ */
+#define QUORUM_LATE_QUARANTINE_NS (10LL * NANOSECONDS_PER_SECOND)
+
 /* The timer of a node.  In the main thread. */
 void quorum_late_init(BlockDriverState *bs);
 void quorum_late_cleanup(BlockDriverState *bs);

@@ -437,6 +437,21 @@ static QemuOptsList quorum_runtime_opts = {
             .type = QEMU_OPT_BOOL,
             .help = "Write a copy, which the guest can't change meanwhile",
         },
+        {
+            .name = QUORUM_OPT_STATE_INIT,
+            .type = QEMU_OPT_BOOL,
+            .help = "The state nodes are blank, and the children alike",
+        },
+        {
+            .name = QUORUM_OPT_STATE_FORCE,
+            .type = QEMU_OPT_BOOL,
+            .help = "Open although the newest state may be missing",
+        },
+        {
+            .name = QUORUM_OPT_DIRTY_LIMIT,
+            .type = QEMU_OPT_SIZE,
+            .help = "How much of the disk may be marked at a time",
+        },
         { /* end of list */ }
     },
 };
@@ -466,6 +481,17 @@ static bool quorum_check_child_timeout(uint64_t ms, Error **errp)
         error_setg(errp, "Parameter 'child-timeout' expects milliseconds from "
                    "%d to %d, or 0 for ever; it is %" PRIu64,
                    QUORUM_CHILD_TIMEOUT_MIN, QUORUM_CHILD_TIMEOUT_MAX, ms);
+        return false;
+    }
+    return true;
+}
+
+static bool quorum_check_dirty_limit(uint64_t bytes, Error **errp)
+{
+    if (bytes < QUORUM_DIRTY_LIMIT_MIN || bytes > INT64_MAX) {
+        error_setg(errp, "Parameter 'dirty-limit' expects a size of at least "
+                   "%llu bytes; it is %" PRIu64, QUORUM_DIRTY_LIMIT_MIN,
+                   bytes);
         return false;
     }
     return true;
@@ -514,7 +540,7 @@ int quorum_read_options(QuorumOptions *o, QDict *options, int slots,
                                       &error_abort);
     const char *pattern;
     int64_t threshold;
-    uint64_t timeout;
+    uint64_t timeout, dirty_limit;
     int value;
     int ret = -EINVAL;
 
@@ -530,8 +556,11 @@ int quorum_read_options(QuorumOptions *o, QDict *options, int slots,
                             NULL);
     timeout = qemu_opt_get_number(opts, QUORUM_OPT_CHILD_TIMEOUT,
                                   QUORUM_CHILD_TIMEOUT_DEFAULT);
+    dirty_limit = qemu_opt_get_size(opts, QUORUM_OPT_DIRTY_LIMIT,
+                                    QUORUM_DIRTY_LIMIT_DEFAULT);
     if (!quorum_check_threshold(threshold, occupied, errp) ||
-        !quorum_check_child_timeout(timeout, errp)) {
+        !quorum_check_child_timeout(timeout, errp) ||
+        !quorum_check_dirty_limit(dirty_limit, errp)) {
         goto out;
     }
     if (value < 0) {
@@ -557,6 +586,9 @@ int quorum_read_options(QuorumOptions *o, QDict *options, int slots,
         .auto_resync_given = qemu_opt_find(opts, QUORUM_OPT_AUTO_RESYNC),
         .stable_writes =
             qemu_opt_get_bool(opts, QUORUM_OPT_STABLE_WRITES, true),
+        .state_init = qemu_opt_get_bool(opts, QUORUM_OPT_STATE_INIT, false),
+        .state_force = qemu_opt_get_bool(opts, QUORUM_OPT_STATE_FORCE, false),
+        .dirty_limit = dirty_limit,
     };
     assert(o->threshold >= 1 && o->threshold <= occupied && occupied <= slots);
     ret = quorum_check_options(o, slots, occupied, errp) ? 0 : -EINVAL;

@@ -30,6 +30,10 @@
 #define QUORUM_OPT_EARLY_READS       "early-reads"
 #define QUORUM_OPT_AUTO_RESYNC       "auto-resync"
 #define QUORUM_OPT_STABLE_WRITES     "stable-writes"
+#define QUORUM_OPT_STATE             "state."
+#define QUORUM_OPT_STATE_INIT        "state-init"
+#define QUORUM_OPT_STATE_FORCE       "state-force"
+#define QUORUM_OPT_DIRTY_LIMIT       "dirty-limit"
 
 /*
  * Values of child-timeout, in ms.  Less than the smallest is less than what a
@@ -39,6 +43,10 @@
 #define QUORUM_CHILD_TIMEOUT_DEFAULT 10000
 #define QUORUM_CHILD_TIMEOUT_MIN     100
 #define QUORUM_CHILD_TIMEOUT_MAX     600000
+
+/* Values of dirty-limit: a few regions must fit. */
+#define QUORUM_DIRTY_LIMIT_DEFAULT (4ULL << 30)
+#define QUORUM_DIRTY_LIMIT_MIN     (16ULL << 20)
 
 typedef struct QuorumOptions {
     int threshold;              /* 1 to the number of occupied slots */
@@ -53,6 +61,9 @@ typedef struct QuorumOptions {
     bool auto_resync;           /* copy what children lack, in background */
     bool auto_resync_given;     /* it is not the default */
     bool stable_writes;         /* children are written from a copy */
+    bool state_init;            /* the state nodes are blank */
+    bool state_force;           /* the newest one may be missing */
+    uint64_t dirty_limit;       /* bytes that may be marked */
 } QuorumOptions;
 
 /*

@@ -41,11 +41,16 @@
  *    lost what it had acknowledged supports only what a child says that has
  *    lost nothing.  Where too few are left, the flush that should have covered
  *    the data fails, and until then the read fails.
+ * 11. Restarts remember (with state nodes).  Who lacks what survives a restart,
+ *    a crash and a migration.  A crash costs a look at what was in flight,
+ *    never a read without a winner there.  A child of another disk, of the
+ *    losing side of a split, or that was rolled back, is recognised and not
+ *    believed.
  *
  * What *stale* means is in sync.h.  Each room of the driver says in its own
  * header what others may ask of it: flush.c and resize.c in write.h, reopen.c
- * in graph.h, and the class QuorumSync (children.c, stale-map.c, settle.c,
- * unsure.c, sync-debug.c) in sync.h.
+ * in graph.h, state-open.c in state.h, and the class QuorumSync (children.c,
+ * stale-map.c, settle.c, unsure.c, sync-state.c, sync-debug.c) in sync.h.
  */
 
 #ifndef BLOCK_QUORUM_INT_H
@@ -64,6 +69,7 @@
 typedef struct QuorumRepair QuorumRepair;
 typedef struct QuorumRequest QuorumRequest;
 typedef struct QuorumResync QuorumResync;
+typedef struct QuorumState QuorumState;
 
 /* How often a child was wrong, and what was done about it.  Atomic. */
 typedef struct QuorumCounters {
@@ -279,6 +285,9 @@ typedef struct BDRVQuorumState {
 
     /* What is copied in the background, see resync.h. */
     QuorumResync *resync;
+
+    /* What survives a restart, see state.h; NULL without state nodes. */
+    QuorumState *state;
 
     /* Under in_flight_lock. */
 

@@ -43,12 +43,14 @@ typedef struct QuorumLockedRead {
     /* [unit] */
     unsigned long *no_winner;   /* of the vote */
     unsigned long *weak;        /* wrong, and nothing to repair it from */
+    unsigned long *resolve;     /* unresolved, and one outcome was chosen */
 
     /* [slot], for the unit at hand */
     const uint8_t **data;       /* NULL without an answer */
     int *version;
     bool *sure;                 /* has lost nothing */
 
+    BdrvRequestFlags repair_flags;
     uint64_t losses;            /* bdrv_last_loss_generation() before */
 
     uint8_t *result;            /* the winners; private */

@@ -24,6 +24,7 @@
 #include "losses.h"
 #include "read-locked-int.h"
 #include "scrub-chunk.h"
+#include "state.h"
 #include "trace.h"
 #include "vote.h"
 #include "write.h"
@@ -382,6 +383,144 @@ static bool quorum_vote_is_enough(QuorumRequest *req)
     return true;
 }
 
+/*
+ * A crash has left each child its own outcome in unit @u: each of them may be
+ * it, as on a single disk, but one must be chosen for good (promise 11).  If
+ * @winner is none, choose the one that most children have.  Children that were
+ * behind may all be stale here, though each lacks something else; but one that
+ * is not stale has all that was acknowledged, so it may decide even alone.
+ * Returns the slot of a child that has what was chosen, or QUORUM_NO_VERSION if
+ * too few have answered.
+ */
+static int GRAPH_RDLOCK quorum_choose_outcome(QuorumLockedRead *lr, int u,
+                                              int winner, int answers,
+                                              int voters, int *members)
+{
+    QuorumRequest *req = lr->req;
+    QuorumRange unit = quorum_unit(lr, u);
+
+    for (int i = 0; i < req->n; i++) {
+        const BdrvChild *child = req->answers[i].child;
+
+        if (child && quorum_is_member(req->s, i) &&
+            (!(child->perm & BLK_PERM_WRITE) ||
+             req->bs->open_flags & BDRV_O_INACTIVE)) {
+            /* What is chosen could not be written: a vote as ever. */
+            return winner;
+        }
+    }
+    if (winner < 0 && answers >= MIN(req->s->opts.threshold, voters) &&
+        answers > 0) {
+        winner = quorum_winner(lr->version, req->n, 1, NULL, members);
+        for (int most = 1; winner < 0 && most <= req->n; most++) {
+            /* A tie: the first of those that have as many members. */
+            for (int i = 0; i < req->n && winner < 0; i++) {
+                int count = 0;
+
+                for (int j = 0; j < req->n; j++) {
+                    count += lr->version[j] == lr->version[i];
+                }
+                if (lr->version[i] != QUORUM_NO_VERSION &&
+                    count == req->n + 1 - most) {
+                    winner = i;
+                    *members = count;
+                }
+            }
+        }
+    }
+    if (winner >= 0) {
+        quorum_reached(QUORUM_BRANCH_RESOLVED);
+        trace_quorum_resolved(req->bs->node_name, unit.start,
+                              unit.end - unit.start, winner, *members);
+        set_bit(u, lr->resolve);
+    }
+    return winner;
+}
+
+/*
+ * Unit @u has been chosen: who has something else, or has not answered, gets
+ * it.  That is no fault of theirs.
+ */
+static void quorum_give_outcome(QuorumLockedRead *lr, int u, int winner)
+{
+    QuorumRequest *req = lr->req;
+
+    for (int i = 0; i < req->n; i++) {
+        long bit = quorum_bit(lr, i, u);
+
+        clear_bit(bit, lr->wrong);
+        clear_bit(bit, lr->missing);
+        if (quorum_answer_is_member(&req->answers[i]) &&
+            lr->version[i] != winner) {
+            set_bit(bit, lr->to_repair);
+        }
+    }
+    clear_bit(u, lr->weak);
+}
+
+/*
+ * Give what was chosen to all members, before anyone sees it.  Those that do
+ * not take it are stale there.  Returns 0, or -errno if too few have it.
+ */
+static int coroutine_fn GRAPH_RDLOCK quorum_resolve(QuorumLockedRead *lr)
+{
+    QuorumRequest *req = lr->req;
+    long bits = (long)req->n * lr->units;
+    g_autofree unsigned long *others = bitmap_new(bits);
+    int ret = 0;
+
+    for (int i = 0; i < req->n; i++) {
+        for (int u = 0; u < lr->units; u++) {
+            long bit = quorum_bit(lr, i, u);
+
+            if (!test_bit(u, lr->resolve) && test_bit(bit, lr->to_repair)) {
+                clear_bit(bit, lr->to_repair);
+                set_bit(bit, others);
+            }
+        }
+    }
+    /* What was shown must not change with the next power cut. */
+    lr->repair_flags = BDRV_REQ_FUA;
+    quorum_repair_all(lr);
+    lr->repair_flags = 0;
+    for (int u = find_first_bit(lr->resolve, lr->units); u < lr->units;
+         u = find_next_bit(lr->resolve, lr->units, u + 1)) {
+        QuorumRange unit = quorum_unit(lr, u);
+        int holders = 0;
+
+        for (int i = 0; i < req->n; i++) {
+            if (!quorum_answer_is_member(&req->answers[i])) {
+                continue;
+            }
+            if (test_bit(quorum_bit(lr, i, u), lr->to_repair)) {
+                /* A scrub is to tell of it. */
+                if (req->scrub) {
+                    set_bit(quorum_bit(lr, i, u), lr->missing);
+                } else {
+                    clear_bit(quorum_bit(lr, i, u), lr->to_repair);
+                }
+                quorum_sync_mark_stale(req->s->sync, i, unit.start,
+                                       unit.end - unit.start, "unresolved");
+                set_bit(quorum_bit(lr, i, u), lr->stale);
+            } else {
+                holders++;
+            }
+        }
+        if (holders < req->s->opts.threshold) {
+            clear_bit(u, lr->resolve);
+            set_bit(u, lr->weak);
+            ret = -EIO;
+        }
+    }
+    bitmap_or(lr->to_repair, lr->to_repair, others, bits);
+    if (quorum_state_record(req->bs) < 0) {
+        /* Another read would see it, and a crash could undo it. */
+        bitmap_zero(lr->resolve, lr->units);
+        ret = -EIO;
+    }
+    return ret;
+}
+
 /* Vote on unit @u.  Returns 0, or -errno: no winner. */
 static int coroutine_fn GRAPH_RDLOCK quorum_vote_unit(QuorumLockedRead *lr,
                                                       int u)
@@ -412,6 +551,16 @@ static int coroutine_fn GRAPH_RDLOCK quorum_vote_unit(QuorumLockedRead *lr,
         answers += quorum_reread_unit(lr, u);
         quorum_group_data(lr->data, req->n, size, lr->version);
         winner = quorum_unit_winner(lr, u, lr->version, &members);
+    }
+    if (unlikely(quorum_sync_is_unresolved(req->s->sync, unit.start, size))) {
+        winner = quorum_choose_outcome(lr, u, winner, answers, voters,
+                                       &members);
+        if (winner >= 0 && test_bit(u, lr->resolve)) {
+            memcpy(quorum_at(lr, lr->result, unit.start), lr->data[winner],
+                   size);
+            quorum_give_outcome(lr, u, winner);
+            return 0;
+        }
     }
     if (winner < 0) {
         trace_quorum_no_winner(req->bs->node_name, unit.start, size, answers,
@@ -496,6 +645,7 @@ bool coroutine_fn quorum_locked_read_alloc(QuorumLockedRead *lr,
         .missing = bitmap_new((long)req->n * units),
         .no_winner = bitmap_new(units),
         .weak = bitmap_new(units),
+        .resolve = bitmap_new(units),
         .data = g_new(const uint8_t *, req->n),
         .version = g_new(int, req->n),
         .sure = g_new(bool, req->n),
@@ -519,6 +669,7 @@ void quorum_locked_read_free(QuorumLockedRead *lr)
     g_free(lr->missing);
     g_free(lr->no_winner);
     g_free(lr->weak);
+    g_free(lr->resolve);
     g_free(lr->data);
     g_free(lr->version);
     g_free(lr->sure);
@@ -578,6 +729,11 @@ quorum_locked_read_vote(QuorumLockedRead *lr, bool all_units)
         int unit_ret = quorum_vote_unit(lr, u);
 
         ret = ret ?: unit_ret;
+    }
+    if (unlikely(!bitmap_empty(lr->resolve, lr->units))) {
+        int resolve_ret = quorum_resolve(lr);
+
+        ret = ret ?: resolve_ret;
     }
     return ret;
 }
@@ -660,11 +816,12 @@ quorum_repair_write(QuorumLockedRead *lr, BdrvChild *child, QuorumRange range,
                 QEMU_IOVEC_INIT_BUF(qiov, quorum_at(lr, lr->result, pos),
                                     past - pos);
 
-            ret = bdrv_co_pwritev(child, pos, past - pos, &qiov, 0);
+            ret = bdrv_co_pwritev(child, pos, past - pos, &qiov,
+                                  lr->repair_flags);
         } else if (!stale ||
                    !quorum_child_has_zeroes(child, pos, past - pos)) {
             ret = bdrv_co_pwrite_zeroes(child, pos, past - pos,
-                                        BDRV_REQ_MAY_UNMAP);
+                                        BDRV_REQ_MAY_UNMAP | lr->repair_flags);
         }
         pos = past;
     }
@@ -696,6 +853,9 @@ quorum_repair_slot_range(QuorumLockedRead *lr, int i, QuorumRange range,
     }
     trace_quorum_repair(req->bs->node_name, i, range.start, size, ret);
     quorum_set_repair_failed(slot, ret < 0);
+    if (ret < 0 && lr->repair_flags & BDRV_REQ_FUA) {
+        quorum_flush_failed(&req->answers[i]);
+    }
     if (ret < 0) {
         quorum_answer_failed(&req->answers[i], QUORUM_OP_TYPE_WRITE, ret);
         return ret;
@@ -813,7 +973,13 @@ int coroutine_fn quorum_repair_all(QuorumLockedRead *lr)
     if (find_first_bit(lr->to_repair, bits) == bits) {
         return 0;
     }
+    ret = quorum_state_prepare(req->bs, req->offset, 0);
+    if (ret < 0) {
+        return ret;
+    }
     req->enough = NULL;         /* that others can do it, they have to show */
+    /* What was chosen after a crash has been given to them before. */
+    memset(req->missed, 0, req->n * sizeof(req->missed[0]));
     quorum_sync_write_begin(req->s->sync, &req->write, req->offset, req->bytes,
                             false, req->missed);
     for (int i = 0; i < req->n; i++) {
@@ -901,6 +1067,13 @@ void quorum_locked_read_verify(const QuorumLockedRead *lr)
 
     if (quorum_sync_any_unsure(lr->req->s->sync)) {
         quorum_locked_read_confirm(lr);
+    }
+    for (int u = find_first_bit(lr->resolve, lr->units); u < lr->units;
+         u = find_next_bit(lr->resolve, lr->units, past)) {
+        past = find_next_zero_bit(lr->resolve, lr->units, u);
+        quorum_sync_set_resolved(lr->req->s->sync, quorum_unit(lr, u).start,
+                                 quorum_unit(lr, past - 1).end -
+                                 quorum_unit(lr, u).start);
     }
     if (!lr->may_verify) {
         return;

@@ -599,6 +599,38 @@ quorum_read_unverified(BlockDriverState *bs, int64_t offset, int64_t bytes,
     return quorum_read_vote(bs, offset, bytes, qiov, flags, found);
 }
 
+/*
+ * A crash may have left each child its own outcome of what was in flight: vote,
+ * and choose one.  The range [@start, @start + @size) has whole granules, so
+ * that this is done once.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+quorum_read_unresolved(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                       QEMUIOVector *qiov, BdrvRequestFlags flags,
+                       QuorumFindings *found, int64_t start, int64_t size)
+{
+    int64_t most = quorum_request_max_bytes(bs);
+    int64_t done = 0;
+    int ret = 0;
+
+    if (size <= most) {
+        return quorum_locked_read(bs, start, size, offset - start, qiov, flags,
+                                  found, "unresolved");
+    }
+    /* One granule may be as much as is read at a time. */
+    while (done < bytes && ret == 0) {
+        int64_t part = MIN(bytes - done, most / 2);
+        QEMUIOVector slice;
+
+        qemu_iovec_init_slice(&slice, qiov, done, part);
+        ret = quorum_locked_read(bs, offset + done, part, 0, &slice, flags,
+                                 found, "unresolved");
+        qemu_iovec_destroy(&slice);
+        done += part;
+    }
+    return ret;
+}
+
 /* --- the callback --- */
 
 /*
@@ -630,7 +662,12 @@ quorum_read(BlockDriverState *bs, int64_t offset, int64_t bytes,
     int64_t start = offset, size = bytes;
     int ret;
 
-    if (s->opts.read_pattern != QUORUM_READ_PATTERN_FIFO) {
+    if (quorum_sync_widen_unresolved(s->sync, &start, &size)) {
+        ret = quorum_read_unresolved(bs, offset, bytes, qiov, flags, &found,
+                                     start, size);
+        start = offset;
+        size = bytes;
+    } else if (s->opts.read_pattern != QUORUM_READ_PATTERN_FIFO) {
         ret = quorum_read_vote(bs, offset, bytes, qiov, flags, &found);
     } else if (quorum_sync_widen_unverified(s->sync, &start, &size)) {
         ret = quorum_read_unverified(bs, offset, bytes, qiov, flags, &found,

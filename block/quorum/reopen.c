@@ -20,6 +20,7 @@
 #include "qobject/qbool.h"
 #include "qobject/qdict.h"
 #include "graph.h"
+#include "state.h"
 
 /* What a reopen asks for */
 typedef struct QuorumReopen {
@@ -280,6 +281,10 @@ int quorum_reopen_prepare(BDRVReopenState *state, BlockReopenQueue *queue,
         error_setg(errp, "Cannot change the option '" QUORUM_OPT_BLKVERIFY "'");
         ret = -EINVAL;
         goto fail;
+    }
+    if (!(state->flags & BDRV_O_RDWR)) {
+        /* If it stays writable after all, the next write begins a session. */
+        quorum_state_clean(bs);
     }
     return 0;
 

@@ -24,6 +24,7 @@
 #include "losses.h"
 #include "qapi/error.h"
 #include "vote.h"
+#include "state.h"
 #include "write.h"
 
 /* --- asking --- */
@@ -459,24 +460,28 @@ void coroutine_fn quorum_extend_children(BlockDriverState *bs, int64_t end,
 
 /*
  * Take the range that the resize needs.  The length of the node may change
- * while others have it.
+ * while others have it.  Returns 0, or -errno with nothing held.
  */
-static void coroutine_fn GRAPH_RDLOCK
+static int coroutine_fn GRAPH_RDLOCK
 quorum_resize_lock(QuorumRequest *req, RangeLockRequest *range)
 {
     QuorumSync *sync = req->s->sync;
 
     while (true) {
         int64_t old_length = quorum_sync_length(sync);
+        int ret;
 
         req->resize.old_length = old_length;
         req->offset = MIN(old_length, req->resize.length);
         req->bytes = MAX(old_length, req->resize.length) - req->offset;
-        quorum_write_lock(req, range, req->offset, req->bytes,
-                          INT64_MAX - req->offset);
+        ret = quorum_write_lock(req, range, req->offset, req->bytes,
+                                INT64_MAX - req->offset);
+        if (ret < 0) {
+            return ret;
+        }
         if (quorum_sync_length(sync) == old_length) {
             req->resize.touched_end = quorum_sync_touched_end(sync);
-            return;
+            return 0;
         }
         quorum_sync_write_abandon(sync, &req->write);
         quorum_write_unlock(req, range);
@@ -508,7 +513,14 @@ int coroutine_fn quorum_co_truncate(BlockDriverState *bs, int64_t offset,
 
     /* What the node grows by is in one granule with what is before. */
     quorum_confirm_around(bs, quorum_length(bs), 0);
-    quorum_resize_lock(req, &range);
+    ret = quorum_resize_lock(req, &range);
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "Cannot resize quorum '%s': the resize "
+                         "could not be written down on the state nodes",
+                         bdrv_get_node_name(bs));
+        quorum_request_free(req);
+        return ret;
+    }
     stat64_set(&s->cut_from, req->offset);
     for (int again = 0; ; again++) {
         quorum_ask_resize(req);
@@ -547,6 +559,7 @@ int coroutine_fn quorum_co_truncate(BlockDriverState *bs, int64_t offset,
          * be unknown to the guest, which is told of success later.
          */
         quorum_flush_by_itself(bs);
+        ret = quorum_state_record(bs);
     }
     return ret;
 }

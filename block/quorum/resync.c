@@ -132,6 +132,7 @@ struct QuorumResync {
     bool active;                /* begun, and not ended */
     bool fresh;                 /* what has failed is to be tried again */
     int64_t pos;                /* goes around the disk */
+    int64_t resolve_pos;        /* the same for what is unresolved */
     int vain;                   /* chunks, since something was copied */
     bool unflushed;             /* something was copied since a flush */
     int64_t backoff_ns;
@@ -310,6 +311,38 @@ quorum_resync_chunk(BlockDriverState *bs, int64_t start)
     return copied;
 }
 
+/* --- what a crash has left --- */
+
+/*
+ * Choose an outcome where a crash has left each child its own, from where the
+ * last such chunk ended on.  Returns whether there was anything to try.
+ */
+static bool coroutine_fn GRAPH_RDLOCK
+quorum_resync_resolve(BlockDriverState *bs)
+{
+    BDRVQuorumState *s = bs->opaque;
+    QuorumResync *r = s->resync;
+    int64_t start, bytes;
+
+    if (!quorum_sync_next_unresolved(s->sync, r->resolve_pos,
+                                     quorum_length(bs), &start, &bytes)) {
+        return false;
+    }
+    bytes = quorum_sync_chunk(s->sync, start, start + bytes, r->chunk,
+                              quorum_repair_max_bytes(bs));
+    quorum_repair_range(bs, start, bytes, NULL, "resolve",
+                        quorum_resync_repair);
+    r->resolve_pos = start + bytes;
+    if (quorum_sync_is_unresolved(s->sync, start, bytes)) {
+        r->vain++;
+    } else {
+        r->unflushed = true;
+        r->vain = 0;
+        r->backoff_ns = 0;
+    }
+    return true;
+}
+
 /* --- steps --- */
 
 /*
@@ -326,7 +359,9 @@ quorum_resync_finish(BlockDriverState *bs)
         r->unflushed = false;
         quorum_flush_by_itself(bs);
     }
-    return quorum_resync_remaining(bs) || quorum_resync_wants_flush(bs) ?
+    r->resolve_pos = 0;
+    return quorum_resync_remaining(bs) || quorum_resync_wants_flush(bs) ||
+           quorum_sync_is_unresolved(s->sync, 0, INT64_MAX) ?
            QUORUM_RESYNC_STUCK : QUORUM_RESYNC_DONE;
 }
 
@@ -357,6 +392,9 @@ QuorumResyncStep coroutine_fn quorum_resync_step(BlockDriverState *bs,
     }
     if (fresh) {
         quorum_resync_try_again(bs);
+    }
+    if (r->vain < QUORUM_RESYNC_VAIN && quorum_resync_resolve(bs)) {
+        return QUORUM_RESYNC_MORE;
     }
     start = quorum_resync_find(bs, r->pos);
     if (start < 0 || r->vain == QUORUM_RESYNC_VAIN) {
@@ -596,7 +634,8 @@ static void quorum_resync_timer(void *opaque)
     }
     bdrv_graph_rdlock_main_loop();
     work = r->unflushed || quorum_resync_remaining(bs) ||
-           quorum_resync_wants_flush(bs);
+           quorum_resync_wants_flush(bs) ||
+           quorum_sync_is_unresolved(s->sync, 0, INT64_MAX);
     bdrv_graph_rdunlock_main_loop();
     if (!work) {
         quorum_resync_end(r, "nothing is left");
@@ -665,7 +704,8 @@ void quorum_resync_set_perm(BlockDriverState *bs, uint64_t perm,
 {
     BDRVQuorumState *s = bs->opaque;
 
-    if (s->resync && quorum_sync_is_degraded(s->sync)) {
+    if (s->resync && (quorum_sync_is_degraded(s->sync) ||
+                      quorum_sync_is_unresolved(s->sync, 0, INT64_MAX))) {
         quorum_resync_kick(bs);
     }
 }

@@ -63,6 +63,7 @@ void quorum_sync_free(QuorumSync *sync)
         quorum_sync_free_child(&sync->children[i]);
     }
     g_clear_pointer(&sync->unverified, hbitmap_free);
+    g_clear_pointer(&sync->unresolved, hbitmap_free);
     g_free(sync->children);
     g_free(sync->unflushed);
     g_free(sync->flushing);
@@ -209,6 +210,21 @@ static void quorum_sync_move_late_end_locked(QuorumSync *sync,
     }
 }
 
+/* Tests want to have seen maps become coarser and finer. */
+static void quorum_sync_count_shifts_locked(const QuorumSync *sync,
+                                            int stale_shift,
+                                            int unflushed_shift)
+{
+    if (stale_shift > sync->stale_shift ||
+        unflushed_shift > sync->unflushed_shift) {
+        quorum_reached(QUORUM_BRANCH_MAPS_COARSER);
+    }
+    if (stale_shift < sync->stale_shift ||
+        unflushed_shift < sync->unflushed_shift) {
+        quorum_reached(QUORUM_BRANCH_MAPS_FINER);
+    }
+}
+
 void quorum_sync_resize_locked(QuorumSync *sync, int64_t bytes)
 {
     int stale_shift = quorum_sync_shift(bytes, QUORUM_STALE_SHIFT,
@@ -228,14 +244,7 @@ void quorum_sync_resize_locked(QuorumSync *sync, int64_t bytes)
         quorum_sync_untell_locked(sync, 0, old_bytes);
         g_clear_pointer(&sync->told, g_free);
     }
-    if (stale_shift > sync->stale_shift ||
-        unflushed_shift > sync->unflushed_shift) {
-        quorum_reached(QUORUM_BRANCH_MAPS_COARSER);
-    }
-    if (stale_shift < sync->stale_shift ||
-        unflushed_shift < sync->unflushed_shift) {
-        quorum_reached(QUORUM_BRANCH_MAPS_FINER);
-    }
+    quorum_sync_count_shifts_locked(sync, stale_shift, unflushed_shift);
     for (int i = 0; i < sync->num_children; i++) {
         QuorumSyncChild *c = &sync->children[i];
         HBitmap **maps[] = {
@@ -257,6 +266,9 @@ void quorum_sync_resize_locked(QuorumSync *sync, int64_t bytes)
     /* What the node grows by is written by requests that are settled. */
     quorum_sync_install_unverified_locked(
         sync, quorum_sync_resize_map_locked(sync, sync->unverified, stale_shift,
+                                            bytes));
+    quorum_sync_resize_unresolved_locked(
+        sync, quorum_sync_resize_map_locked(sync, sync->unresolved, stale_shift,
                                             bytes));
     for (int j = 0; j < ARRAY_SIZE(of_node); j++) {
         quorum_sync_resize_unflushed_locked(sync, of_node[j], unflushed_shift,
@@ -342,6 +354,13 @@ void quorum_sync_set_rebuilding(QuorumSync *sync, int i)
     qatomic_set(&c->rebuilding, sync->bytes > 0);
     quorum_sync_mark_stale_locked(sync, i, 0, INT64_MAX, "new");
     quorum_sync_note_state_locked(sync, i, "new");
+}
+
+void quorum_sync_resume_rebuilding(QuorumSync *sync, int i)
+{
+    QUORUM_SYNC_GUARD(sync);
+    qatomic_set(&sync->children[i].rebuilding, sync->bytes > 0);
+    quorum_sync_note_state_locked(sync, i, "goes on");
 }
 
 bool quorum_sync_is_rebuilding(QuorumSync *sync, int i)

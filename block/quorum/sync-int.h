@@ -40,6 +40,9 @@ typedef struct QuorumSyncChild {
 
     /* Under lock. */
 
+    /* It is written down that the child lacks something: see state.h. */
+    bool recorded;
+
     /* As it was when a change of it was last noted. */
     QuorumChildState state;
 
@@ -125,6 +128,9 @@ struct QuorumSync {
     /* Children that are unsure somewhere. */
     int num_unsure;
 
+    /* Children that lack something without its being written down. */
+    int num_unrecorded;
+
     /* The queue of state changes is not empty. */
     bool has_state_changes;
 
@@ -165,6 +171,12 @@ struct QuorumSync {
      * in the granules of stale maps; NULL if nowhere.  The pointer is atomic.
      */
     HBitmap *unverified;
+
+    /*
+     * Where a crash may have left each child its own outcome of what was in
+     * flight then; like unverified.
+     */
+    HBitmap *unresolved;
 
     /*
      * What was written and not flushed yet, a bit for 1 << unflushed_shift
@@ -413,6 +425,14 @@ void quorum_sync_set_unflushed_locked(QuorumSync *sync, int64_t offset,
 
 /* What is in flight on the child in slot @i counts as missed by it. */
 void quorum_sync_lose_in_flight_locked(QuorumSync *sync, int i);
+
+/* --- sync-state.c --- */
+
+/* What children lack, or whether it is written down, has changed. */
+void quorum_sync_count_unrecorded_locked(QuorumSync *sync);
+
+/* The map of what is unresolved has another length. */
+void quorum_sync_resize_unresolved_locked(QuorumSync *sync, HBitmap *map);
 
 /* --- unsure.c --- */
 

@@ -177,6 +177,9 @@ void quorum_sync_mark_stale(QuorumSync *sync, int i, int64_t offset,
 void quorum_sync_set_rebuilding(QuorumSync *sync, int i);
 bool quorum_sync_is_rebuilding(QuorumSync *sync, int i);
 
+/* It was rebuilding before; where it is stale, it is told otherwise. */
+void quorum_sync_resume_rebuilding(QuorumSync *sync, int i);
+
 /*
  * The length of the child in slot @i can't be that of the node.  It is stale
  * throughout, unless the image is @inactive: then the others are not written
@@ -395,6 +398,57 @@ void quorum_sync_set_verified(QuorumSync *sync, int64_t offset, int64_t bytes);
  */
 bool quorum_sync_widen_unverified(QuorumSync *sync, int64_t *offset,
                                   int64_t *bytes);
+
+/* --- what outlives a restart: see state.h --- */
+
+/*
+ * Whether some child lacks something, or might after a crash, and that is not
+ * written down.  One atomic load.  Exact for what the caller has settled.
+ */
+bool quorum_sync_any_unrecorded(QuorumSync *sync);
+
+/* Whether the child in slot @i does. */
+bool quorum_sync_is_behind(QuorumSync *sync, int i);
+
+/* That it does is written down from now on, or not.  Returns what was. */
+bool quorum_sync_set_recorded(QuorumSync *sync, int i, bool recorded);
+
+/*
+ * Set the bits of what the child in slot @i lacks, or might after a crash: bit
+ * n of @bits stands for the 1 << @shift bytes from (@first + n) << @shift on,
+ * for n below @count.
+ */
+void quorum_sync_lacking_bits(QuorumSync *sync, int i, int shift,
+                              int64_t first, int64_t count, uint8_t *bits);
+
+/*
+ * Whether a crash could not make children differ in the range: all that was
+ * written there is on their media, and none is unsure of it or unresolved.  The
+ * range is held.
+ */
+bool quorum_sync_is_flushed(QuorumSync *sync, int64_t offset, int64_t bytes);
+
+/*
+ * A crash may have left each child its own outcome in the range; or one of
+ * them has been chosen, and all members have it there or are stale: that ends
+ * it in the granules that are whole in the range.
+ */
+void quorum_sync_set_unresolved(QuorumSync *sync, int64_t offset,
+                                int64_t bytes);
+void quorum_sync_set_resolved(QuorumSync *sync, int64_t offset, int64_t bytes);
+
+/* Whether any of the range is unresolved.  One atomic load if nothing is. */
+bool quorum_sync_is_unresolved(QuorumSync *sync, int64_t offset,
+                               int64_t bytes);
+
+/* The same; if it is, the range is widened to whole granules. */
+bool quorum_sync_widen_unresolved(QuorumSync *sync, int64_t *offset,
+                                  int64_t *bytes);
+
+/* The first range in [@offset, @end) that is unresolved; false if none is. */
+bool quorum_sync_next_unresolved(QuorumSync *sync, int64_t offset, int64_t end,
+                                 int64_t *start, int64_t *bytes);
+int64_t quorum_sync_unresolved_bytes(QuorumSync *sync);
 
 /* --- writes and repairs --- */
 

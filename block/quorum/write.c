@@ -18,6 +18,7 @@
 #include "late.h"
 #include "losses.h"
 #include "resync.h"
+#include "state.h"
 #include "write.h"
 
 /*
@@ -72,22 +73,29 @@ static void GRAPH_RDLOCK quorum_write_start(QuorumRequest *req, int64_t offset,
     req->late_generation = bdrv_late_generation();
 }
 
-void coroutine_fn quorum_write_lock(QuorumRequest *req, RangeLockRequest *range,
-                                    int64_t offset, int64_t bytes,
-                                    int64_t locked_bytes)
+int coroutine_fn quorum_write_lock(QuorumRequest *req, RangeLockRequest *range,
+                                   int64_t offset, int64_t bytes,
+                                   int64_t locked_bytes)
 {
     bool fua = req->flags & BDRV_REQ_FUA;
+    int ret;
 
     if (!req->coroutines) {
         quorum_request_admit(req);  /* a resize may come here again */
     }
     quorum_range_lock(req->bs, range, offset, locked_bytes);
+    ret = quorum_state_prepare(req->bs, offset, bytes);
+    if (unlikely(ret < 0)) {
+        range_lock_co_unlock(&req->s->range_lock, range);
+        return ret;
+    }
     if (fua) {
         qemu_co_rwlock_rdlock(&req->s->flush_lock);
     }
     quorum_write_start(req, offset, bytes);
     quorum_sync_write_begin(req->s->sync, &req->write, offset, bytes, fua,
                             req->missed);
+    return 0;
 }
 
 void quorum_write_again(QuorumRequest *req)
@@ -250,28 +258,42 @@ static bool GRAPH_RDLOCK quorum_gap_is_garbage(BDRVQuorumState *s)
  * node, what becomes visible there is zero on all children that take part
  * (promise 4).  Mostly the children see to that by themselves; otherwise the
  * request begins with the gap, and holds all from there on, so that the end of
- * the node stays where it is meanwhile.
+ * the node stays where it is meanwhile.  Returns 0, or -errno with nothing
+ * held.
  */
-static void coroutine_fn GRAPH_RDLOCK
+static int coroutine_fn GRAPH_RDLOCK
 quorum_write_begin(QuorumRequest *req, RangeLockRequest *range)
 {
     int64_t end = req->offset + req->bytes;
     int64_t start = quorum_length(req->bs);
+    int ret;
 
     if (unlikely(end > start)) {
         /* The block layer counts the length in sectors. */
         end = ROUND_UP(end, BDRV_SECTOR_SIZE);
     }
     if (likely(req->offset <= start) || !quorum_gap_is_garbage(req->s)) {
-        quorum_write_lock(req, range, req->offset, end - req->offset,
-                          end - req->offset);
-        return;
+        return quorum_write_lock(req, range, req->offset, end - req->offset,
+                                 end - req->offset);
     }
-    quorum_write_lock(req, range, start, end - start, INT64_MAX - start);
+    ret = quorum_write_lock(req, range, start, end - start, INT64_MAX - start);
+    if (ret < 0) {
+        return ret;
+    }
     /* Others may have filled the gap, or a part of it, before. */
     start = MIN(quorum_sync_length(req->s->sync), req->offset);
     req->write.offset = start;
     req->write.bytes = end - start;
+    return 0;
+}
+
+/* @req can't be sent, for what must be written down before could not be. */
+static int coroutine_fn GRAPH_RDLOCK quorum_write_fail(QuorumRequest *req,
+                                                       int ret)
+{
+    quorum_report_failure(req, "write", ret);
+    quorum_request_free(req);
+    return ret;
 }
 
 /* The request begins with a gap: fill it. */
@@ -450,6 +472,12 @@ quorum_write_end(QuorumRequest *req, RangeLockRequest *range,
     if (req->flags & BDRV_REQ_FUA) {
         quorum_flush_after_a_while(req->bs);
     }
+    if (ret == 0 && outcome == QUORUM_WRITE_HELD) {
+        ret = quorum_state_record(req->bs);
+        if (unlikely(ret < 0)) {
+            quorum_report_failure(req, "write", ret);
+        }
+    }
     quorum_request_free(req);
     return ret;
 }
@@ -485,6 +513,7 @@ quorum_write_once(BlockDriverState *bs, int64_t offset, int64_t bytes,
     BDRVQuorumState *s = bs->opaque;
     QuorumRequest *req;
     RangeLockRequest range;
+    int ret;
 
     req = quorum_request_new(bs, offset, bytes, qiov, flags);
     req->measured = QUORUM_LATENCY_WRITE;
@@ -497,7 +526,10 @@ quorum_write_once(BlockDriverState *bs, int64_t offset, int64_t bytes,
             return -ENOMEM;
         }
     }
-    quorum_write_begin(req, &range);
+    ret = quorum_write_begin(req, &range);
+    if (unlikely(ret < 0)) {
+        return quorum_write_fail(req, ret);
+    }
     quorum_write_send(req, qiov);
     return quorum_write_end(req, &range, qiov, votes);
 }
@@ -629,9 +661,13 @@ quorum_write_zeroes_part(BlockDriverState *bs, int64_t offset, int64_t bytes,
 {
     QuorumRequest *req;
     RangeLockRequest range;
+    int ret;
 
     req = quorum_request_new(bs, offset, bytes, NULL, flags);
-    quorum_write_begin(req, &range);
+    ret = quorum_write_begin(req, &range);
+    if (unlikely(ret < 0)) {
+        return quorum_write_fail(req, ret);
+    }
     quorum_write_send(req, NULL);
 
     /*

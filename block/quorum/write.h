@@ -20,8 +20,10 @@
  * budget, and for @locked_bytes from @offset on, leave out the children that
  * have been excluded meanwhile, and tell the QuorumSync of req->write.  Ended
  * by quorum_write_unlock(), after req->write has been settled or abandoned.
+ * Returns 0, or -errno if what must be written down before could not be; then
+ * nothing has begun.
  */
-void coroutine_fn GRAPH_RDLOCK
+int coroutine_fn GRAPH_RDLOCK
 quorum_write_lock(QuorumRequest *req, RangeLockRequest *range,
                   int64_t offset, int64_t bytes, int64_t locked_bytes);
 void coroutine_fn quorum_write_unlock(QuorumRequest *req,

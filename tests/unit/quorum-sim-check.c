@@ -219,7 +219,7 @@ static void check_repair(Op *op)
     }
     /* One that changes nothing may still end that a child is stale. */
     if (changes && !sim.s->rewrite_corrupted && !c->ever_lost &&
-        !sim_is_scrubbed(REQ_SCRUB, op->mask)) {
+        !sim_is_scrubbed(REQ_SCRUB, op->mask) && !sim_unresolved(op->mask)) {
         sim_violation(CHECK_REPAIR, "op %d: a repair without the option and "
                       "without a scrub", op->id);
     }
@@ -227,7 +227,7 @@ static void check_repair(Op *op)
         uint64_t mask = sim_unit_mask(u) & op->cover & ~padding(op);
         int winners, others;
 
-        if (!mask) {
+        if (!mask || sim_unresolved(mask)) {
             continue;
         }
         repair_votes(op, mask, u, &winners, &others);
@@ -262,6 +262,9 @@ void sim_check_stored(const Op *op, int cell)
                       sim_value_text(op->val[cell]),
                       sim_value_text(c->image[cell]), cell, c->index);
     }
+    if (op->repair && !sim_is_liar(c, cell)) {
+        sim_check_chosen(cell, op->val[cell], false);
+    }
     if (op->repair && sim_has_losses(sim.s) &&
         sim_is_older(cell, op->val[cell], c->image[cell], sim.now)) {
         sim_violation(CHECK_TOLD, "a repair puts %s over %s in cell %d of "
@@ -276,13 +279,38 @@ void sim_check_stored(const Op *op, int cell)
  * @c has stored @cells, whole units of them maybe in several operations; and
  * what has kept it from that may have come to its end since.
  */
-static void note_stored(Child *c, uint64_t cells)
+static void note_stored(Child *c, uint64_t cells, int end)
 {
     for (int u = 0; u < sim_num_units(); u++) {
-        if (!(sim_unit_mask(u) & ~cells)) {
+        if (!(sim_unit_mask(u) & ~cells) && c->stale_since[u] <= end) {
             c->stale_since[u] = 0;
         }
     }
+}
+
+/*
+ * Of @cells of @r, those that @c has not been given again since.  Where there
+ * are state nodes, a write may have to wait for them after its part is done.
+ */
+static uint64_t not_overtaken(const Req *r, const Child *c, uint64_t cells)
+{
+    for (int u = 0; u < sim_num_units() && sim_has_state(sim.s); u++) {
+        if (c->whole_at[u] > r->op_end[c->index]) {
+            cells &= ~sim_unit_mask(u);
+        }
+    }
+    return cells;
+}
+
+/* Whether @c was stale in @cells of @r, when that was done */
+static bool was_stale(const Req *r, const Child *c, uint64_t cells)
+{
+    for (int u = 0; u < sim_num_units() && sim_has_state(sim.s); u++) {
+        if (c->stale_since[u] > r->op_end[c->index]) {
+            cells &= ~sim_unit_mask(u);
+        }
+    }
+    return sim_is_stale(c, cells);
 }
 
 /*
@@ -300,6 +328,10 @@ static void move_zeroes(Req *r)
         for (int n = 0; n < sim.s->num_children; n++) {
             uint64_t cells = other->ok[n] & ~r->ok[n] &
                              sim_zeroed_by(other) & sim_touched(r);
+
+            if (sim_has_state(sim.s) && r->op_end[n]) {
+                continue;       /* it was done, and has waited since */
+            }
 
             r->ok[n] |= cells;
             other->ok[n] &= ~cells;
@@ -345,7 +377,8 @@ static void check_write(Req *r)
             sim.child[n].ever_failed |= r->flags & BDRV_REQ_FUA ?
                                         UINT64_MAX : cells | r->gap;
         }
-        note_stored(&sim.child[n], cells & r->ok[n]);
+        note_stored(&sim.child[n], cells & r->ok[n],
+                    sim_has_state(sim.s) ? r->op_end[n] : sim.now);
     }
 
     for (uint64_t m = sim.seen.cut_in_vain & sim_replaced(r); m; m &= m - 1) {
@@ -353,7 +386,8 @@ static void check_write(Req *r)
     }
     sim.seen.cut_in_vain &= ~sim_replaced(r);
     for (int n = 0; n < sim.s->num_children; n++) {
-        sim_set_stale(&sim.child[n], cells & ~r->ok[n]);
+        sim_set_stale(&sim.child[n],
+                      not_overtaken(r, &sim.child[n], cells & ~r->ok[n]));
     }
     sim_check_growth(r);
     for (int u = 0; u < sim_num_units() && cells; u++) {
@@ -361,7 +395,7 @@ static void check_write(Req *r)
 
         for (int n = 0; n < sim.s->num_children; n++) {
             holders += (cells & ~r->ok[n]) == 0 &&
-                       !sim.child[n].stale_since[u];
+                       !was_stale(r, &sim.child[n], sim_unit_mask(u));
         }
         if (sim_unit_mask(u) & sim_replaced(r) && holders < sim.s->threshold) {
             sim_violation(CHECK_HELD, "W%d is acknowledged and has %d holders "
@@ -547,10 +581,12 @@ static bool check_read_cell(Req *r, int cell, uint8_t value)
     if (sim.faults.power_cut) {
         return true;
     }
+    /* Without a vote, what failed writes have left may be read or not. */
+    sim_check_chosen(cell, value, !fifo || r->unresolved & BIT_ULL(cell));
     if (sim_has_losses(sim.s)) {
         check_told(r, cell, value);
     }
-    if (!fifo) {
+    if (!fifo && !(r->unresolved & BIT_ULL(cell))) {
         check_voted(r, cell, value);
         if (sim.s->threshold <= sim.s->num_children / 2 &&
             g_str_equal(sim.s->read_pattern, "quorum") && sim_was_alone(r)) {

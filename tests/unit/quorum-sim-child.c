@@ -374,20 +374,22 @@ void sim_rot(void)
     }
 }
 
-void sim_power_cut(void)
+void sim_power_cut(Req *r)
 {
     for (int n = 0; n < sim.s->num_children; n++) {
         Child *c = &sim.child[n];
 
-        sim_use_dice(&sim.s->reqs[sim.guest.next_req - 1], n);
+        sim_use_dice(r, n);
         for (int i = 0; i < c->length; i++) {
             if (c->changed[i] > c->safe_at[i] &&
                 sim_chance(sim.s->rates.power_cut_loses)) {
                 c->image[i] = c->durable[i];
             }
+            /* What is there now is what was on the medium. */
+            c->durable[i] = c->image[i];
+            c->safe_at[i] = c->changed[i];
         }
         sim_trace("    child %d: power cut", n);
     }
     sim.time.num_late = 0;
-    sim.faults.power_cut = true;
 }

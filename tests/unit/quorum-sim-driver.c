@@ -56,6 +56,11 @@ static int coroutine_fn op_run_at_once(Op *op)
             sim_child_store(op->child, i, op->val[i]);
         }
     }
+    for (int u = 0; u < sim_num_units() && op->type != OP_READ; u++) {
+        if (!(sim_unit_mask(u) & ~op->mask)) {
+            op->child->stale_since[u] = 0;
+        }
+    }
     return 0;
 }
 
@@ -96,7 +101,7 @@ static int coroutine_fn op_run(Op *op)
  */
 static Req *find_zeroes(const Child *c, uint64_t mask)
 {
-    Req *grows = NULL;
+    Req *grows = NULL, *over = NULL;
 
     for (int i = 0; i < sim.guest.next_req; i++) {
         Req *r = &sim.s->reqs[i];
@@ -104,13 +109,16 @@ static Req *find_zeroes(const Child *c, uint64_t mask)
         if (r->end == NEVER &&
             (!(mask & ~sim_zeroed_by(r)) ||
              !(mask & ~(r->gap & r->sent & ~r->issued[c->index])))) {
-            return r;
+            if (!sim_has_state(sim.s) || !(r->over[c->index] & mask)) {
+                return r;
+            }
+            over = over ?: r;   /* it has been done, and waits: or again */
         }
         if (r->end == NEVER && !(mask & ~r->gap) && !grows) {
             grows = r;
         }
     }
-    return grows;
+    return over ?: grows;
 }
 
 size_t sim_writes_unsure(void)
@@ -150,6 +158,11 @@ static bool may_write(const Req *r, const Op *op, uint64_t mask, uint8_t value,
     /* Only the core writes what is around it, so that it is aligned. */
     if (r->end != NEVER || r->type != REQ_WRITE || (mask & ~r->mask) ||
         (again && op->mask & ~r->mask && sim.s->cell_bytes >= sim.s->align)) {
+        return false;
+    }
+    /* It may be repaired before the guest hears of the write. */
+    if (sim_has_state(sim.s) && !again &&
+        r->failed & (1 << op->child->index)) {
         return false;
     }
     switch (try) {
@@ -244,11 +257,15 @@ sim_co_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
     int size = sim.s->cell_bytes;
     Op op;
 
+    if (sim.node.dead) {
+        return -EIO;
+    }
     op_init(&op, bs, OP_READ, offset, bytes, flags);
     /* With a larger threshold, it may be a vote. */
     if (g_str_equal(sim.s->read_pattern, "fifo") && sim.s->threshold == 1 &&
         !sim.s->rewrite_corrupted && sim.s->cell_bytes >= sim.s->align &&
         !sim_any_lost() && sim_is_stale(op.child, op.mask) &&
+        !sim_unresolved(op.mask) &&
         !sim_may_be_probe(&op) &&
         !sim_is_scrubbed(REQ_SCRUB, op.mask) &&
         !sim_is_scrubbed(REQ_CHECK, op.mask)) {
@@ -293,6 +310,9 @@ sim_co_pwritev(BlockDriverState *bs, int64_t offset, int64_t bytes,
     int size = sim.s->cell_bytes;
     Op op;
 
+    if (sim.node.dead) {
+        return -EIO;
+    }
     op_init(&op, bs, OP_WRITE, offset, bytes, flags);
     qemu_iovec_to_buf(qiov, 0, sim.node.scratch, bytes);
     for (int i = 0; i < op.num; i++) {
@@ -312,6 +332,9 @@ sim_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset, int64_t bytes,
 {
     Op op;
 
+    if (sim.node.dead) {
+        return -EIO;
+    }
     op_init(&op, bs, OP_ZERO, offset, bytes, flags);
     op_attribute(&op);
     if (op.repair) {
@@ -384,9 +407,15 @@ sim_co_truncate(BlockDriverState *bs, int64_t offset, bool exact,
 
 static int coroutine_fn GRAPH_RDLOCK sim_co_flush(BlockDriverState *bs)
 {
+    Child *c = *(Child **)bs->opaque;
     Op op;
 
+    if (sim_state_dies()) {
+        return -EIO;
+    }
     if (!sim.node.running) {
+        memcpy(c->durable, c->image, sizeof(c->durable));
+        memcpy(c->safe_at, c->changed, sizeof(c->safe_at));
         return 0;
     }
     op_init(&op, bs, OP_FLUSH, 0, 0, 0);
@@ -486,6 +515,10 @@ BlockDriverState *sim_child_open(Child *c)
     opening = c;
     bs = bdrv_new_open_driver(fua ? &sim_fua_driver : &sim_driver, name,
                               BDRV_O_RDWR | BDRV_O_UNMAP, &error_abort);
+    if (sim_has_state(s)) {
+        /* Otherwise the core would leave out the first flush. */
+        bs->write_gen = 1;
+    }
     bs->supported_write_flags = fua;
     bs->supported_zero_flags = fua;
     bs->supported_truncate_flags = s->zero_growth & (1 << c->index) ?

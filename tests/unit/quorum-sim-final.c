@@ -78,6 +78,9 @@ void sim_check_counters(void)
         for (int i = 0; i < ARRAY_SIZE(names); i++) {
             uint64_t count = sim.child[n].counters[i];
 
+            if (i == 4 && sim.restart.crashed) {
+                continue;       /* what was in flight was to be settled */
+            }
             if (count && sim.faults.count == 0 &&
                 !(sim.child[n].ever_lost && i == 4)) {
                 sim_violation(CHECK_ALARM, "child %d has %" PRIu64 " %s", n,
@@ -172,12 +175,20 @@ void sim_check_linear(void)
         if (sim.seen.decided & BIT_ULL(cell)) {
             continue;
         }
-        sim.seen.first_end[cell][TAG_INIT] = 0;
+        if (!sim.restart.since ||
+            sim.seen.first_end[cell][TAG_INIT] != NEVER) {
+            sim.seen.first_end[cell][TAG_INIT] = 0;
+        }
         for (int i = 0; i < sim.guest.next_req; i++) {
             Req *r = &sim.s->reqs[i];
             int *end = &sim.seen.first_end[cell][TAG_REQ + i];
             int *start = &sim.seen.last_start[cell][TAG_REQ + i];
 
+            if (sim_is_from_before(TAG_REQ + i)) {
+                /* It was there, or not. */
+                *end = *end != NEVER ? 0 : NEVER;
+                continue;
+            }
             /* A write that failed counts if it was read. */
             if (sim_is_write(r) && sim_touched(r) & BIT_ULL(cell) &&
                 (r->ret >= 0 || *end != NEVER)) {

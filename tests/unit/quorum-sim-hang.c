@@ -225,7 +225,7 @@ static void late_step(int index, bool ends)
 
 /* --- time --- */
 
-static void set_time(int64_t ns)
+void sim_set_time(int64_t ns)
 {
     sim.time.now_ns = ns;
     quorum_debug.now_ns = ns;
@@ -246,13 +246,13 @@ static void coroutine_fn co_sleep_ns(int64_t ns)
 void sim_time_reset(void)
 {
     memset(&sim.time, 0, sizeof(sim.time));
-    set_time(START_NS);
+    sim_set_time(START_NS);
     quorum_debug.co_sleep_ns = co_sleep_ns;
 }
 
 void sim_time_tick(void)
 {
-    set_time(sim.time.now_ns + 1);
+    sim_set_time(sim.time.now_ns + 1);
 }
 
 static bool timer_is_armed(void)
@@ -387,7 +387,7 @@ static void pass_time(void)
         }
     }
     sim_trace("    %" PRId64 " ms pass", (to - sim.time.now_ns) / SCALE_MS);
-    set_time(to);
+    sim_set_time(to);
     note_who_is_late();
     if (timer_first) {
         fire_timer();

@@ -49,6 +49,8 @@ const Rates sim_rates = {
     .resync = 300,
     .leaves = 300,
     .exact = 500,
+    .fine_regions = 700,
+    .state_error = 100,
     .grows = 400,
 
     .lies_or_drops = 500,
@@ -438,6 +440,87 @@ const Kind sim_kinds[] = {
         .damage = DAMAGE_RESTARTS | DAMAGE_LIES,
         .keeps = true,
         .more = { [REQ_FLUSH] = 15, [REQ_SCRUB] = 10 },
+    },
+    {
+        .name = "state",
+        .count = 2000,
+        .max_bad = -1,
+        .damage = DAMAGE_ERRORS,
+        .restarts = BIT(RESTART_CLEAN),
+        .more = {
+            [REQ_FLUSH] = 15,
+            [REQ_SCRUB] = 15,
+            [REQ_RESTART] = 15,
+        },
+    }, {
+        .name = "state-crash-no-faults",
+        .count = 2000,
+        .restarts = ~0,
+        .more = {
+            [REQ_FLUSH] = 15,
+            [REQ_CHECK] = 5,
+            [REQ_SCRUB] = 15,
+            [REQ_RESTART] = 20,
+        },
+    }, {
+        .name = "state-crash",
+        .count = 3000,
+        .max_bad = -1,
+        .damage = DAMAGE_ERRORS,
+        .restarts = BIT(RESTART_CRASH) | BIT(RESTART_CLEAN) |
+                    BIT(RESTART_CLOSING),
+        .more = {
+            [REQ_FLUSH] = 15,
+            [REQ_SCRUB] = 15,
+            [REQ_RESTART] = 20,
+        },
+    }, {
+        .name = "state-power-cut",
+        .count = 3000,
+        .max_bad = -1,
+        .damage = DAMAGE_ERRORS,
+        .restarts = ~0,
+        .more = {
+            [REQ_FLUSH] = 30,
+            [REQ_SCRUB] = 15,
+            [REQ_RESTART] = 20,
+        },
+    }, {
+        .name = "state-errors",
+        .count = 2000,
+        .max_bad = -1,
+        .damage = DAMAGE_ERRORS,
+        .restarts = ~0,
+        .state_errors = true,
+        .more = {
+            [REQ_FLUSH] = 15,
+            [REQ_SCRUB] = 15,
+            [REQ_RESTART] = 20,
+        },
+    }, {
+        .name = "state-minority",
+        .count = 2000,
+        .max_bad = -1,
+        .damage = DAMAGE_ERRORS,
+        .restarts = ~0,
+        .minority = true,
+        .more = {
+            [REQ_FLUSH] = 15,
+            [REQ_SCRUB] = 15,
+            [REQ_RESTART] = 20,
+        },
+    }, {
+        .name = "state-fifo",
+        .count = 2000,
+        .max_bad = -1,
+        .damage = DAMAGE_ERRORS,
+        .restarts = ~0,
+        .read_pattern = "fifo",
+        .more = {
+            [REQ_FLUSH] = 15,
+            [REQ_SCRUB] = 15,
+            [REQ_RESTART] = 20,
+        },
     },
     { .name = NULL }
 };

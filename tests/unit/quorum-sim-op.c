@@ -203,6 +203,7 @@ static void finish_write(Op *op, Plan *plan)
 
         if (unit && !(unit & (~op->mask | sim_late_cells(c)))) {
             c->stale_since[u] = 0;
+            c->whole_at[u] = sim.now;
         }
     }
 }
@@ -282,10 +283,13 @@ static void finish_resize(Op *op, Plan *plan)
 
 static void trace_end(const Op *op)
 {
-    g_autofree char *values =
-        sim_values_text(op->val, op->type == OP_READ && op->ret == 0 ?
-                                 op->mask : op->applied);
+    g_autofree char *values = NULL;
 
+    if (!sim.verdict.trace) {
+        return;
+    }
+    values = sim_values_text(op->val, op->type == OP_READ && op->ret == 0 ?
+                                      op->mask : op->applied);
     sim_trace("    child %d: op %d %s: %s%s%s", op->child->index, op->id,
               sim_op_name[op->type], op->ret < 0 ? strerror(-op->ret) : "ok",
               op->type == OP_READ ? "" : op->applied ? ", stored" : "",
@@ -370,6 +374,27 @@ static void maybe_drop(const Op *op, const Plan *plan)
     }
 }
 
+/* The part of a guest's request that @op is has ended on this child. */
+static void note_part_ended(const Op *op)
+{
+    Child *c = op->child;
+
+    if (op->type == OP_READ && op->ret < 0 && sim_unresolved(op->mask)) {
+        /* It may not be given what is chosen. */
+        c->ever_failed = UINT64_MAX;
+    }
+    if (!sim_has_state(sim.s) || !op->req || op->ret == -ENOTSUP) {
+        return;
+    }
+    op->req->op_end[c->index] = sim.now;
+    op->req->over[c->index] |= op->cover;
+    op->req->failed |= (op->ret < 0) << c->index;
+    if (op->ret < 0) {
+        /* It may be repaired before the guest hears of the write. */
+        c->ever_failed |= op->req->mask;
+    }
+}
+
 /* End @op, in the way that the dice say. */
 static void op_finish(Op *op)
 {
@@ -434,9 +459,8 @@ static void op_finish(Op *op)
         }
         break;
     }
-    if (sim.verdict.trace) {
-        trace_end(op);
-    }
+    note_part_ended(op);
+    trace_end(op);
     sim_op_ended(op);
     if (!op->abandoned) {
         sim_child_answers(c);
@@ -477,6 +501,31 @@ static void op_hold(Op *op)
         op->failed = true;
         sim_child_fault(c);
         sim_child_drop(c);
+    }
+}
+
+void sim_ops_cut_off(Req *r)
+{
+    Op *ops[MAX_PENDING];
+    int num = sim.pending.num;
+
+    memcpy(ops, sim.pending.op, num * sizeof(ops[0]));
+    sim.pending.num = 0;
+    for (int i = 0; i < num; i++) {
+        Op *op = ops[i];
+        bool refuses = op->type == OP_ZERO &&
+                       !(sim.s->native_zeroes & (1 << op->child->index));
+
+        sim_use_dice(r, op->child->index);
+        if ((op->type == OP_WRITE || op->type == OP_ZERO) && !refuses) {
+            op_apply(op, sim_choose_subset(op->mask));
+        }
+        op->ret = -EIO;
+        trace_end(op);
+        op->done = true;
+    }
+    for (int i = 0; i < num; i++) {
+        aio_co_wake(ops[i]->co);
     }
 }
 

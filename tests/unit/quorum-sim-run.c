@@ -26,9 +26,11 @@ static void req_init(Req *r, int id)
     r->ret = 0;
     memset(r->issued, 0, sizeof(r->issued));
     memset(r->ok, 0, sizeof(r->ok));
+    memset(r->op_end, 0, sizeof(r->op_end));
+    memset(r->over, 0, sizeof(r->over));
     r->failed = r->restarts = 0;
     r->tried_again = r->given_up = false;
-    r->sent = r->grown = r->gap = r->unsure = 0;
+    r->sent = r->grown = r->gap = r->unsure = r->unresolved = 0;
     r->flushed = r->seen_durable = r->may_be_lost = r->loss_unreported = false;
     r->buf = NULL;
 }
@@ -41,7 +43,7 @@ static int coroutine_fn guest_status(Req *r)
 
     ret = blk_co_block_status_above(sim.node.blk, NULL, (int64_t)r->cell * size,
                                     (int64_t)r->num * size, &pnum, NULL, NULL);
-    if (ret < 0 || !(ret & BDRV_BLOCK_ZERO)) {
+    if (ret < 0 || !(ret & BDRV_BLOCK_ZERO) || sim.node.dead) {
         return MIN(ret, 0);
     }
     sim_check_zeroes(r, pnum / size);
@@ -83,6 +85,9 @@ static int coroutine_fn guest_scrub(Req *r)
     }
     bdrv_dec_in_flight(bs);
     r->ret = ret;
+    if (sim.node.dead) {
+        return ret;
+    }
     sim_check_scrub(r, scrub.in_repaired.mismatched + scrub.left.mismatched +
                        scrub.in_repaired.missing + scrub.left.missing,
                     scrub.left.unrepairable);
@@ -137,6 +142,7 @@ static void coroutine_fn guest_entry(void *opaque)
     r->start_ns = sim.time.now_ns;
     r->again_before = sim_writes_tried_again();
     r->unsure_before = sim_writes_unsure();
+    r->unresolved = sim_unresolved(r->mask);
     trace_start(r);
     qemu_iovec_init(&qiov, 2);
     if (r->type == REQ_READ || r->type == REQ_WRITE) {
@@ -179,13 +185,16 @@ static void coroutine_fn guest_entry(void *opaque)
     }
     qemu_iovec_destroy(&qiov);
 
-    r->ret = ret;
+    /* What QEMU says when it is dead no one hears. */
+    r->ret = sim.node.dead ? -EIO : ret;
     r->tried_again = sim_is_tried_again(r);
     r->given_up = sim_writes_unsure() > r->unsure_before;
     r->end = ++sim.now;
     sim.time.idle = 0;
     sim.guest.in_flight--;
-    sim_guest_ended(r);
+    if (!sim.node.dead) {
+        sim_guest_ended(r);
+    }
     g_free(r->buf);
     r->buf = NULL;
 }
@@ -292,6 +301,10 @@ static void guest_start(Req *r)
         change_child(r);
         return;
     }
+    if (r->type == REQ_RESTART) {
+        sim_restart(r);
+        return;
+    }
     sim.guest.in_flight++;
     qemu_coroutine_enter(qemu_coroutine_create(guest_entry, r));
 }
@@ -309,8 +322,12 @@ QuorumLimits sim_limits;
 
 int sim_node_cells(void)
 {
-    BDRVQuorumState *s = blk_bs(sim.node.blk)->opaque;
+    BDRVQuorumState *s;
 
+    if (sim.node.dead || !sim.node.running) {
+        return sim.guest.length;
+    }
+    s = blk_bs(sim.node.blk)->opaque;
     return DIV_ROUND_UP(quorum_sync_length(s->sync), sim.s->cell_bytes);
 }
 
@@ -321,10 +338,11 @@ bool sim_node_flushes_by_itself(void)
     return qatomic_read(&s->flushes_by_itself);
 }
 
-static void node_open(void)
+bool sim_node_open(void)
 {
     Schedule *s = sim.s;
     QDict *options = qdict_new();
+    Error *err = NULL;
 
     for (int i = 0; i < s->num_children; i++) {
         g_autofree char *key = g_strdup_printf("children.%d", i);
@@ -338,10 +356,20 @@ static void node_open(void)
     qdict_put_str(options, "read-pattern", s->read_pattern);
     qdict_put_bool(options, "rewrite-corrupted", s->rewrite_corrupted);
     qdict_put_bool(options, "early-reads", s->kind->early);
+    if (sim_has_state(s)) {
+        sim_state_open(options);
+    }
     sim.node.blk = blk_new_open(NULL, NULL, options,
                                 BDRV_O_RDWR | BDRV_O_UNMAP |
                                 (sim_has_lengths(s->kind) ?
-                                 BDRV_O_RESIZE : 0), &error_abort);
+                                 BDRV_O_RESIZE : 0), &err);
+    if (!sim.node.blk) {
+        sim_violation(CHECK_RESTART, "the node can't be opened: %s",
+                      error_get_pretty(err));
+        error_free(err);
+        sim_node_close();
+        return false;
+    }
     blk_set_allow_write_beyond_eof(sim.node.blk, true);
     if (s->child_timeout_ms >= 0) {
         BDRVQuorumState *state = blk_bs(sim.node.blk)->opaque;
@@ -349,16 +377,26 @@ static void node_open(void)
         /* As an option, it warns of each child that can't be abandoned. */
         state->opts.child_timeout_ms = s->child_timeout_ms;
     }
+    if (sim_has_state(s)) {
+        BDRVQuorumState *state = blk_bs(sim.node.blk)->opaque;
+
+        state->opts.dirty_limit = s->dirty_limit;
+    }
+    sim.node.running = true;
+    return true;
 }
 
-static void node_close(void)
+void sim_node_close(void)
 {
-    sim.node.running = false;
-    sim_drain_begin();
-    blk_drain(sim.node.blk);
-    sim_drain_end();
-    blk_unref(sim.node.blk);
-    sim.node.blk = NULL;
+    if (sim.node.blk) {
+        sim.node.running = false;
+        sim_drain_begin();
+        blk_drain(sim.node.blk);
+        sim_drain_end();
+        blk_unref(sim.node.blk);
+        sim.node.blk = NULL;
+    }
+    sim_state_close();
     for (int i = 0; i < sim.s->num_children; i++) {
         bdrv_unref(sim.child[i].bs);
         sim.child[i].bs = NULL;
@@ -378,6 +416,7 @@ static bool can_start(Req *next)
         return sim_resize_may_start(next);
     case REQ_FLUSH:
     case REQ_DRAIN:
+    case REQ_RESTART:
         return true;
     default:
         return sim_find_place(next);
@@ -405,8 +444,11 @@ bool sim_step(void)
     Schedule *s = sim.s;
     Req *next = NULL;
     bool startable;
-    int runnable, what;
+    int ops, runnable, what, late;
 
+    if (!sim.node.blk) {
+        return false;           /* it could not be opened */
+    }
     if (sim.script.next && sim.guest.next_req == s->num_reqs &&
         sim_next_request(s)) {
         req_init(&s->reqs[sim.guest.next_req], sim.guest.next_req);
@@ -415,12 +457,14 @@ bool sim_step(void)
         next = &s->reqs[sim.guest.next_req];
     }
     startable = can_start(next);
-    runnable = sim_count_runnable();
+    ops = sim_count_runnable();
+    runnable = ops + sim_state_pending();
     sim.now++;
     sim_time_tick();
     if (!runnable && !startable) {
         sim_poll_until_idle();
-        if (!sim_count_runnable() && !sim_time_forced()) {
+        if (!sim_count_runnable() && !sim_state_pending() &&
+            !sim_time_forced()) {
             return false;
         }
         poll_after_step();
@@ -428,16 +472,21 @@ bool sim_step(void)
     }
     sim_rot();
     sim_lose();
-    what = sim_choose_next(runnable + 3 * startable + sim_time_choices());
-    if (what < runnable) {
+    late = runnable + 3 * startable + sim_time_choices();
+    what = sim_choose_next(late + sim_state_choices());
+    if (what < ops) {
         sim_op_step(sim_nth_runnable(what));
+    } else if (what < runnable) {
+        sim_state_step(what - ops);
     } else if (what < runnable + 3 * startable) {
         guest_start(next);
-    } else {
+    } else if (what < late) {
         sim_time_step(what - runnable - 3 * startable);
+    } else {
+        sim_state_tick();
     }
     poll_after_step();
-    if (!sim.guest.in_flight && !sim.pending.num) {
+    if (!sim.guest.in_flight && !sim.pending.num && sim.node.blk) {
         sim_check_lengths();
         sim_check_known();
     }
@@ -456,6 +505,9 @@ static void read_all(ReqType type, int nth)
         .key = MAX_REQS + nth,
     };
     req_init(r, sim.guest.next_req);
+    if (!sim.node.blk) {
+        return;
+    }
     if (type != REQ_FLUSH) {
         sim_find_place(r);
     }
@@ -490,6 +542,7 @@ static void reset(Schedule *s, bool record, bool with_trace)
     sim.guest.next_req = sim.guest.in_flight = 0;
     memset(&sim.dice, 0, sizeof(sim.dice));
     sim_time_reset();
+    sim_state_reset();
     sim.dice.rng = s->seed ^ 0x5deece66d;
     sim.dice.recording = record;
     sim.seen.num_answers = sim.seen.num_changes = 0;
@@ -523,13 +576,17 @@ static void reset(Schedule *s, bool record, bool with_trace)
 void sim_run(Schedule *s, bool record, bool with_trace)
 {
     reset(s, record, with_trace);
-    node_open();
-    sim.node.running = true;
+    sim_node_open();
     while (sim_step()) {
         /* until all requests have come back */
     }
+    if (!sim.node.blk) {
+        return;
+    }
     if (!sim.guest.in_flight) {
-        sim_check_order();
+        if (!sim.restart.crashed) {
+            sim_check_order();
+        }
         read_all(REQ_READ, 0);
     }
     if (sim.guest.in_flight) {
@@ -539,10 +596,14 @@ void sim_run(Schedule *s, bool record, bool with_trace)
         sim.node.blk = NULL;
         return;
     }
+    if (!sim.node.blk) {
+        return;
+    }
     sim_check_counters();
     sim_check_linear();
     if (s->power_cut) {
-        sim_power_cut();
+        sim_power_cut(&s->reqs[sim.guest.next_req - 1]);
+        sim.faults.power_cut = true;
         read_all(REQ_READ, 1);
         if (sim_has_hangs(s)) {
             sim_come_back();
@@ -555,10 +616,13 @@ void sim_run(Schedule *s, bool record, bool with_trace)
         }
         read_all(REQ_SCRUB, 1);
         sim_check_back();
+    } else if (sim_has_state(s)) {
+        sim.time.calm = true;
+        read_all(REQ_SCRUB, 1);
+        read_all(REQ_READ, 2);
     } else if (sim_may_restart()) {
-        node_close();
-        node_open();
-        sim.node.running = true;
+        sim_node_close();
+        sim_node_open();
         sim_note_restart();
         read_all(s->seed & 4 ? REQ_READ : REQ_SCRUB, 1);
     } else if (sim_has_losses(s)) {
@@ -568,7 +632,7 @@ void sim_run(Schedule *s, bool record, bool with_trace)
         read_all(REQ_FLUSH, 2);
         read_all(REQ_SCRUB, 3);
     }
-    node_close();
+    sim_node_close();
 }
 
 void sim_init(void)
@@ -581,5 +645,6 @@ void sim_init(void)
     sim_limits.flush_after_ns = INT64_MAX;
     bdrv_register(&sim_driver);
     bdrv_register(&sim_fua_driver);
+    sim_state_init();
     sim.node.scratch = g_malloc(MAX_CELLS * UNIT_BYTES);
 }

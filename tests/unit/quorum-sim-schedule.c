@@ -7,6 +7,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/units.h"
 #include "quorum-sim.h"
 
 /* --- a seed, or a script --- */
@@ -122,6 +123,15 @@ static void make_request(Schedule *s, uint64_t *rng)
     switch (r->type) {
     case REQ_FLUSH:
     case REQ_DRAIN:
+        return;
+    case REQ_RESTART:
+        do {
+            r->restart = rng_below(rng, RESTART__MAX);
+        } while (!sim.script.next && !(s->kind->restarts & BIT(r->restart)));
+        r->fuse = rng_below(rng, 24);
+        if (r->restart <= RESTART_CLOSING) {
+            r->alone = true;
+        }
         return;
     case REQ_CHANGE:
         r->alone = true;
@@ -338,8 +348,13 @@ static void make_faults(Schedule *s, uint64_t *rng)
     if (damage & ANY_LIES) {
         place_liars(s, rng);
     }
+    /* Where threshold is no majority, all of them are needed. */
+    for (int i = s->threshold; i < n && s->threshold > n / 2 &&
+         s->kind->state_errors; i++) {
+        s->bad_states |= 1 << rng_below(rng, n);
+    }
     if (s->threshold <= n / 2 || g_str_equal(s->read_pattern, "fifo") ||
-        num_bad >= s->threshold || sim_has_losses(s) ||
+        num_bad >= s->threshold || sim_has_losses(s) || sim_has_state(s) ||
         s->kind->more[REQ_CHANGE]) {    /* who has left has flushed more */
         s->power_cut = false;
     }
@@ -382,6 +397,12 @@ static void make_limits(Schedule *s, uint64_t *rng)
         s->limits.stragglers_all = rng_below(rng, 6);
     }
     s->no_fast_path = rng_hit(rng, rates->no_fast_path);
+    if (sim_has_state(s)) {
+        s->limits.state_bytes = 256 * KiB;
+        s->limits.state_intent_shift = rng_hit(rng, rates->fine_regions) ?
+                                       12 + rng_below(rng, 3) : 20;
+        s->dirty_limit = (int64_t)rng_below(rng, 4) << 12;
+    }
 }
 
 /* --- schedules --- */
@@ -395,6 +416,10 @@ static void make_node(Schedule *s, uint64_t *rng)
     s->num_children = n;
     s->threshold = rng_hit(rng, rates->majority) ?
                    n / 2 + 1 : 1 + rng_below(rng, n);
+    if (s->kind->minority) {
+        s->num_children = n = MAX(n, 2);
+        s->threshold = 1 + rng_below(rng, n / 2);
+    }
     if (s->kind->ties) {
         s->num_children = 2 + 2 * rng_below(rng, 2);
         s->threshold = s->num_children / 2;
@@ -448,6 +473,11 @@ static void make_late(Schedule *s, uint64_t *rng)
     s->child_timeout_ms = rng_hit(rng, rates->no_timeout) ? 0 : 800;
     s->can_abandon = rng_hit(rng, rates->all_abandon) ? 31 : rng_mask(rng) & 31;
     s->knows_late = rng_mask(rng) & 31;
+}
+
+bool sim_has_state(const Schedule *s)
+{
+    return s->kind->restarts;
 }
 
 bool sim_has_lengths(const Kind *kind)

@@ -30,8 +30,18 @@ typedef enum ReqType {
     REQ_CHANGE,                 /* a child comes or leaves; not the guest's */
     REQ_RESIZE,
     REQ_DRAIN,                  /* of the node; not the guest's */
+    REQ_RESTART,                /* of the node; not the guest's */
     REQ__MAX,
 } ReqType;
+
+/* How the node is closed, and opened again: see quorum-sim-state.c */
+typedef enum Restart {
+    RESTART_CLEAN,
+    RESTART_CLOSING,            /* QEMU dies while it closes the node */
+    RESTART_CRASH,              /* QEMU dies */
+    RESTART_POWER_CUT,          /* and so do the machines of all children */
+    RESTART__MAX,
+} Restart;
 
 /* A guest request: first what the schedule says, then what becomes of it. */
 typedef struct Req {
@@ -51,6 +61,8 @@ typedef struct Req {
     bool leaves;                /* the slot becomes vacant, if it is not */
     int length;                 /* of the disk after a resize, in cells */
     bool exact;                 /* the disk must not be longer then */
+    Restart restart;
+    int fuse;                   /* operations until QEMU dies while it closes */
 
     int key;                    /* stays when other requests are dropped */
     int no_faults;              /* mask: children whose dice are all 0 */
@@ -64,11 +76,14 @@ typedef struct Req {
     uint8_t *buf;
     uint64_t issued[MAX_CHILDREN];  /* cells sent to the child */
     uint64_t ok[MAX_CHILDREN];      /* cells that the child says it took */
+    int op_end[MAX_CHILDREN];   /* when the child's last part of it ended */
+    uint64_t over[MAX_CHILDREN];    /* cells of those that have ended */
     uint64_t sent;              /* cells sent to any child */
     int old_length;             /* of the disk, before it grew or shrank */
     uint64_t grown;             /* cells that it may bring into sight */
     uint64_t gap;               /* of these, what a write leaves out */
     uint64_t unsure;            /* cells that a resize beside it may cut off */
+    uint64_t unresolved;        /* cells with an outcome to choose, at first */
     int shortest[MAX_CHILDREN]; /* to which the child was cut meanwhile */
     int long_before;            /* children that had all of the disk */
     int failed;                 /* mask: children that have said so */
@@ -150,6 +165,8 @@ typedef struct Plan {
     X(resync)           /* instead of a scrub */                        \
     X(leaves)           /* a child, and not replaced */                 \
     X(exact)                                                            \
+    X(fine_regions)     /* of the intent map */                         \
+    X(state_error)      /* of a bad state node, when written to */      \
     X(grows)            /* a write, behind the end */                   \
     /* faults */                                                        \
     X(lies_or_drops)    /* lies, where both can't be */                 \
@@ -199,6 +216,9 @@ typedef struct Kind {
     bool prefers;               /* scrubs may prefer a child */
     bool early;                 /* reads do not wait for all */
     bool keeps;                 /* restarts lose nothing; not all restart */
+    int restarts;               /* mask of what a REQ_RESTART is; 0: no state */
+    bool minority;              /* threshold is no majority */
+    bool state_errors;          /* state nodes may fail */
 } Kind;
 
 typedef struct Schedule {
@@ -230,6 +250,8 @@ typedef struct Schedule {
     Plan plan[MAX_CHILDREN];
     int liars[MAX_CELLS];       /* by unit: mask of children that may lie */
     bool power_cut;             /* at the end */
+    int bad_states;             /* mask: state nodes that fail now and then */
+    int64_t dirty_limit;        /* option dirty-limit */
 
     /* The guest */
     int depth;                  /* requests in flight */
@@ -269,6 +291,9 @@ bool sim_has_hangs(const Schedule *s);
 
 /* Whether caches of children may be lost, in which the driver has a say */
 bool sim_has_losses(const Schedule *s);
+
+/* Whether there are state nodes */
+bool sim_has_state(const Schedule *s);
 
 /* Whether the disk of @kind has other lengths in time */
 bool sim_has_lengths(const Kind *kind);

@@ -12,7 +12,7 @@
 
 const char *const sim_req_name[] = {
     "read", "write", "zero", "discard", "flush", "block-status", "check",
-    "scrub", "change", "resize", "drain",
+    "scrub", "change", "resize", "drain", "restart",
 };
 
 const char *const sim_op_name[] = { "read", "write", "zero", "flush",
@@ -74,6 +74,10 @@ CheckText sim_checks[CHECK__MAX] = {
         "by a repair, only where no child has newer ones" },
     [CHECK_ONCE] = { "once",
         "promise 10: a flush fails once for what has gone wrong" },
+    [CHECK_RESTART] = { "restart",
+        "promise 11: a restart forgets nothing, and invents nothing" },
+    [CHECK_CHOSEN] = { "chosen",
+        "promise 11: what has been read once after a crash stays" },
 };
 
 void G_GNUC_PRINTF(1, 2) sim_trace(const char *fmt, ...)

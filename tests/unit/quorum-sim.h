@@ -57,6 +57,8 @@ typedef enum Check {
     CHECK_BACK,
     CHECK_TOLD,
     CHECK_ONCE,
+    CHECK_RESTART,
+    CHECK_CHOSEN,
     CHECK__MAX,
 } Check;
 
@@ -94,6 +96,7 @@ typedef struct Child {
     int safe_at[MAX_CELLS];     /* of which time durable is */
     /* When an acknowledged write missed the unit, or 0 */
     int stale_since[MAX_CELLS];
+    int whole_at[MAX_CELLS];    /* when all of the unit was last written */
     uint64_t ever_failed;       /* cells that something has failed for */
     uint64_t lost;              /* cells that a failed flush has lost */
     /* Caches that are lost: see quorum-sim-child.c */
@@ -191,6 +194,7 @@ typedef struct Sim {
     struct {
         BlockBackend *blk;
         bool running;           /* neither being opened nor closed */
+        bool dead;              /* what it does has no effect any more */
         int cells_per_unit;
         int cells_per_granule;  /* of the stale maps */
         uint8_t *scratch;       /* room for the whole disk */
@@ -260,6 +264,14 @@ typedef struct Sim {
         int last_start[MAX_CELLS][NUM_VALUES];
     } seen;
 
+    /* Since the node was last opened, and before: quorum-sim-state.c */
+    struct {
+        int since;              /* 0: it was opened once */
+        bool crashed;           /* ever */
+        /* Mask of values that were there before, and can't be any more */
+        uint64_t gone[MAX_CELLS];
+    } restart;
+
     /* What has gone wrong, and may excuse what is found later */
     struct {
         int count;              /* that have happened */
@@ -288,6 +300,10 @@ extern Sim sim;
 
 /* One thing happens.  False if there is nothing left to happen. */
 bool sim_step(void);
+
+/* Open and close the node.  False, with a violation, if it can't be opened. */
+bool sim_node_open(void);
+void sim_node_close(void);
 
 /* Until nothing goes on by itself */
 void sim_poll_until_idle(void);
@@ -366,6 +382,44 @@ bool sim_may_restart(void);
 /* The node has been opened again: look at its length. */
 void sim_note_restart(void);
 
+/* --- quorum-sim-state.c: state nodes, and restarts --- */
+
+void sim_state_init(void);
+void sim_state_reset(void);
+
+/* Open a state node for each child, and add them to @options. */
+void sim_state_open(QDict *options);
+void sim_state_close(void);
+
+/* What may go on there: how many operations, and let one of them. */
+int sim_state_pending(void);
+void sim_state_step(int index);
+
+/* Time passes, and the driver tidies up, if it has asked for that. */
+int sim_state_choices(void);
+void sim_state_tick(void);
+
+/* Close the node and open it again, as @r says. */
+void sim_restart(Req *r);
+
+/*
+ * A child is asked for something while the node is being closed: whether QEMU
+ * has died by now.
+ */
+bool sim_state_dies(void);
+
+/* Cells of @mask in which the driver has yet to choose an outcome */
+uint64_t sim_unresolved(uint64_t mask);
+
+/*
+ * @value has been read in @cell, or is written there by a repair; if all was
+ * @voted on, nothing else of that time may be read any more.
+ */
+void sim_check_chosen(int cell, uint8_t value, bool voted);
+
+/* The node was opened when @cell had @value already. */
+bool sim_is_from_before(uint8_t value);
+
 /* --- quorum-sim-dice.c: where decisions come from --- */
 
 uint64_t sim_rng_next(uint64_t *state);
@@ -421,10 +475,13 @@ void sim_lose(void);
 /* @c is about to answer: first, it tells that it was restarted. */
 void sim_child_answers(Child *c);
 
-/* What was not flushed is lost, or not. */
-void sim_power_cut(void);
+/* What was not flushed is lost, or not, by the dice of @r. */
+void sim_power_cut(Req *r);
 
 /* --- quorum-sim-op.c: how the operations of children go on, and end --- */
+
+/* QEMU dies: any part of what is in flight is done. */
+void sim_ops_cut_off(Req *r);
 
 /* Let the pending operation at @index go on, perhaps to its end. */
 void sim_op_step(int index);
@@ -434,6 +491,7 @@ void sim_op_step(int index);
 /* Time begins; and it takes some time for anything to happen. */
 void sim_time_reset(void);
 void sim_time_tick(void);
+void sim_set_time(int64_t ns);
 
 /* Which pending operations can go on: how many, and which is the @nth. */
 int sim_count_runnable(void);

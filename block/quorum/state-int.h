@@ -1,0 +1,235 @@
+/*
+ * Quorum block driver: what survives a restart: the inside
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Copyright (c) 2026 The quorum project authors
+ *
+ * For state.c and state-open.c only.
+ */
+
+#ifndef BLOCK_QUORUM_STATE_INT_H
+#define BLOCK_QUORUM_STATE_INT_H
+
+#include "qemu/coroutine.h"
+#include "qemu/lockable.h"
+#include "quorum-int.h"
+#include "state.h"
+#include "state-format.h"
+
+/* No valid place of a page is known. */
+#define QUORUM_STATE_NOWHERE 2
+
+/* A state node, in the slot of its child. */
+typedef struct QuorumStateNode {
+    /* Graph lock. */
+
+    BdrvChild *child;           /* NULL: the child has none */
+
+    /* Under QuorumState.lock. */
+
+    QuorumStateNodeState state;
+    char *error;                /* why it is not OK, for people */
+    int record;                 /* of the label, or -1 */
+
+    /* A round writes to it; since when, by quorum_now_ns(). */
+    bool busy;
+    int64_t busy_ns;
+
+    /* It is not written to before then. */
+    int64_t retry_ns;
+    int64_t backoff_ns;
+    bool abandoned;
+
+    /* Its labels are not ours, or say more than it has: erase them first. */
+    bool erase;
+
+    /* What was read from it may be in a cache only: flush it first. */
+    bool cached;
+
+    /* It was added, and must be blank, or have been ours before. */
+    bool look;
+
+    /* Of each page, and at the end of the label: */
+    unsigned long *dirty;       /* it is to be written */
+    uint8_t *newest;            /* which place is the newest valid one */
+
+    uint64_t durable;           /* it has what was wanted up to then */
+    uint64_t seq;               /* the highest that is surely there */
+} QuorumStateNode;
+
+struct QuorumState {
+    BlockDriverState *bs;
+
+    /* Set when it is opened, or with all requests drained. */
+    int num_nodes;              /* slots */
+    QuorumStateNode *nodes;     /* [slot] */
+    bool loaded;
+    bool begun;                 /* it was once: init has done what it is for */
+    bool init, force;           /* what the options say */
+
+    QemuMutex lock;
+
+    /* Under lock. */
+
+    /*
+     * What all labels have in common, as it is to be written; members, states
+     * of records and sequence numbers are filled in then.
+     */
+    QuorumStateLabel label;
+    bool session;               /* it has begun, so we may write */
+    bool closing;               /* the maps are exact, nothing is behind */
+    uint64_t seq;               /* the highest that was ever used */
+
+    /* Bits of the intent map: what is durable, and what shall be. */
+    unsigned long *intent;
+    unsigned long *wanted;
+    unsigned long *touched;     /* since the last tidying */
+    int64_t marked;             /* bits that are set in wanted */
+    int64_t last_mark;          /* the bit that was marked last */
+    uint64_t unmarked;          /* how often a mark was taken away */
+
+    /*
+     * [record]: bits of the stale map that are durable, NULL if none is; and
+     * those that will be after the round at work.
+     */
+    unsigned long *stored[QUORUM_STATE_RECORDS];
+    unsigned long *storing[QUORUM_STATE_RECORDS];
+
+    /* [record]: some node may have a page of its stale map that is not empty */
+    bool written[QUORUM_STATE_RECORDS];
+
+    /*
+     * [record]: what a member that is not here lacks, as bits of its stale map.
+     */
+    unsigned long *away[QUORUM_STATE_RECORDS];
+
+    /*
+     * A request that changes something adds 1 to want, and waits until enough
+     * nodes have it: until durable is that much, or failed is.
+     */
+    uint64_t want;
+    uint64_t durable;
+    uint64_t failed;
+    bool leader;                /* a round is at work */
+    CoQueue waiters;            /* for its end, or for that of one node */
+
+    /* How often a child was found not to be behind any more. */
+    uint64_t behind_ended;
+
+    /* Which children have changed: R3. */
+    uint64_t config_want;
+
+    /* Used in the main thread. */
+    QEMUTimer *timer;
+    bool ticking;
+    unsigned look_at;           /* which node is looked at next */
+
+    /* Another program has written: nothing more is.  Atomic. */
+    bool fenced;
+
+    int64_t tidied_ns;
+};
+
+static inline uint32_t quorum_state_num_pages(const QuorumState *st)
+{
+    return quorum_state_pages(&st->label);
+}
+
+/* A state of @slots slots without state nodes, for bs. */
+QuorumState *quorum_state_new(BlockDriverState *bs, int slots);
+
+/* Begin a new set; no node has anything. */
+void quorum_state_begin_set(QuorumState *st);
+
+/* A record for a newcomer in @slot, or -1 if there are too many. */
+int quorum_state_new_record(QuorumState *st, int slot);
+
+/* How many state nodes must have what is durable. */
+static inline int quorum_state_needed(const QuorumState *st)
+{
+    const BDRVQuorumState *s = st->bs->opaque;
+    int nodes = 0;
+
+    for (int i = 0; i < st->num_nodes; i++) {
+        nodes += st->nodes[i].record >= 0;
+    }
+    return MIN(s->opts.threshold, nodes);
+}
+
+static inline int64_t quorum_state_intent_bits(const QuorumState *st)
+{
+    return DIV_ROUND_UP(st->label.max_bytes,
+                        INT64_C(1) << st->label.intent_shift);
+}
+
+static inline int64_t quorum_state_stale_bits(const QuorumState *st)
+{
+    return DIV_ROUND_UP(st->label.max_bytes,
+                        INT64_C(1) << st->label.stale_shift);
+}
+
+/* All pages of the node in slot @i that were ever written are to be. */
+void quorum_state_dirty_all_locked(QuorumState *st, int i);
+
+/* The stale map of record @k is to be written to all nodes. */
+void quorum_state_dirty_stale_locked(QuorumState *st, int k);
+
+/*
+ * All that is known is to be written to all nodes.  As the label comes last,
+ * who has the new one has the rest.
+ */
+void quorum_state_dirty_set_locked(QuorumState *st);
+
+/* The label is to be written to all nodes. */
+void quorum_state_dirty_label_locked(QuorumState *st);
+
+/* Page @number is to be written to all nodes. */
+void quorum_state_dirty_page_locked(QuorumState *st, uint32_t number);
+
+/* The node in slot @i has failed; what it lacks is written later. */
+void GRAPH_RDLOCK quorum_state_node_failed(QuorumState *st, int i,
+                                           const char *what, int ret);
+
+/* Let management know that the node in slot @i has failed. */
+void GRAPH_RDLOCK quorum_state_tell_failure(QuorumState *st, int i,
+                                            const char *error, bool fatal);
+
+/* The slot of the child that record @k is of, or -1 if it is not here. */
+int GRAPH_RDLOCK quorum_state_slot_of(const QuorumState *st, int k);
+
+/* Add all that is marked to @map, which has the bits of a stale map. */
+void quorum_state_add_marked_locked(const QuorumState *st, unsigned long *map);
+
+/*
+ * Wait until enough nodes have all that is wanted now.  Returns 0, or -EIO.
+ * Takes no lock that others hold while they wait for this.
+ */
+int coroutine_fn GRAPH_RDLOCK quorum_state_commit(QuorumState *st);
+
+/* Write the stale maps of all children that lack something, or did. */
+int coroutine_fn GRAPH_RDLOCK quorum_state_store(BlockDriverState *bs);
+
+/* The record of the child in slot @i, or NULL. */
+QuorumStateRecord *quorum_state_record_of(QuorumState *st, int i);
+
+/*
+ * That the child in slot @i is behind is written down, or is not any more.
+ * Returns what it was.
+ */
+bool quorum_state_set_recorded_locked(QuorumState *st, int i, bool recorded);
+
+/* What the child in slot @i lacks now, in bits of its stale map. */
+unsigned long *quorum_state_lacking(QuorumState *st, int i);
+
+int64_t quorum_state_marked_bytes(QuorumState *st);
+
+/* The memory that belongs to a layout of the maps. */
+void quorum_state_alloc_maps(QuorumState *st);
+void quorum_state_free_maps(QuorumState *st);
+
+/* Arm the timer. */
+void quorum_state_wake(QuorumState *st);
+void quorum_state_tick(void *opaque);
+
+#endif /* BLOCK_QUORUM_STATE_INT_H */

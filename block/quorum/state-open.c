@@ -1,0 +1,988 @@
+/*
+ * Quorum block driver: what survives a restart: reading it
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Copyright (c) 2026 The quorum project authors
+ *
+ * All state nodes are read as a whole, which is a few MiB at most and mostly
+ * holes.  Of their labels, one is the *head*: the newest one.  Who is a member,
+ * and how it is, is what the head says; of each page, the newest valid one on
+ * any node counts.  As what is durable is on as many nodes as the threshold
+ * says, and that many less one may be missing at most, nothing that is durable
+ * is overlooked.
+ */
+
+#include "qemu/osdep.h"
+#include "block/block-global-state.h"
+#include "block/block-io.h"
+#include "block/qdict.h"
+#include "qapi/error.h"
+#include "qobject/qdict.h"
+#include "qemu/bitmap.h"
+#include "qemu/memalign.h"
+#include "qemu/error-report.h"
+#include "qemu/timer.h"
+#include "qemu/units.h"
+#include "state-int.h"
+#include "trace.h"
+
+/* --- attaching --- */
+
+void quorum_state_alloc_maps(QuorumState *st)
+{
+    long pages = quorum_state_num_pages(st) + 1;
+
+    st->intent = bitmap_new(quorum_state_intent_bits(st));
+    st->wanted = bitmap_new(quorum_state_intent_bits(st));
+    st->touched = bitmap_new(quorum_state_intent_bits(st));
+    st->marked = 0;
+    st->last_mark = -2;
+    for (int i = 0; i < st->num_nodes; i++) {
+        st->nodes[i].dirty = bitmap_new(pages);
+        st->nodes[i].newest = g_malloc(pages);
+        memset(st->nodes[i].newest, QUORUM_STATE_NOWHERE, pages);
+    }
+}
+
+void quorum_state_free_maps(QuorumState *st)
+{
+    g_clear_pointer(&st->intent, g_free);
+    g_clear_pointer(&st->wanted, g_free);
+    g_clear_pointer(&st->touched, g_free);
+    for (int k = 0; k < QUORUM_STATE_RECORDS; k++) {
+        st->written[k] = false;
+        g_clear_pointer(&st->stored[k], g_free);
+        g_clear_pointer(&st->away[k], g_free);
+    }
+    for (int i = 0; i < st->num_nodes; i++) {
+        g_clear_pointer(&st->nodes[i].dirty, g_free);
+        g_clear_pointer(&st->nodes[i].newest, g_free);
+    }
+}
+
+/* "state.@i" */
+static char *quorum_state_name(int i)
+{
+    return g_strdup_printf(QUORUM_OPT_STATE "%d", i);
+}
+
+/* Whether @options give a state node for any child. */
+static bool quorum_state_is_given(QDict *options)
+{
+    for (const QDictEntry *e = qdict_first(options); e;
+         e = qdict_next(options, e)) {
+        if (g_str_has_prefix(qdict_entry_key(e), QUORUM_OPT_STATE)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static int quorum_state_attach_node(BlockDriverState *bs, QDict *options, int i,
+                                    Error **errp)
+{
+    BDRVQuorumState *s = bs->opaque;
+    g_autofree char *key = quorum_state_name(i);
+
+    if (quorum_key_is_vacant(options, key)) {
+        qdict_del(options, key);
+        quorum_opts_delete_child(bs->options, key);
+        quorum_opts_delete_child(bs->explicit_options, key);
+        return 0;
+    }
+    s->state->nodes[i].child = bdrv_open_child(NULL, options, key, bs,
+                                               &child_of_bds,
+                                               BDRV_CHILD_METADATA, true, errp);
+    return *errp ? -EINVAL : 0;
+}
+
+QuorumState *quorum_state_new(BlockDriverState *bs, int slots)
+{
+    QuorumState *st = g_new0(QuorumState, 1);
+
+    st->bs = bs;
+    st->num_nodes = slots;
+    st->nodes = g_new0(QuorumStateNode, slots);
+    qemu_mutex_init(&st->lock);
+    qemu_co_queue_init(&st->waiters);
+    st->timer = aio_timer_new(qemu_get_aio_context(), QEMU_CLOCK_REALTIME,
+                              SCALE_NS, quorum_state_tick, st);
+    for (int i = 0; i < slots; i++) {
+        st->nodes[i].record = -1;
+    }
+    return st;
+}
+
+int quorum_state_attach(BlockDriverState *bs, QDict *options, int slots,
+                        Error **errp)
+{
+    ERRP_GUARD();
+    BDRVQuorumState *s = bs->opaque;
+    int nodes = 0;
+    QuorumState *st;
+
+    if (!quorum_state_is_given(options)) {
+        if (s->opts.state_init || s->opts.state_force) {
+            error_setg(errp, "state-init and state-force need state nodes: "
+                       "give state.0, state.1, ..., one for each child");
+            return -EINVAL;
+        }
+        return 0;
+    }
+    st = s->state = quorum_state_new(bs, slots);
+    st->init = s->opts.state_init;
+    for (int i = 0; i < slots; i++) {
+        int ret = quorum_state_attach_node(bs, options, i, errp);
+
+        if (ret < 0) {
+            return ret;
+        }
+        nodes += st->nodes[i].child && s->slots[i].child;
+    }
+    if (nodes < s->opts.threshold) {
+        error_setg(errp, "Option state gives %d state nodes, and "
+                   "vote-threshold=%d needs at least as many", nodes,
+                   s->opts.threshold);
+        return -EINVAL;
+    }
+    if (slots > QUORUM_STATE_RECORDS) {
+        error_setg(errp, "Option state can be used with up to %d children, "
+                   "not %d", QUORUM_STATE_RECORDS, slots);
+        return -EINVAL;
+    }
+    return 0;
+}
+
+void quorum_state_detach(BlockDriverState *bs)
+{
+    BDRVQuorumState *s = bs->opaque;
+    QuorumState *st = s->state;
+
+    if (!st) {
+        return;
+    }
+    quorum_state_free_maps(st);
+    for (int i = 0; i < st->num_nodes; i++) {
+        if (st->nodes[i].child) {
+            bdrv_unref_child(bs, st->nodes[i].child);
+        }
+        g_free(st->nodes[i].error);
+    }
+    timer_free(st->timer);
+    qemu_mutex_destroy(&st->lock);
+    g_free(st->nodes);
+    g_clear_pointer(&s->state, g_free);
+}
+
+/* --- reading --- */
+
+/* What is on one state node. */
+typedef struct QuorumStateFile {
+    QuorumStateLabel label;
+    bool valid;                 /* the label is */
+    bool blank;
+    bool unborn;                /* nothing was done since it was blank */
+    Error *err;                 /* why it is neither */
+    uint8_t *data;              /* all of it */
+    int64_t bytes;
+    int newest;                 /* place of the label */
+    uint64_t seq;               /* the highest of what is valid */
+} QuorumStateFile;
+
+static void quorum_state_files_free(QuorumStateFile *files, int n)
+{
+    for (int i = 0; i < n; i++) {
+        error_free(files[i].err);
+        qemu_vfree(files[i].data);
+    }
+    g_free(files);
+}
+
+/* Read all of the state node @child. */
+static void coroutine_fn GRAPH_RDLOCK quorum_state_read(BdrvChild *child,
+                                                        QuorumStateFile *f)
+{
+    int64_t length = bdrv_co_getlength(child->bs);
+    int64_t bytes;
+
+    if (length < 0) {
+        error_setg_errno(&f->err, -length, "cannot be read");
+        return;
+    }
+    /* More than any layout takes is not ours. */
+    bytes = MIN(QEMU_ALIGN_DOWN(length, QUORUM_STATE_PAGE), 64 * MiB);
+    if (bytes < 2 * QUORUM_STATE_PAGE) {
+        error_setg(&f->err, "is too small: %" PRId64 " bytes; 16 MiB are "
+                   "enough for most disks", length);
+        return;
+    }
+    f->data = qemu_try_blockalign(child->bs, bytes);
+    if (!f->data) {
+        error_setg(&f->err, "cannot be read: no memory");
+        return;
+    }
+    f->bytes = bytes;
+    for (int64_t pos = 0; pos < bytes; pos += MiB) {
+        int64_t part = MIN(MiB, bytes - pos);
+        int ret = bdrv_co_pread(child, pos, part, f->data + pos, 0);
+
+        if (ret < 0) {
+            error_setg_errno(&f->err, -ret, "cannot be read");
+            return;
+        }
+    }
+}
+
+/* The highest sequence number that is on the state node. */
+static void quorum_state_find_seq(QuorumStateFile *f)
+{
+    uint32_t pages = quorum_state_pages(&f->label);
+
+    f->seq = f->label.seq;
+    for (uint32_t p = 0; p < pages; p++) {
+        for (int place = 0; place < 2; place++) {
+            int64_t offset = quorum_state_offset(p, place);
+            QuorumStatePage page;
+
+            if (offset + QUORUM_STATE_PAGE <= f->bytes &&
+                quorum_state_decode_page(f->data + offset, &f->label, p,
+                                         &page)) {
+                f->seq = MAX(f->seq, page.seq);
+            }
+        }
+    }
+}
+
+/* Find the label in what was read. */
+static void quorum_state_judge_label(QuorumStateFile *f)
+{
+    Error *err = NULL;
+
+    if (f->err) {
+        return;
+    }
+    for (int place = 0; place < 2; place++) {
+        QuorumStateLabel label;
+        Error *this_err = NULL;
+
+        if (!quorum_state_decode_label(f->data + place * QUORUM_STATE_PAGE,
+                                       &label, &this_err)) {
+            error_free(err);
+            err = this_err;
+        } else if (!f->valid || label.seq > f->label.seq) {
+            f->label = label;
+            f->newest = place;
+            f->valid = true;
+        }
+    }
+    if (f->valid) {
+        quorum_state_find_seq(f);
+        error_free(err);
+    } else if (quorum_state_is_blank(f->data, 2 * QUORUM_STATE_PAGE)) {
+        f->blank = true;
+        error_free(err);
+    } else {
+        f->err = err;
+    }
+    /* Its first label may be cut short; BEGUN is never in that one. */
+    f->unborn = f->valid ? f->label.opens <= 1 &&
+                           !(f->label.flags & QUORUM_STATE_BEGUN)
+                         : quorum_state_is_blank(f->data + QUORUM_STATE_PAGE,
+                                                 QUORUM_STATE_PAGE);
+}
+
+/* --- which one is right --- */
+
+/* What all labels say, as text for an error. */
+static char *quorum_state_describe(QuorumState *st, const QuorumStateFile *f)
+{
+    GString *text = g_string_new(NULL);
+
+    for (int i = 0; i < st->num_nodes; i++) {
+        if (!st->nodes[i].child) {
+            continue;
+        }
+        g_string_append_printf(text, "%sstate.%d (node '%s'): ",
+                               text->len ? "; " : "", i,
+                               bdrv_get_node_name(st->nodes[i].child->bs));
+        if (f[i].valid) {
+            g_autofree char *set = qemu_uuid_unparse_strdup(&f[i].label.set);
+
+            g_string_append_printf(text, "disk %.8s, opened %" PRIu64
+                                   " times, last sequence number %" PRIu64,
+                                   set, f[i].label.opens, f[i].label.seq);
+        } else {
+            g_string_append(text, f[i].blank ? "blank" :
+                            error_get_pretty(f[i].err));
+        }
+    }
+    return g_string_free(text, false);
+}
+
+/*
+ * Whether there is room on all state nodes for what is written down: so many
+ * records as are used before those of members that have left are used again.
+ */
+static bool quorum_state_has_room(QuorumState *st, const QuorumStateFile *f,
+                                  Error **errp)
+{
+    int records = MIN(2 * st->num_nodes + 1, QUORUM_STATE_RECORDS);
+    int64_t needed = quorum_state_offset(
+        quorum_state_stale_page(&st->label, records, 0), 0);
+
+    for (int i = 0; i < st->num_nodes; i++) {
+        if (st->nodes[i].child && f[i].bytes < needed) {
+            error_setg(errp, "state.%d (node '%s') is too small: %" PRId64
+                       " bytes; what is written down of %d children of this "
+                       "disk takes %" PRId64, i,
+                       bdrv_get_node_name(st->nodes[i].child->bs), f[i].bytes,
+                       st->num_nodes, needed);
+            return false;
+        }
+    }
+    return true;
+}
+
+void quorum_state_begin_set(QuorumState *st)
+{
+    BDRVQuorumState *s = st->bs->opaque;
+    QuorumStateLabel *l = &st->label;
+
+    *l = (QuorumStateLabel) { .layout = 1, .config = 1 };
+    quorum_state_lay_out(l, quorum_sync_length(s->sync));
+    qemu_uuid_generate(&l->set);
+    qemu_uuid_generate(&l->session);
+    l->disk_bytes = quorum_sync_length(s->sync);
+    quorum_state_alloc_maps(st);
+}
+
+/* The record of the head for place @i, or -1. */
+static int quorum_state_find_place(const QuorumState *st, int i)
+{
+    for (int k = 0; k < QUORUM_STATE_RECORDS; k++) {
+        if (st->label.records[k].status && st->label.records[k].place == i) {
+            return k;
+        }
+    }
+    return -1;
+}
+
+/*
+ * The state nodes are all blank, or QEMU died before it had done anything with
+ * them: begin to use them.  Those that have the first label keep it until they
+ * have the next one, and who has none yet is known by its place.
+ */
+static void GRAPH_RDLOCK quorum_state_begin(QuorumState *st,
+                                            const QuorumStateFile *f)
+{
+    BDRVQuorumState *s = st->bs->opaque;
+
+    quorum_state_begin_set(st);
+    for (int i = 0; i < st->num_nodes; i++) {
+        if (f[i].valid) {
+            st->label.set = f[i].label.set;
+            memcpy(st->label.records, f[i].label.records,
+                   sizeof(st->label.records));
+            st->nodes[i].newest[quorum_state_num_pages(st)] = f[i].newest;
+            st->seq = MAX(st->seq, f[i].seq);
+        }
+    }
+    /* Who is not here is a newcomer when it comes. */
+    for (int k = 0; k < QUORUM_STATE_RECORDS; k++) {
+        QuorumStateRecord *r = &st->label.records[k];
+
+        if (r->status && (r->place < 0 || r->place >= st->num_nodes ||
+                          !s->slots[r->place].child)) {
+            *r = (QuorumStateRecord) { .status = QUORUM_STATE_UNUSED };
+        }
+    }
+    for (int i = 0; i < st->num_nodes; i++) {
+        if (st->nodes[i].child && s->slots[i].child) {
+            int k = quorum_state_find_place(st, i);
+
+            st->nodes[i].record = k < 0 ? quorum_state_new_record(st, i) : k;
+            st->nodes[i].state = QUORUM_STATE_NODE_STATE_BLANK;
+            st->label.records[st->nodes[i].record].status =
+                QUORUM_STATE_MEMBER;
+        }
+    }
+}
+
+/*
+ * What is wrong with the state node that has @f, whose record in @head is @r;
+ * NULL if nothing is, and its child has all but what the record says.
+ */
+static char *quorum_state_complaint(const QuorumStateFile *f,
+                                    const QuorumStateLabel *head,
+                                    const QuorumStateRecord *r)
+{
+    if (f->err) {
+        return g_strdup_printf("its state node %s", error_get_pretty(f->err));
+    }
+    if (f->blank) {
+        return g_strdup("its state node is blank");
+    }
+    if (!r) {
+        return g_strdup("it is not known to the others");
+    }
+    if (r->status == QUORUM_STATE_REMOVED) {
+        return g_strdup("it was removed before");
+    }
+    if (!quorum_state_knows(head, &f->label.session)) {
+        return g_strdup("it has gone another way since it was with the others, "
+                        "or is very old");
+    }
+    if (f->seq < r->state_seq && !(r->flags & QUORUM_STATE_FAILED)) {
+        return g_strdup("it was rolled back: its state node is older than what "
+                        "was written to it");
+    }
+    return NULL;
+}
+
+/*
+ * Whether the state node @f may be one of those that make something durable: it
+ * has all that was ever known to be on it.
+ */
+static bool quorum_state_is_good(const QuorumStateFile *f,
+                                 const QuorumStateLabel *head)
+{
+    int k = f->valid ? quorum_state_find(head, &f->label.member) : -1;
+    g_autofree char *why = NULL;
+
+    if (k < 0 || f->seq < head->records[k].state_seq) {
+        return false;
+    }
+    why = quorum_state_complaint(f, head, &head->records[k]);
+    return !why;
+}
+
+/* How many members of the head have a state node, and how many of them @f. */
+static void quorum_state_count(QuorumState *st, const QuorumStateFile *f,
+                               const QuorumStateLabel *head, int *members,
+                               int *readable)
+{
+    *members = *readable = 0;
+    for (int k = 0; k < QUORUM_STATE_RECORDS; k++) {
+        *members += head->records[k].place >= 0 && head->records[k].status;
+    }
+    for (int i = 0; i < st->num_nodes; i++) {
+        *readable += quorum_state_is_good(&f[i], head);
+    }
+}
+
+/* Whether two state nodes say that they are the same one. */
+static bool quorum_state_is_copied(QuorumState *st, const QuorumStateFile *f,
+                                   Error **errp)
+{
+    for (int i = 0; i < st->num_nodes; i++) {
+        for (int j = 0; j < i; j++) {
+            if (f[i].valid && f[j].valid &&
+                qemu_uuid_is_equal(&f[i].label.member, &f[j].label.member)) {
+                error_setg(errp, "state.%d is a copy of state.%d: each child "
+                           "needs a state node of its own; make one of them "
+                           "blank, and its child is a newcomer", i, j);
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+/* The newest label, or -errno with @errp set. */
+static int quorum_state_choose_head(BlockDriverState *bs, QuorumStateFile *f,
+                                    Error **errp)
+{
+    BDRVQuorumState *s = bs->opaque;
+    QuorumState *st = s->state;
+    g_autofree QuorumStateLabel **labels = g_new0(QuorumStateLabel *,
+                                                  st->num_nodes);
+    g_autofree char *text = quorum_state_describe(st, f);
+    int members, readable, needed;
+    int first = -1, a, b;
+    int head;
+
+    for (int i = 0; i < st->num_nodes; i++) {
+        if (!f[i].valid) {
+            continue;
+        }
+        labels[i] = &f[i].label;
+        first = first < 0 ? i : first;
+        if (!qemu_uuid_is_equal(&f[i].label.set, &f[first].label.set)) {
+            error_setg(errp, "state.%d and state.%d belong to different "
+                       "disks (%s); give null for the children that are not "
+                       "of this disk", first, i, text);
+            return -EINVAL;
+        }
+    }
+    if (quorum_state_is_copied(st, f, errp)) {
+        return -EINVAL;
+    }
+    head = quorum_state_head(labels, st->num_nodes, &a, &b);
+    if (head == -2 && st->force) {
+        head = a;
+        for (int i = 0; i < st->num_nodes; i++) {
+            if (labels[i] && labels[i]->seq > labels[head]->seq) {
+                head = i;
+            }
+        }
+        warn_report("quorum: state.%d and state.%d have gone different ways; "
+                    "state-force=on: state.%d is believed", a, b, head);
+    } else if (head == -2) {
+        error_setg(errp, "state.%d and state.%d have gone different ways since "
+                   "they were together (%s): give null for the children that "
+                   "are not to be believed, and add them again with "
+                   "in-sync=false; or state-force=on to believe the newest one",
+                   a, b, text);
+        return -EINVAL;
+    }
+    if (head < 0) {
+        error_setg(errp, "No state node can be used (%s); for children that "
+                   "are alike, give blank state nodes and state-init=on", text);
+        return -EINVAL;
+    }
+    quorum_state_count(st, f, labels[head], &members, &readable);
+    needed = members - MIN(labels[head]->threshold, members) + 1;
+    if (readable < needed && !st->force) {
+        error_setg(errp, "%d of %d state nodes can be used, and %d are needed "
+                   "to know that the newest one is among them (%s); "
+                   "state-force=on does without", readable, members, needed,
+                   text);
+        return -EINVAL;
+    }
+    return head;
+}
+
+/* --- what it says --- */
+
+/*
+ * The newest valid page @number of any node, to @bits.  False if no node has
+ * one.  Notes in which place each node has it, and in *@known, on how many
+ * nodes it can be told: a page that was never written has no bit set, and one
+ * that is damaged in both places might have had any.
+ */
+static bool quorum_state_merge_page(QuorumState *st, QuorumStateFile *f,
+                                    uint32_t number, uint8_t *bits,
+                                    int *known)
+{
+    uint64_t best = 0;
+
+    *known = 0;
+
+    for (int i = 0; i < st->num_nodes; i++) {
+        QuorumStateNode *node = &st->nodes[i];
+        uint64_t here = 0;
+        int blank = 0;
+
+        if (!quorum_state_is_good(&f[i], &st->label)) {
+            continue;
+        }
+        for (int place = 0; place < 2; place++) {
+            int64_t offset = quorum_state_offset(number, place);
+            const uint8_t *buf = f[i].data + offset;
+            QuorumStatePage page;
+
+            if (offset + QUORUM_STATE_PAGE > f[i].bytes ||
+                quorum_state_is_blank(buf, QUORUM_STATE_PAGE)) {
+                blank++;
+                continue;
+            }
+            /* Whatever it is, it is to be overwritten. */
+            node->newest[number] = node->newest[number] ==
+                                   QUORUM_STATE_NOWHERE ? !place
+                                                        : node->newest[number];
+            if (!quorum_state_decode_page(buf, &st->label, number, &page)) {
+                continue;
+            }
+            if (page.seq > here) {
+                here = page.seq;
+                node->newest[number] = place;
+            }
+            if (page.seq > best) {
+                best = page.seq;
+                memcpy(bits, quorum_state_bits(f[i].data + offset),
+                       QUORUM_STATE_BITS / 8);
+            }
+        }
+        *known += here || blank == 2;
+    }
+    st->seq = MAX(st->seq, best);
+    return best;
+}
+
+/*
+ * Merge the pages from @first on, @count of them, to @map of @bits bits.  Of a
+ * page that can be told on fewer than @needed nodes, the newest one may be
+ * missing: then all of it counts as set.
+ */
+static void quorum_state_merge_map(QuorumState *st, QuorumStateFile *f,
+                                   uint32_t first, uint32_t count,
+                                   unsigned long *map, int64_t bits,
+                                   int needed)
+{
+    g_autofree uint8_t *bytes = g_malloc(QUORUM_STATE_BITS / 8);
+
+    for (uint32_t p = 0; p < count; p++) {
+        int64_t base = (int64_t)p * QUORUM_STATE_BITS;
+
+        int known;
+
+        if (!quorum_state_merge_page(st, f, first + p, bytes, &known) &&
+            known >= needed) {
+            continue;
+        }
+        if (known < needed) {
+            bitmap_set(map, base, MIN(QUORUM_STATE_BITS, bits - base));
+            continue;
+        }
+        for (int64_t b = base; b < MIN(base + QUORUM_STATE_BITS, bits); b++) {
+            if (bytes[(b - base) / 8] & (1 << ((b - base) % 8))) {
+                set_bit(b, map);
+            }
+        }
+    }
+}
+
+/* A record that is not used, the first one, or -1. */
+static int quorum_state_find_record(const QuorumState *st,
+                                    QuorumStateStatus status)
+{
+    for (int k = 0; k < QUORUM_STATE_RECORDS; k++) {
+        if (st->label.records[k].status == status) {
+            return k;
+        }
+    }
+    return -1;
+}
+
+int quorum_state_new_record(QuorumState *st, int slot)
+{
+    int unused = quorum_state_find_record(st, QUORUM_STATE_UNUSED);
+    int removed = quorum_state_find_record(st, QUORUM_STATE_REMOVED);
+    int k = unused;
+
+    /* State nodes need not be large as long as the first ones are used. */
+    if (removed >= 0 && (unused < 0 || unused >= 2 * st->num_nodes)) {
+        k = removed;
+    }
+    if (k < 0) {
+        return -1;
+    }
+    st->label.records[k] = (QuorumStateRecord) {
+        .status = QUORUM_STATE_REBUILDING,
+        .place = slot,
+    };
+    qemu_uuid_generate(&st->label.records[k].member);
+    g_clear_pointer(&st->stored[k], g_free);
+    g_clear_pointer(&st->away[k], g_free);
+    return k;
+}
+
+/* The ranges that are set in @map, a bit for 1 << @shift bytes, are stale. */
+static void quorum_state_mark_stale(BDRVQuorumState *s, int i,
+                                    const unsigned long *map, int64_t bits,
+                                    int shift)
+{
+    int64_t first, past;
+
+    for (first = find_first_bit(map, bits); first < bits;
+         first = find_next_bit(map, bits, past)) {
+        past = find_next_zero_bit(map, bits, first);
+        quorum_sync_mark_stale(s->sync, i, first << shift,
+                               (past - first) << shift, "state");
+    }
+}
+
+/* The child that record @k is of is not here. */
+static void quorum_state_is_away(QuorumState *st, int k)
+{
+    QuorumStateRecord *r = &st->label.records[k];
+    int64_t bits = quorum_state_stale_bits(st);
+    const BDRVQuorumState *s = st->bs->opaque;
+
+    st->away[k] = bitmap_new(bits);
+    if (st->stored[k]) {
+        bitmap_copy(st->away[k], st->stored[k], bits);
+    }
+    if (r->flags & QUORUM_STATE_BEHIND &&
+        !(st->label.flags & QUORUM_STATE_CLEAN)) {
+        quorum_state_add_marked_locked(st, st->away[k]);
+    }
+    if (r->place >= 0 && (r->place >= s->num_slots ||
+                          s->slots[r->place].child)) {
+        /* Another child has its place. */
+        r->place = -1;
+        r->status = QUORUM_STATE_REMOVED;
+        g_clear_pointer(&st->away[k], g_free);
+    }
+}
+
+/* Tell the QuorumSync how the child in slot @i is. */
+static void GRAPH_RDLOCK quorum_state_apply_child(BlockDriverState *bs, int i,
+                                                  QuorumStateFile *f)
+{
+    BDRVQuorumState *s = bs->opaque;
+    QuorumState *st = s->state;
+    QuorumStateNode *node = &st->nodes[i];
+    int k = f[i].valid ? quorum_state_find(&st->label, &f[i].label.member) : -1;
+    QuorumStateRecord *r = k >= 0 ? &st->label.records[k] : NULL;
+    g_autofree char *why = NULL;
+
+    /* What was read may be in a cache, and not be there for long. */
+    node->seq = r ? r->state_seq : 0;
+    if (!s->slots[i].child) {
+        node->record = k;
+        return;
+    }
+    why = node->child ? quorum_state_complaint(&f[i], &st->label, r)
+                      : g_strdup("it has no state node");
+    if (node->child) {
+        node->state = f[i].err ? QUORUM_STATE_NODE_STATE_FAILED :
+                      f[i].blank ? QUORUM_STATE_NODE_STATE_BLANK :
+                      why || f[i].label.seq < st->label.seq ?
+                      QUORUM_STATE_NODE_STATE_OLD : QUORUM_STATE_NODE_STATE_OK;
+        node->error = f[i].err ? g_strdup(error_get_pretty(f[i].err)) : NULL;
+    }
+    node->erase = why && !f[i].blank;
+    if (why) {
+        warn_report("quorum: children.%d (node '%s') is taken for a newcomer: "
+                    "%s", i, bdrv_get_node_name(s->slots[i].child->bs), why);
+        quorum_sync_set_rebuilding(s->sync, i);
+        if (r && r->status != QUORUM_STATE_REMOVED) {
+            r->status = QUORUM_STATE_REBUILDING;
+            r->place = i;
+        } else if (node->child) {
+            k = quorum_state_new_record(st, i);
+        }
+        node->record = node->child ? k : -1;
+        return;
+    }
+    node->record = k;
+    r->place = i;
+    if (r->status == QUORUM_STATE_REBUILDING) {
+        quorum_sync_resume_rebuilding(s->sync, i);
+    }
+    if (r->flags & QUORUM_STATE_OUT) {
+        quorum_sync_mark_stale(s->sync, i, 0, INT64_MAX, "was excluded");
+    }
+    if (st->stored[k]) {
+        quorum_state_mark_stale(s, i, st->stored[k],
+                                quorum_state_stale_bits(st),
+                                st->label.stale_shift);
+    }
+    if (!(st->label.flags & QUORUM_STATE_CLEAN) &&
+        r->flags & QUORUM_STATE_BEHIND) {
+        quorum_state_mark_stale(s, i, st->intent, quorum_state_intent_bits(st),
+                                st->label.intent_shift);
+    }
+}
+
+/* All that is marked is unresolved. */
+static void quorum_state_apply_intent(BDRVQuorumState *s, QuorumState *st)
+{
+    int64_t bits = quorum_state_intent_bits(st);
+    int64_t first, past;
+
+    for (first = find_first_bit(st->intent, bits); first < bits;
+         first = find_next_bit(st->intent, bits, past)) {
+        past = find_next_zero_bit(st->intent, bits, first);
+        quorum_sync_set_unresolved(s->sync, first << st->label.intent_shift,
+                                   (past - first) << st->label.intent_shift);
+    }
+    bitmap_copy(st->wanted, st->intent, bits);
+    st->marked = bitmap_count_one(st->wanted, bits);
+}
+
+static void GRAPH_RDLOCK quorum_state_apply(BlockDriverState *bs,
+                                            QuorumStateFile *f, int head)
+{
+    BDRVQuorumState *s = bs->opaque;
+    QuorumState *st = s->state;
+    uint32_t stale_pages;
+    int64_t stale_bits;
+    int members, readable, needed;
+
+    st->label = f[head].label;
+    st->seq = st->label.seq;
+    quorum_state_count(st, f, &st->label, &members, &readable);
+    needed = MAX(1, MIN(members - MIN(st->label.threshold, members) + 1,
+                        readable));
+    stale_pages = quorum_state_stale_pages(&st->label);
+    stale_bits = quorum_state_stale_bits(st);
+    quorum_state_alloc_maps(st);
+    quorum_state_merge_map(st, f, 0, quorum_state_intent_pages(&st->label),
+                           st->intent, quorum_state_intent_bits(st), needed);
+    for (int k = 0; k < QUORUM_STATE_RECORDS; k++) {
+        if (!st->label.records[k].status) {
+            continue;
+        }
+        st->stored[k] = bitmap_new(stale_bits);
+        quorum_state_merge_map(st, f,
+                               quorum_state_stale_page(&st->label, k, 0),
+                               stale_pages, st->stored[k], stale_bits,
+                               needed);
+        if (bitmap_empty(st->stored[k], stale_bits)) {
+            g_clear_pointer(&st->stored[k], g_free);
+        }
+    }
+    for (int i = 0; i < st->num_nodes; i++) {
+        if (f[i].valid) {
+            st->nodes[i].newest[quorum_state_num_pages(st)] = f[i].newest;
+            st->seq = MAX(st->seq, f[i].seq);
+        }
+    }
+    quorum_state_apply_intent(s, st);
+    /* What QEMU has written before it died may be in caches. */
+    for (int i = 0; i < st->num_nodes &&
+         !(st->label.flags & QUORUM_STATE_CLEAN); i++) {
+        if (s->slots[i].child) {
+            bdrv_set_unflushed(s->slots[i].child->bs);
+        }
+        if (st->nodes[i].child) {
+            bdrv_set_unflushed(st->nodes[i].child->bs);
+        }
+    }
+    for (int i = 0; i < st->num_nodes; i++) {
+        quorum_state_apply_child(bs, i, f);
+    }
+    /* Members that are not here miss what is written meanwhile. */
+    for (int k = 0; k < QUORUM_STATE_RECORDS; k++) {
+        QuorumStateRecord *r = &st->label.records[k];
+
+        if ((r->status == QUORUM_STATE_MEMBER ||
+             r->status == QUORUM_STATE_REBUILDING) &&
+            quorum_state_slot_of(st, k) < 0) {
+            quorum_state_is_away(st, k);
+        }
+    }
+}
+
+/* Begin with what an earlier load has left. */
+static void quorum_state_reset(QuorumState *st)
+{
+    quorum_state_free_maps(st);
+    for (int i = 0; i < st->num_nodes; i++) {
+        st->nodes[i].record = -1;
+        st->nodes[i].durable = st->nodes[i].seq = 0;
+        st->nodes[i].cached = true;
+        g_clear_pointer(&st->nodes[i].error, g_free);
+    }
+    st->loaded = st->session = st->closing = false;
+    st->want = st->durable = st->failed = st->config_want = 0;
+    st->seq = 0;
+    st->fenced = false;
+}
+
+/* Who is behind is written down already; and nodes may have failed. */
+static void GRAPH_RDLOCK quorum_state_tell_loaded(QuorumState *st)
+{
+    BDRVQuorumState *s = st->bs->opaque;
+
+    for (int i = 0; i < st->num_nodes; i++) {
+        int k = st->nodes[i].record;
+
+        quorum_sync_set_recorded(s->sync, i, k < 0 ||
+                                 st->label.records[k].flags &
+                                 QUORUM_STATE_BEHIND);
+        if (st->nodes[i].error) {
+            quorum_state_tell_failure(st, i, st->nodes[i].error, false);
+        }
+    }
+}
+
+int coroutine_fn quorum_state_co_load(BlockDriverState *bs, Error **errp)
+{
+    BDRVQuorumState *s = bs->opaque;
+    QuorumState *st = s->state;
+    QuorumStateFile *f = g_new0(QuorumStateFile, st->num_nodes);
+    bool all_blank = true, all_unborn = true, any_valid = false;
+    int head = 0;
+
+    quorum_state_reset(st);
+    for (int i = 0; i < st->num_nodes; i++) {
+        BdrvChild *child = st->nodes[i].child;
+
+        /* Another quorum may have given it up before. */
+        if (child && qemu_in_main_thread() && bdrv_can_abandon(child)) {
+            bdrv_unabandon(child);
+        }
+    }
+    st->force = s->opts.state_force;
+    for (int i = 0; i < st->num_nodes; i++) {
+        if (st->nodes[i].child) {
+            quorum_state_read(st->nodes[i].child, &f[i]);
+            quorum_state_judge_label(&f[i]);
+            all_blank &= f[i].blank;
+            all_unborn &= f[i].unborn;
+            any_valid |= f[i].valid;
+        } else {
+            f[i].blank = true;
+        }
+    }
+    if (all_unborn && (any_valid || st->init || st->begun)) {
+        quorum_state_begin(st, f);
+        head = quorum_state_has_room(st, f, errp) ? 0 : -EINVAL;
+    } else if (st->init && !st->begun) {
+        g_autofree char *text = quorum_state_describe(st, f);
+
+        error_setg(errp, "state-init=on needs state nodes that are all blank "
+                   "(%s); leave it out to open what is there", text);
+        head = -EINVAL;
+    } else if (all_blank) {
+        error_setg(errp, "All state nodes are blank; give state-init=on if the "
+                   "children are alike, and are to be remembered from now on");
+        head = -EINVAL;
+    } else {
+        head = quorum_state_choose_head(bs, f, errp);
+        if (head >= 0 &&
+            quorum_sync_length(s->sync) > f[head].label.max_bytes) {
+            error_setg(errp, "The disk has grown to %" PRId64 " bytes, and the "
+                       "state nodes were begun for up to %" PRId64 "; give "
+                       "blank ones and state-init=on if the children are alike",
+                       quorum_sync_length(s->sync), f[head].label.max_bytes);
+            head = -EFBIG;
+        }
+        if (head >= 0) {
+            quorum_state_apply(bs, f, head);
+        }
+    }
+    quorum_state_files_free(f, st->num_nodes);
+    if (head < 0) {
+        quorum_state_reset(st);
+        return head;
+    }
+    quorum_state_tell_loaded(st);
+    st->loaded = st->begun = true;
+    trace_quorum_state_open(bs->node_name, 0, st->label.opens,
+                            st->label.flags & QUORUM_STATE_CLEAN,
+                            quorum_sync_unresolved_bytes(s->sync));
+    return 0;
+}
+
+typedef struct QuorumStateLoad {
+    BlockDriverState *bs;
+    Error **errp;
+    bool done;
+    int ret;
+} QuorumStateLoad;
+
+static void coroutine_fn GRAPH_UNLOCKED quorum_state_load_entry(void *opaque)
+{
+    QuorumStateLoad *l = opaque;
+
+    WITH_GRAPH_RDLOCK_GUARD() {
+        l->ret = quorum_state_co_load(l->bs, l->errp);
+    }
+    l->done = true;
+    aio_wait_kick();
+}
+
+int quorum_state_load(BlockDriverState *bs, Error **errp)
+{
+    QuorumStateLoad l = { .bs = bs, .errp = errp };
+
+    aio_co_enter(bdrv_get_aio_context(bs),
+                 qemu_coroutine_create(quorum_state_load_entry, &l));
+    BDRV_POLL_WHILE(bs, !l.done);
+    return l.ret;
+}

@@ -1,0 +1,456 @@
+/*
+ * Quorum block driver: what survives a restart: tidying up
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Copyright (c) 2026 The quorum project authors
+ *
+ * A timer of the main loop takes marks away that are needed no more (R5), tries
+ * state nodes again that have failed, gives those up that do not answer, and
+ * looks whether another program writes to the disk.  No flush of the children
+ * is made for that: a region that was not flushed stays marked.
+ */
+
+#include "qemu/osdep.h"
+#include "block/aio.h"
+#include "block/block-global-state.h"
+#include "block/block-io.h"
+#include "qapi/qapi-events-block-core.h"
+#include "qemu/bitmap.h"
+#include "qemu/timer.h"
+#include "debug.h"
+#include "state-int.h"
+
+#define QUORUM_STATE_TICK_NS (500 * SCALE_MS)
+#define QUORUM_STATE_TIDY_NS (5 * NANOSECONDS_PER_SECOND)
+
+/* How many regions are tidied up at a time. */
+#define QUORUM_STATE_TIDY_REGIONS 256
+
+/* --- maps and marks --- */
+
+unsigned long *quorum_state_lacking(QuorumState *st, int i)
+{
+    BDRVQuorumState *s = st->bs->opaque;
+    int64_t count = quorum_state_stale_bits(st);
+    g_autofree uint8_t *bytes = g_malloc0(DIV_ROUND_UP(count, 8));
+    unsigned long *bits = bitmap_new(count);
+
+    quorum_sync_lacking_bits(s->sync, i, st->label.stale_shift, 0, count,
+                             bytes);
+    for (int64_t b = 0; b < count; b++) {
+        if (bytes[b / 8] & (1 << (b % 8))) {
+            set_bit(b, bits);
+        }
+    }
+    return bits;
+}
+
+int coroutine_fn quorum_state_store(BlockDriverState *bs)
+{
+    BDRVQuorumState *s = bs->opaque;
+    QuorumState *st = s->state;
+    int64_t count = quorum_state_stale_bits(st);
+    bool any = false;
+    int ret;
+
+    qemu_mutex_lock(&st->lock);
+    for (int k = 0; k < QUORUM_STATE_RECORDS; k++) {
+        int i = quorum_state_slot_of(st, k);
+
+        if (st->away[k]) {
+            quorum_state_add_marked_locked(st, st->away[k]);
+        }
+        if (st->away[k] || st->stored[k] || st->written[k] ||
+            (i >= 0 && quorum_sync_is_behind(s->sync, i))) {
+            st->storing[k] = bitmap_new(count);
+            bitmap_fill(st->storing[k], count);
+            st->written[k] = false;
+            quorum_state_dirty_stale_locked(st, k);
+            any = true;
+        }
+    }
+    qemu_mutex_unlock(&st->lock);
+    ret = any ? quorum_state_commit(st) : 0;
+
+    qemu_mutex_lock(&st->lock);
+    for (int k = 0; k < QUORUM_STATE_RECORDS; k++) {
+        if (st->storing[k] && ret == 0) {
+            g_free(st->stored[k]);
+            st->stored[k] = g_steal_pointer(&st->storing[k]);
+            if (bitmap_empty(st->stored[k], count)) {
+                g_clear_pointer(&st->stored[k], g_free);
+            }
+        } else if (st->storing[k]) {
+            st->written[k] = true;
+        }
+        g_clear_pointer(&st->storing[k], g_free);
+    }
+    qemu_mutex_unlock(&st->lock);
+    return ret;
+}
+
+/* Whether it is stored that members which are away lack the region. */
+static bool quorum_state_away_is_stored(QuorumState *st, int64_t offset,
+                                        int64_t bytes)
+{
+    int64_t first = offset >> st->label.stale_shift;
+    int64_t end = MIN(DIV_ROUND_UP(offset + bytes,
+                                   INT64_C(1) << st->label.stale_shift),
+                      quorum_state_stale_bits(st));
+
+    QEMU_LOCK_GUARD(&st->lock);
+    for (int k = 0; k < QUORUM_STATE_RECORDS; k++) {
+        if (st->away[k] &&
+            !(st->stored[k] &&
+              find_next_zero_bit(st->stored[k], end, first) >= end)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Whether what the child in slot @i lacks in the region is stored. */
+static bool quorum_state_is_stored(QuorumState *st, int i, int64_t offset,
+                                   int64_t bytes)
+{
+    BDRVQuorumState *s = st->bs->opaque;
+    int shift = st->label.stale_shift;
+    int64_t first = offset >> shift;
+    int64_t count = DIV_ROUND_UP(bytes, INT64_C(1) << shift);
+    g_autofree uint8_t *lacks = g_malloc0(DIV_ROUND_UP(count, 8));
+    const unsigned long *stored;
+
+    if (st->nodes[i].record < 0 || !quorum_sync_is_behind(s->sync, i)) {
+        return true;
+    }
+    stored = st->stored[st->nodes[i].record];
+    quorum_sync_lacking_bits(s->sync, i, shift, first, count, lacks);
+    for (int64_t b = 0; b < count; b++) {
+        if (lacks[b / 8] & (1 << (b % 8)) &&
+            !(stored && test_bit(first + b, stored))) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* R5: take away the mark of region @b, if that is safe. */
+static bool coroutine_fn GRAPH_RDLOCK quorum_state_unmark(BlockDriverState *bs,
+                                                          int64_t b)
+{
+    BDRVQuorumState *s = bs->opaque;
+    QuorumState *st = s->state;
+    int64_t offset = b << st->label.intent_shift;
+    int64_t bytes = INT64_C(1) << st->label.intent_shift;
+    RangeLockRequest range;
+    bool safe;
+
+    /* So no write is in flight there, and none can begin. */
+    range_lock_co_lock(&s->range_lock, &range, offset, bytes);
+    safe = quorum_sync_is_flushed(s->sync, offset, bytes) &&
+           quorum_state_away_is_stored(st, offset, bytes);
+    for (int i = 0; i < st->num_nodes && safe; i++) {
+        safe = quorum_state_is_stored(st, i, offset, bytes);
+    }
+    if (safe) {
+        qemu_mutex_lock(&st->lock);
+        clear_bit(b, st->intent);
+        st->marked -= test_and_clear_bit(b, st->wanted);
+        st->unmarked++;
+        quorum_state_dirty_page_locked(st, b / QUORUM_STATE_BITS);
+        qemu_mutex_unlock(&st->lock);
+    }
+    range_lock_co_unlock(&s->range_lock, &range);
+    return safe;
+}
+
+/* The next region from @from on that is marked, and was not written lately. */
+static int64_t quorum_state_next_old(QuorumState *st, int64_t from, bool any)
+{
+    int64_t bits = quorum_state_intent_bits(st);
+    int64_t b;
+
+    QEMU_LOCK_GUARD(&st->lock);
+    for (b = find_next_bit(st->wanted, bits, from); b < bits;
+         b = find_next_bit(st->wanted, bits, b + 1)) {
+        if (any || !test_bit(b, st->touched)) {
+            return b;
+        }
+    }
+    return -1;
+}
+
+/*
+ * Children that lack nothing any more are not behind.  Returns whether that, or
+ * that one is not rebuilding any more, is to be written down.
+ */
+static bool quorum_state_tidy_behind(QuorumState *st)
+{
+    BDRVQuorumState *s = st->bs->opaque;
+    bool news = false;
+
+    QEMU_LOCK_GUARD(&st->lock);
+    for (int i = 0; i < st->num_nodes; i++) {
+        QuorumStateRecord *r = quorum_state_record_of(st, i);
+
+        if (!r) {
+            continue;
+        }
+        news |= (r->status == QUORUM_STATE_REBUILDING) !=
+                quorum_sync_is_rebuilding(s->sync, i);
+        if (r->flags & QUORUM_STATE_BEHIND) {
+            /* First: whatever becomes stale from now on is to be recorded. */
+            bool was = quorum_state_set_recorded_locked(st, i, false);
+
+            if (quorum_sync_is_behind(s->sync, i)) {
+                quorum_state_set_recorded_locked(st, i, was);
+                continue;
+            }
+            st->behind_ended++;
+            r->flags &= ~QUORUM_STATE_BEHIND;
+            news = true;
+        }
+    }
+    if (news) {
+        quorum_state_dirty_label_locked(st);
+    }
+    return news;
+}
+
+/* Whether a child lacks less by now than what is stored says. */
+static bool GRAPH_RDLOCK quorum_state_may_shrink(QuorumState *st)
+{
+    int64_t count = quorum_state_stale_bits(st);
+
+    for (int i = 0; i < st->num_nodes; i++) {
+        int k = st->nodes[i].record;
+        g_autofree unsigned long *lacks = NULL;
+
+        if (k >= 0 && st->written[k] && !st->stored[k]) {
+            return true;
+        }
+        if (k >= 0 && st->stored[k] && quorum_state_slot_of(st, k) == i) {
+            lacks = quorum_state_lacking(st, i);
+            if (bitmap_andnot(lacks, st->stored[k], lacks, count)) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+int64_t quorum_state_marked_bytes(QuorumState *st)
+{
+    QEMU_LOCK_GUARD(&st->lock);
+    return MIN(st->marked << st->label.intent_shift,
+               st->label.disk_bytes);
+}
+
+/* Take away marks until there are not too many of them. */
+static void coroutine_fn GRAPH_RDLOCK
+quorum_state_tidy_marks(BlockDriverState *bs)
+{
+    BDRVQuorumState *s = bs->opaque;
+    QuorumState *st = s->state;
+    int64_t limit = s->opts.dirty_limit;
+    int tried = 0;
+
+    for (int pass = 0; pass < 2; pass++) {
+        int64_t b = quorum_state_next_old(st, 0, pass);
+
+        for (; b >= 0 && tried < QUORUM_STATE_TIDY_REGIONS &&
+             quorum_state_marked_bytes(st) > (pass ? limit : limit / 2);
+             b = quorum_state_next_old(st, b + 1, pass)) {
+            quorum_state_unmark(bs, b);
+            tried++;
+        }
+    }
+    qemu_mutex_lock(&st->lock);
+    bitmap_zero(st->touched, quorum_state_intent_bits(st));
+    qemu_mutex_unlock(&st->lock);
+}
+
+/*
+ * Take away marks: those that are old, if there are more than half of what may
+ * be; and if there are more than may be, others, too.  What is taken away is
+ * written with the next round, for it may be lost: then more is looked at after
+ * a crash.  So that this is not all that a child ever lacked, what it has got
+ * since is written down, too.
+ */
+static void coroutine_fn GRAPH_RDLOCK quorum_state_tidy(BlockDriverState *bs)
+{
+    BDRVQuorumState *s = bs->opaque;
+    QuorumState *st = s->state;
+    bool marks = quorum_state_marked_bytes(st) > s->opts.dirty_limit / 2;
+    bool news = quorum_state_tidy_behind(st);
+
+    if ((marks || quorum_state_may_shrink(st)) && quorum_state_store(bs) < 0) {
+        return;
+    }
+    if (marks) {
+        quorum_state_tidy_marks(bs);
+    }
+    if (marks || news) {
+        quorum_state_commit(st);
+    }
+}
+
+/* --- the timer --- */
+
+/* Nodes that do not answer are given up; those that have failed tried again. */
+static void GRAPH_RDLOCK quorum_state_look(QuorumState *st, bool *retry,
+                                           bool *busy)
+{
+    BDRVQuorumState *s = st->bs->opaque;
+    int64_t now = quorum_now_ns();
+    int64_t timeout = s->opts.child_timeout_ms * (int64_t)SCALE_MS;
+
+    *retry = *busy = false;
+    for (int i = 0; i < st->num_nodes; i++) {
+        QuorumStateNode *node = &st->nodes[i];
+        bool late;
+
+        if (node->record < 0) {
+            continue;
+        }
+        qemu_mutex_lock(&st->lock);
+        *busy |= node->busy || node->state == QUORUM_STATE_NODE_STATE_FAILED;
+        late = node->busy && timeout && now - node->busy_ns > timeout &&
+               !node->abandoned;
+        if (!node->busy && node->state == QUORUM_STATE_NODE_STATE_FAILED &&
+            now >= node->retry_ns) {
+            *retry = true;
+        }
+        qemu_mutex_unlock(&st->lock);
+        if (late && bdrv_can_abandon(node->child)) {
+            node->abandoned = true;
+            bdrv_abandon(node->child);
+        } else if (node->abandoned && !node->busy && now >= node->retry_ns &&
+                   bdrv_late(node->child) != BDRV_LATE_PENDING) {
+            bdrv_unabandon(node->child);
+            node->abandoned = false;
+        }
+    }
+}
+
+/*
+ * Another program that has opened the disk begins a session of its own: look at
+ * one state node, each time at another one, whether the label there is ours.
+ * If it is not, what is written down here is worth nothing any more, so nothing
+ * more is written.
+ */
+static void coroutine_fn GRAPH_RDLOCK quorum_state_look_for_others(
+    BlockDriverState *bs)
+{
+    BDRVQuorumState *s = bs->opaque;
+    QuorumState *st = s->state;
+    g_autofree uint8_t *buf = g_malloc(2 * QUORUM_STATE_PAGE);
+    int i = st->look_at++ % st->num_nodes;
+    QuorumStateNode *node = &st->nodes[i];
+    g_autofree char *name = quorum_child_name(i);
+    bool other = false;
+    int ret;
+
+    qemu_mutex_lock(&st->lock);
+    if (node->record < 0 || node->busy || node->abandoned ||
+        node->state != QUORUM_STATE_NODE_STATE_OK) {
+        qemu_mutex_unlock(&st->lock);
+        return;
+    }
+    /* If it does not answer, it is given up like a round. */
+    node->busy = true;
+    node->busy_ns = quorum_now_ns();
+    qemu_mutex_unlock(&st->lock);
+
+    ret = bdrv_co_pread(node->child, 0, 2 * QUORUM_STATE_PAGE, buf, 0);
+    if (ret < 0) {
+        quorum_state_node_failed(st, i, "read", ret);
+    }
+    qemu_mutex_lock(&st->lock);
+    node->busy = false;
+    qemu_co_queue_restart_all(&st->waiters);
+    qemu_mutex_unlock(&st->lock);
+    if (ret < 0) {
+        return;
+    }
+    for (int place = 0; place < 2; place++) {
+        QuorumStateLabel label;
+
+        if (quorum_state_decode_label(buf + place * QUORUM_STATE_PAGE, &label,
+                                      NULL)) {
+            /* Not what a session has left that died before it had begun. */
+            other |= label.flags & QUORUM_STATE_BEGUN &&
+                     !quorum_state_knows(&st->label, &label.session);
+        }
+    }
+    if (other && !qatomic_xchg(&st->fenced, true)) {
+        qapi_event_send_quorum_state_failure(
+            bdrv_get_device_or_node_name(bs), name,
+            bdrv_get_node_name(node->child->bs),
+            "another program has written to the disk", true);
+    }
+}
+
+static void coroutine_fn GRAPH_UNLOCKED quorum_state_tick_entry(void *opaque)
+{
+    QuorumState *st = opaque;
+    BlockDriverState *bs = st->bs;
+    int64_t now = quorum_now_ns();
+
+    WITH_GRAPH_RDLOCK_GUARD() {
+        bool leader;
+
+        qemu_mutex_lock(&st->lock);
+        leader = st->leader;
+        if (leader) {
+            /* A node that is tried again may be what it waits for. */
+            qemu_co_queue_restart_all(&st->waiters);
+        }
+        qemu_mutex_unlock(&st->lock);
+        if (leader) {
+            /* The next tick comes. */
+        } else if (now - st->tidied_ns >= QUORUM_STATE_TIDY_NS) {
+            st->tidied_ns = now;
+            quorum_state_look_for_others(bs);
+            quorum_state_tidy(bs);
+        } else {
+            quorum_state_commit(st);
+        }
+    }
+    st->ticking = false;
+    bdrv_dec_in_flight(bs);
+}
+
+void quorum_state_tick(void *opaque)
+{
+    QuorumState *st = opaque;
+    BlockDriverState *bs = st->bs;
+    bool retry, busy;
+
+    bdrv_graph_rdlock_main_loop();
+    quorum_state_look(st, &retry, &busy);
+    bdrv_graph_rdunlock_main_loop();
+    if (!st->session) {
+        if (busy) {
+            quorum_state_wake(st);
+        }
+        return;
+    }
+    if (!st->ticking && !qatomic_read(&bs->quiesce_counter) &&
+        (retry || quorum_now_ns() - st->tidied_ns >= QUORUM_STATE_TIDY_NS)) {
+        st->ticking = true;
+        bdrv_inc_in_flight(bs);
+        aio_co_enter(bdrv_get_aio_context(bs),
+                     qemu_coroutine_create(quorum_state_tick_entry, st));
+    }
+    quorum_state_wake(st);
+}
+
+/* Any thread. */
+void quorum_state_wake(QuorumState *st)
+{
+    if (!timer_pending(st->timer)) {
+        timer_mod_ns(st->timer, quorum_now_ns() + QUORUM_STATE_TICK_NS);
+    }
+}

@@ -1,0 +1,1076 @@
+/*
+ * Quorum block driver: what survives a restart: writing it down
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Copyright (c) 2026 The quorum project authors
+ *
+ * Pages have no contents of their own in memory: those are made from the maps,
+ * and from what the QuorumSync knows, when a round writes them.  So what is
+ * dirty is a bit for each page and node, and a page that changes while it is
+ * written just becomes dirty again.
+ */
+
+#include "qemu/osdep.h"
+#include "block/aio.h"
+#include "block/block-io.h"
+#include "block/block-global-state.h"
+#include "qapi/error.h"
+#include "qapi/qapi-events-block-core.h"
+#include "qemu/bitmap.h"
+#include "qemu/cutils.h"
+#include "qemu/memalign.h"
+#include "qemu/timer.h"
+#include "qemu/units.h"
+#include "debug.h"
+#include "late.h"
+#include "request.h"
+#include "state-int.h"
+#include "trace.h"
+#include "write.h"
+
+/* How long a node that has failed is left alone, at least and at most. */
+#define QUORUM_STATE_BACKOFF_NS     (1 * NANOSECONDS_PER_SECOND)
+#define QUORUM_STATE_BACKOFF_MAX_NS (60 * NANOSECONDS_PER_SECOND)
+
+/* How many regions are marked ahead of a sequential stream. */
+#define QUORUM_STATE_AHEAD 15
+
+/* --- what is dirty --- */
+
+static long quorum_state_label_bit(const QuorumState *st)
+{
+    return quorum_state_num_pages(st);
+}
+
+void quorum_state_dirty_page_locked(QuorumState *st, uint32_t number)
+{
+    for (int i = 0; i < st->num_nodes; i++) {
+        if (st->nodes[i].record >= 0) {
+            set_bit(number, st->nodes[i].dirty);
+        }
+    }
+}
+
+void quorum_state_dirty_label_locked(QuorumState *st)
+{
+    quorum_state_dirty_page_locked(st, quorum_state_label_bit(st));
+}
+
+void quorum_state_dirty_all_locked(QuorumState *st, int i)
+{
+    QuorumStateNode *node = &st->nodes[i];
+    long pages = quorum_state_num_pages(st);
+
+    /* What any node has, this one must have. */
+    for (long p = 0; p < pages; p++) {
+        for (int j = 0; j < st->num_nodes; j++) {
+            if (st->nodes[j].record >= 0 &&
+                (st->nodes[j].newest[p] != QUORUM_STATE_NOWHERE ||
+                 test_bit(p, st->nodes[j].dirty))) {
+                set_bit(p, node->dirty);
+            }
+        }
+    }
+    set_bit(quorum_state_label_bit(st), node->dirty);
+}
+
+/* The stale map of record @k is to be written as it is now. */
+void quorum_state_dirty_stale_locked(QuorumState *st, int k)
+{
+    uint32_t pages = quorum_state_stale_pages(&st->label);
+
+    for (uint32_t p = 0; p < pages; p++) {
+        quorum_state_dirty_page_locked(
+            st, quorum_state_stale_page(&st->label, k, p));
+    }
+}
+
+void quorum_state_dirty_set_locked(QuorumState *st)
+{
+    BDRVQuorumState *s = st->bs->opaque;
+
+    for (int i = 0; i < st->num_nodes; i++) {
+        if (st->nodes[i].record >= 0) {
+            quorum_state_dirty_all_locked(st, i);
+            if (quorum_sync_is_behind(s->sync, i)) {
+                /* It may have been found out just now. */
+                quorum_state_dirty_stale_locked(st, st->nodes[i].record);
+            }
+        }
+    }
+}
+
+/* --- rounds --- */
+
+/* What one round writes; freed by the last node that has it. */
+typedef struct QuorumStateRound {
+    QuorumState *st;
+    uint64_t want;              /* what a node has that has it all */
+    int users;
+    GHashTable *pages;          /* number to the bytes of the page */
+    uint8_t *labels[];          /* [slot] */
+} QuorumStateRound;
+
+/* What is written to one node in a round. */
+typedef struct QuorumStateJob {
+    QuorumStateRound *round;
+    int slot;
+    long *pages;                /* bits of dirty */
+    int num_pages;
+    uint8_t *places;            /* where each goes */
+    uint64_t seq;               /* the highest in it */
+    bool erase;                 /* the labels that are there, first */
+    bool look;                  /* whether what is there may be overwritten */
+    bool flush;                 /* so that what is there stays */
+} QuorumStateJob;
+
+static void quorum_state_round_unref_locked(QuorumStateRound *round)
+{
+    if (--round->users == 0) {
+        g_hash_table_destroy(round->pages);
+        for (int i = 0; i < round->st->num_nodes; i++) {
+            qemu_vfree(round->labels[i]);
+        }
+        g_free(round);
+    }
+}
+
+/* How the child in slot @i is, to its record. */
+static void GRAPH_RDLOCK
+quorum_state_fill_record_locked(QuorumState *st, int i)
+{
+    BDRVQuorumState *s = st->bs->opaque;
+    const QuorumStateNode *node = &st->nodes[i];
+    QuorumStateRecord *r = &st->label.records[node->record];
+
+    r->state_seq = node->seq;
+    if (!s->slots[i].child) {
+        return;                 /* it is away, and stays what it was */
+    }
+    r->place = i;
+    r->status = quorum_sync_is_rebuilding(s->sync, i) ? QUORUM_STATE_REBUILDING
+                                                      : QUORUM_STATE_MEMBER;
+    r->flags &= QUORUM_STATE_BEHIND;
+    r->flags |= (quorum_sync_is_excluded(s->sync, i) ? QUORUM_STATE_OUT : 0) |
+                (node->state == QUORUM_STATE_NODE_STATE_FAILED ?
+                 QUORUM_STATE_FAILED : 0);
+    r->stale_bytes = quorum_sync_stale_bytes(s->sync, i);
+}
+
+/* The label as it is now, of the node in slot @i. */
+static uint8_t *quorum_state_make_label_locked(QuorumState *st, int i,
+                                               uint64_t seq)
+{
+    uint8_t *buf = qemu_memalign(QUORUM_STATE_PAGE, QUORUM_STATE_PAGE);
+    BDRVQuorumState *s = st->bs->opaque;
+
+    st->label.seq = seq;
+    st->label.places = st->num_nodes;
+    st->label.threshold = s->opts.threshold;
+    st->label.disk_bytes = quorum_sync_length(s->sync);
+    st->label.member = st->label.records[st->nodes[i].record].member;
+    quorum_state_encode_label(&st->label, buf);
+    return buf;
+}
+
+int quorum_state_slot_of(const QuorumState *st, int k)
+{
+    const BDRVQuorumState *s = st->bs->opaque;
+
+    for (int i = 0; i < st->num_nodes; i++) {
+        if (st->nodes[i].record == k && s->slots[i].child) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+void quorum_state_add_marked_locked(const QuorumState *st, unsigned long *map)
+{
+    int64_t bits = quorum_state_intent_bits(st);
+    int shift = st->label.intent_shift - st->label.stale_shift;
+
+    for (int64_t b = find_first_bit(st->wanted, bits); b < bits;
+         b = find_next_bit(st->wanted, bits, b + 1)) {
+        int64_t first = b << shift;
+
+        bitmap_set(map, first, MIN(INT64_C(1) << shift,
+                                   quorum_state_stale_bits(st) - first));
+    }
+}
+
+/* The bits of @map, from bit @first on, to those of a page. */
+static void quorum_state_fill_bits(const unsigned long *map, int64_t first,
+                                   int64_t bits, uint8_t *page)
+{
+    int64_t end = MIN(first + QUORUM_STATE_BITS, bits);
+
+    for (int64_t b = find_next_bit(map, end, first); b < end;
+         b = find_next_bit(map, end, b + 1)) {
+        page[(b - first) / 8] |= 1 << ((b - first) % 8);
+    }
+}
+
+/*
+ * The page at @buf of a stale map is about to be written, from bit @first on:
+ * what @stored says is stored is no more than what it says.  Of two rounds, the
+ * nodes may have either page; so what is stored is in all pages that were made.
+ */
+static void quorum_state_note_page_locked(const QuorumState *st,
+                                          unsigned long *stored, int64_t first,
+                                          uint8_t *buf)
+{
+    const uint8_t *bits = quorum_state_bits(buf);
+    int64_t end = MIN(first + QUORUM_STATE_BITS, quorum_state_stale_bits(st));
+
+    for (int64_t b = stored ? find_next_bit(stored, end, first) : end; b < end;
+         b = find_next_bit(stored, end, b + 1)) {
+        if (!(bits[(b - first) / 8] & (1 << ((b - first) % 8)))) {
+            clear_bit(b, stored);
+        }
+    }
+}
+
+/* Make page @number as it is now. */
+static uint8_t *GRAPH_RDLOCK
+quorum_state_make_page_locked(QuorumState *st, uint32_t number)
+{
+    BDRVQuorumState *s = st->bs->opaque;
+    uint32_t intent_pages = quorum_state_intent_pages(&st->label);
+    uint32_t stale_pages = quorum_state_stale_pages(&st->label);
+    uint8_t *buf = qemu_memalign(QUORUM_STATE_PAGE, QUORUM_STATE_PAGE);
+    QuorumStatePage page = {
+        .number = number,
+        .layout = st->label.layout,
+        .seq = ++st->seq,
+        .set = st->label.set,
+        .session = quorum_state_session_low(&st->label.session),
+    };
+
+    memset(buf, 0, QUORUM_STATE_PAGE);
+    if (number < intent_pages) {
+        quorum_state_fill_bits(st->wanted, (int64_t)number * QUORUM_STATE_BITS,
+                               quorum_state_intent_bits(st),
+                               quorum_state_bits(buf));
+    } else {
+        int k = (number - intent_pages) / stale_pages;
+        int slot = quorum_state_slot_of(st, k);
+        int64_t first = (int64_t)((number - intent_pages) % stale_pages) *
+                        QUORUM_STATE_BITS;
+
+        if (slot >= 0) {
+            quorum_sync_lacking_bits(s->sync, slot, st->label.stale_shift,
+                                     first, QUORUM_STATE_BITS,
+                                     quorum_state_bits(buf));
+        } else if (st->away[k]) {
+            quorum_state_fill_bits(st->away[k], first,
+                                   quorum_state_stale_bits(st),
+                                   quorum_state_bits(buf));
+        }
+        quorum_state_note_page_locked(st, st->stored[k], first, buf);
+        quorum_state_note_page_locked(st, st->storing[k], first, buf);
+        st->written[k] |= !buffer_is_zero(quorum_state_bits(buf),
+                                          QUORUM_STATE_BITS / 8);
+    }
+    quorum_state_encode_page(&page, buf);
+    return buf;
+}
+
+/*
+ * A round, of which @job is for the node in slot @i: list what is dirty there,
+ * and make what is not made yet.
+ */
+static void GRAPH_RDLOCK
+quorum_state_fill_job_locked(QuorumState *st, int i,
+                                         QuorumStateRound *round,
+                                         QuorumStateJob *job)
+{
+    QuorumStateNode *node = &st->nodes[i];
+    long label = quorum_state_label_bit(st);
+    int n = bitmap_count_one(node->dirty, label + 1);
+    long p;
+
+    *job = (QuorumStateJob) {
+        .round = round,
+        .slot = i,
+        .pages = g_new(long, n),
+        .places = g_new(uint8_t, n),
+    };
+    for (p = find_first_bit(node->dirty, label + 1); p <= label;
+         p = find_next_bit(node->dirty, label + 1, p + 1)) {
+        uint8_t *buf = g_hash_table_lookup(round->pages, GINT_TO_POINTER(p));
+
+        if (p < label && !buf) {
+            buf = quorum_state_make_page_locked(st, p);
+            g_hash_table_insert(round->pages, GINT_TO_POINTER(p), buf);
+        }
+        if (p < label) {
+            job->seq = MAX(job->seq, quorum_state_page_seq(buf));
+        }
+        job->pages[job->num_pages] = p;
+        job->places[job->num_pages++] = node->newest[p] == 0;
+    }
+    bitmap_zero(node->dirty, label + 1);
+    job->erase = node->erase;
+    job->look = node->look;
+    job->flush = node->cached;
+}
+
+/*
+ * Look at a node that was added: what is not ours is not overwritten.  Returns
+ * 0, or -errno.
+ */
+static int coroutine_fn GRAPH_RDLOCK quorum_state_look_at(QuorumState *st,
+                                                          BdrvChild *child)
+{
+    g_autofree uint8_t *buf = g_malloc(2 * QUORUM_STATE_PAGE);
+    int ret = bdrv_co_pread(child, 0, 2 * QUORUM_STATE_PAGE, buf, 0);
+
+    if (ret < 0 || quorum_state_is_blank(buf, 2 * QUORUM_STATE_PAGE)) {
+        return ret;
+    }
+    for (int place = 0; place < 2; place++) {
+        QuorumStateLabel label;
+
+        if (quorum_state_decode_label(buf + place * QUORUM_STATE_PAGE, &label,
+                                      NULL) &&
+            qemu_uuid_is_equal(&label.set, &st->label.set)) {
+            return 0;
+        }
+    }
+    return -EEXIST;
+}
+
+/*
+ * Write one page, and if @durably, onto the medium.  Where the driver has no
+ * FUA, the core would make up for it with a flush, but leave that out right
+ * after another one.
+ */
+static int coroutine_fn GRAPH_RDLOCK quorum_state_put(BdrvChild *child,
+                                                      int64_t offset,
+                                                      uint8_t *buf,
+                                                      bool durably)
+{
+    QEMUIOVector qiov = QEMU_IOVEC_INIT_BUF(qiov, buf, QUORUM_STATE_PAGE);
+    bool fua = child->bs->supported_write_flags & BDRV_REQ_FUA;
+    int ret;
+
+    ret = bdrv_co_pwritev(child, offset, QUORUM_STATE_PAGE, &qiov,
+                          durably && fua ? BDRV_REQ_FUA : 0);
+    return ret < 0 || !durably || fua ? ret : bdrv_co_flush(child->bs);
+}
+
+/*
+ * Write to one node what the round has for it.  The label comes last, for it
+ * says that all the rest is there, too.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+quorum_state_write_job(QuorumStateJob *job)
+{
+    QuorumState *st = job->round->st;
+    BdrvChild *child = st->nodes[job->slot].child;
+    long label = quorum_state_label_bit(st);
+    int64_t length = child->bs->total_sectors * BDRV_SECTOR_SIZE;
+    int ret = !(child->perm & BLK_PERM_WRITE) ? -EROFS :
+              length < 2 * QUORUM_STATE_PAGE ? -ENOSPC :
+              job->look ? quorum_state_look_at(st, child) : 0;
+
+    if (job->flush && ret >= 0) {
+        ret = bdrv_co_flush(child->bs);
+    }
+    if (job->erase && ret >= 0) {
+        ret = bdrv_co_pwrite_zeroes(child, 0, 2 * QUORUM_STATE_PAGE,
+                                    BDRV_REQ_FUA);
+    }
+    for (int j = 0; j < job->num_pages && ret >= 0; j++) {
+        long p = job->pages[j];
+        uint8_t *buf = p == label ? job->round->labels[job->slot] :
+                       g_hash_table_lookup(job->round->pages,
+                                           GINT_TO_POINTER(p));
+        uint32_t number = p == label ? QUORUM_STATE_LABEL : p;
+        int64_t offset = quorum_state_offset(number, job->places[j]);
+
+        if (offset + QUORUM_STATE_PAGE > length) {
+            return -ENOSPC;
+        }
+        if (p == label && j > 0) {
+            ret = bdrv_co_flush(child->bs);
+        }
+        if (ret >= 0) {
+            ret = quorum_state_put(child, offset, buf, p == label ||
+                                                       job->num_pages == 1);
+        }
+        if (ret >= 0 && p != label && job->num_pages > 1 &&
+            j == job->num_pages - 1) {
+            ret = bdrv_co_flush(child->bs);
+        }
+    }
+    return ret;
+}
+
+/* The node has done its job, or failed with @ret. */
+static void GRAPH_RDLOCK quorum_state_end_job(QuorumStateJob *job, int ret)
+{
+    QuorumStateRound *round = job->round;
+    QuorumState *st = round->st;
+    QuorumStateNode *node = &st->nodes[job->slot];
+
+    if (ret < 0) {
+        quorum_state_node_failed(st, job->slot, "written", ret);
+    }
+    qemu_mutex_lock(&st->lock);
+    for (int j = 0; j < job->num_pages; j++) {
+        if (ret < 0) {
+            /* The same place again: the other one is valid. */
+            set_bit(job->pages[j], node->dirty);
+        } else {
+            node->newest[job->pages[j]] = job->places[j];
+        }
+    }
+    if (ret >= 0) {
+        node->durable = MAX(node->durable, round->want);
+        node->seq = MAX(node->seq, job->seq);
+        if (node->state != QUORUM_STATE_NODE_STATE_OK) {
+            /* The label still says that it has failed. */
+            quorum_state_dirty_label_locked(st);
+            node->state = QUORUM_STATE_NODE_STATE_OK;
+            g_clear_pointer(&node->error, g_free);
+        }
+        node->backoff_ns = 0;
+        node->erase = node->look = node->cached = false;
+    }
+    node->busy = false;
+    quorum_state_round_unref_locked(round);
+    qemu_co_queue_restart_all(&st->waiters);
+    qemu_mutex_unlock(&st->lock);
+    g_free(job->pages);
+    g_free(job->places);
+    g_free(job);
+}
+
+/*
+ * This can count as GRAPH_RDLOCK because the leader of the round has taken the
+ * lock once more for this coroutine, which gives it back.
+ */
+static void coroutine_fn GRAPH_RDLOCK quorum_state_job_entry(void *opaque)
+{
+    QuorumStateJob *job = opaque;
+    BlockDriverState *bs = job->round->st->bs;
+
+    quorum_state_end_job(job, quorum_state_write_job(job));
+    bdrv_graph_co_rdunlock_again();
+    bdrv_dec_in_flight(bs);
+}
+
+/* Whether the node in slot @i can be written to now. */
+static bool quorum_state_may_write_locked(const QuorumState *st, int i)
+{
+    const QuorumStateNode *node = &st->nodes[i];
+
+    return node->record >= 0 && !node->busy && !node->abandoned &&
+           (node->state != QUORUM_STATE_NODE_STATE_FAILED ||
+            quorum_now_ns() >= node->retry_ns);
+}
+
+/* What is durable by now, on enough nodes. */
+static uint64_t quorum_state_durable_locked(const QuorumState *st)
+{
+    int needed = quorum_state_needed(st);
+    uint64_t best = 0;
+
+    for (int i = 0; i < st->num_nodes; i++) {
+        uint64_t durable = st->nodes[i].durable;
+        int count = 0;
+
+        for (int j = 0; j < st->num_nodes; j++) {
+            count += st->nodes[j].record >= 0 &&
+                     st->nodes[j].durable >= durable;
+        }
+        if (st->nodes[i].record >= 0 && count >= needed) {
+            best = MAX(best, durable);
+        }
+    }
+    return best;
+}
+
+static void coroutine_fn GRAPH_RDLOCK quorum_state_start_round(QuorumState *st)
+{
+    g_autofree QuorumStateJob **jobs = g_new0(QuorumStateJob *, st->num_nodes);
+    QuorumStateRound *round;
+    int n = 0;
+
+    round = g_malloc0(sizeof(*round) + st->num_nodes * sizeof(uint8_t *));
+    qemu_mutex_lock(&st->lock);
+    round->st = st;
+    round->want = st->want;
+    round->pages = g_hash_table_new_full(NULL, NULL, NULL, qemu_vfree);
+    for (int i = 0; i < st->num_nodes; i++) {
+        if (quorum_state_may_write_locked(st, i)) {
+            jobs[i] = g_new(QuorumStateJob, 1);
+            quorum_state_fill_job_locked(st, i, round, jobs[i]);
+            n++;
+        }
+    }
+    /* All labels of a round say the same of all children. */
+    for (int i = 0; i < st->num_nodes; i++) {
+        if (st->nodes[i].record >= 0) {
+            quorum_state_fill_record_locked(st, i);
+        }
+    }
+    st->seq++;
+    for (int i = 0; i < st->num_nodes; i++) {
+        if (jobs[i]) {
+            round->labels[i] = quorum_state_make_label_locked(st, i, st->seq);
+            if (jobs[i]->num_pages &&
+                jobs[i]->pages[jobs[i]->num_pages - 1] ==
+                quorum_state_label_bit(st)) {
+                jobs[i]->seq = st->seq;
+            }
+            st->nodes[i].busy = true;
+            st->nodes[i].busy_ns = quorum_now_ns();
+        }
+    }
+    round->users = n + 1;
+    qemu_mutex_unlock(&st->lock);
+
+    for (int i = 0; i < st->num_nodes; i++) {
+        if (jobs[i]) {
+            bdrv_inc_in_flight(st->bs);
+            bdrv_graph_co_rdlock_again();
+            qemu_coroutine_enter(qemu_coroutine_create(quorum_state_job_entry,
+                                                       jobs[i]));
+        }
+    }
+    qemu_mutex_lock(&st->lock);
+    quorum_state_round_unref_locked(round);
+    qemu_mutex_unlock(&st->lock);
+}
+
+/* Whether a round that is at work may still make @want durable. */
+static bool quorum_state_any_busy_locked(const QuorumState *st)
+{
+    for (int i = 0; i < st->num_nodes; i++) {
+        if (st->nodes[i].busy) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Whether another round may give @want to a node that has not got it. */
+static bool quorum_state_round_helps_locked(const QuorumState *st,
+                                            uint64_t want)
+{
+    for (int i = 0; i < st->num_nodes; i++) {
+        if (st->nodes[i].durable < want &&
+            quorum_state_may_write_locked(st, i)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/*
+ * Do one round, or what is left of others, until enough nodes have @want.  As
+ * leader, with the lock held, which is given back meanwhile.
+ */
+static void coroutine_fn GRAPH_RDLOCK quorum_state_lead_locked(QuorumState *st,
+                                                               uint64_t want)
+{
+    while (st->durable < want) {
+        if (quorum_state_round_helps_locked(st, want)) {
+            qemu_mutex_unlock(&st->lock);
+            quorum_state_start_round(st);
+            qemu_mutex_lock(&st->lock);
+            st->durable = quorum_state_durable_locked(st);
+        } else if (!quorum_state_any_busy_locked(st)) {
+            st->failed = MAX(st->failed, want);
+            break;
+        }
+        /* A node that has become free may be what is lacking. */
+        while (st->durable < want && quorum_state_any_busy_locked(st) &&
+               !quorum_state_round_helps_locked(st, want)) {
+            qemu_co_queue_wait(&st->waiters, &st->lock);
+            st->durable = quorum_state_durable_locked(st);
+        }
+    }
+}
+
+int coroutine_fn quorum_state_commit(QuorumState *st)
+{
+    uint64_t want;
+    int ret = 0;
+
+    /* Also the first round may meet a node that does not answer. */
+    quorum_state_wake(st);
+    qemu_mutex_lock(&st->lock);
+    want = ++st->want;
+    while (st->durable < want && ret == 0) {
+        if (st->failed >= want || qatomic_read(&st->fenced)) {
+            ret = -EIO;
+        } else if (st->leader) {
+            qemu_co_queue_wait(&st->waiters, &st->lock);
+        } else {
+            st->leader = true;
+            quorum_state_lead_locked(st, st->want);
+            st->leader = false;
+            /* Those that came meanwhile need another leader. */
+            qemu_co_queue_restart_all(&st->waiters);
+        }
+    }
+    qemu_mutex_unlock(&st->lock);
+    quorum_state_wake(st);
+    trace_quorum_state_commit(st->bs->node_name, want, ret);
+    return ret;
+}
+
+void quorum_state_tell_failure(QuorumState *st, int i, const char *error,
+                               bool fatal)
+{
+    g_autofree char *name = quorum_child_name(i);
+
+    qapi_event_send_quorum_state_failure(
+        bdrv_get_device_or_node_name(st->bs), name,
+        bdrv_get_node_name(st->nodes[i].child->bs), error, fatal);
+}
+
+void quorum_state_node_failed(QuorumState *st, int i, const char *what, int ret)
+{
+    QuorumStateNode *node = &st->nodes[i];
+    bool news, fatal;
+    int well = 0;
+
+    qemu_mutex_lock(&st->lock);
+    news = node->state != QUORUM_STATE_NODE_STATE_FAILED;
+    node->state = QUORUM_STATE_NODE_STATE_FAILED;
+    g_free(node->error);
+    node->error = g_strdup_printf("could not be %s: %s", what, strerror(-ret));
+    node->backoff_ns = MIN(MAX(node->backoff_ns * 2, QUORUM_STATE_BACKOFF_NS),
+                           QUORUM_STATE_BACKOFF_MAX_NS);
+    node->retry_ns = quorum_now_ns() + node->backoff_ns;
+    if (bdrv_late(node->child) == BDRV_LATE_UNKNOWN) {
+        /* What has failed may still be done, over what is written next. */
+        node->retry_ns = quorum_now_ns() + MAX(node->backoff_ns,
+                                               QUORUM_LATE_QUARANTINE_NS);
+    }
+    quorum_state_dirty_label_locked(st);
+    for (int j = 0; j < st->num_nodes; j++) {
+        well += st->nodes[j].record >= 0 &&
+                st->nodes[j].state != QUORUM_STATE_NODE_STATE_FAILED;
+    }
+    fatal = well < quorum_state_needed(st);
+    qemu_mutex_unlock(&st->lock);
+    trace_quorum_state_failed(st->bs->node_name, i, ret);
+    if (news) {
+        quorum_state_tell_failure(st, i, strerror(-ret), fatal);
+    }
+}
+
+/* Wait until no node has a round at work. */
+static void coroutine_fn quorum_state_wait_all(QuorumState *st)
+{
+    qemu_mutex_lock(&st->lock);
+    while (quorum_state_any_busy_locked(st)) {
+        qemu_co_queue_wait(&st->waiters, &st->lock);
+    }
+    qemu_mutex_unlock(&st->lock);
+}
+
+/* --- sessions --- */
+
+/* R4: from the next round on, the disk is ours, and not closed well. */
+static void quorum_state_begin_session_locked(QuorumState *st)
+{
+    QuorumStateLabel *l = &st->label;
+
+    if (st->session) {
+        return;
+    }
+    memmove(&l->history[1], &l->history[0],
+            sizeof(l->history) - sizeof(l->history[0]));
+    l->history[0] = l->session;
+    qemu_uuid_generate(&l->session);
+    l->opens++;
+    l->flags &= ~(QUORUM_STATE_CLEAN | QUORUM_STATE_BEGUN);
+    /* No page of a session that we have not seen is newer than ours. */
+    st->seq |= UINT32_MAX;
+    st->session = true;
+    st->closing = false;
+    for (int k = 0; k < QUORUM_STATE_RECORDS; k++) {
+        if (st->away[k]) {
+            l->records[k].flags |= QUORUM_STATE_BEHIND;
+        }
+    }
+    /* Pages of sessions that are forgotten would not be believed. */
+    quorum_state_dirty_set_locked(st);
+    trace_quorum_state_session(st->bs->node_name, l->opens);
+}
+
+/*
+ * R4.  A session that dies in its first round may be known to a few nodes only,
+ * and others may go on without them.  So nothing is done before enough nodes
+ * have it, and only then it says so.
+ */
+static int coroutine_fn GRAPH_RDLOCK quorum_state_begin_session(QuorumState *st)
+{
+    int ret = 0;
+
+    qemu_mutex_lock(&st->lock);
+    if (st->label.flags & QUORUM_STATE_BEGUN && st->session) {
+        qemu_mutex_unlock(&st->lock);
+        return 0;
+    }
+    quorum_state_begin_session_locked(st);
+    qemu_mutex_unlock(&st->lock);
+    ret = quorum_state_commit(st);
+    if (ret < 0) {
+        return ret;
+    }
+    if (st->label.opens == 1) {
+        /* A node that is blank when others are not has nothing to say. */
+        quorum_state_wait_all(st);
+    }
+    qemu_mutex_lock(&st->lock);
+    if (st->session) {
+        st->label.flags |= QUORUM_STATE_BEGUN;
+        quorum_state_dirty_label_locked(st);
+        st->config_want = MAX(st->config_want, st->want + 1);
+    }
+    qemu_mutex_unlock(&st->lock);
+    return 0;
+}
+
+/* --- marking --- */
+
+/* Whether all bits from @first to @last are durably set. */
+static bool quorum_state_is_marked_locked(const QuorumState *st, int64_t first,
+                                          int64_t last)
+{
+    return first > last ||
+           (test_bit(first, st->intent) && test_bit(last, st->intent) &&
+            find_next_zero_bit(st->intent, last + 1, first) > last);
+}
+
+/* Set the bits from *@first to *@last in the map that is to be written. */
+static void quorum_state_mark_locked(QuorumState *st, int64_t first,
+                                     int64_t *last)
+{
+    int64_t bits = MIN(DIV_ROUND_UP(st->label.disk_bytes,
+                                    INT64_C(1) << st->label.intent_shift),
+                       quorum_state_intent_bits(st));
+
+    if (first == st->last_mark + 1 && first <= *last) {
+        /* A sequential stream needs one round in 16. */
+        *last = MAX(*last, MIN(*last + QUORUM_STATE_AHEAD, bits - 1));
+    }
+    for (int64_t b = first; b <= *last; b++) {
+        if (!test_and_set_bit(b, st->wanted)) {
+            st->marked++;
+            quorum_state_dirty_page_locked(st, b / QUORUM_STATE_BITS);
+        }
+    }
+    st->last_mark = *last;
+}
+
+int coroutine_fn quorum_state_do_prepare(BlockDriverState *bs, int64_t offset,
+                                         int64_t bytes)
+{
+    BDRVQuorumState *s = bs->opaque;
+    QuorumState *st = s->state;
+    int64_t first = offset >> st->label.intent_shift;
+    int64_t last = (offset + bytes - 1) >> st->label.intent_shift;
+    int64_t ahead = last;
+    uint64_t unmarked;
+    int ret;
+
+    if (unlikely(qatomic_read(&st->fenced))) {
+        return -EIO;
+    }
+    if (bytes && offset + bytes > st->label.max_bytes) {
+        return -EFBIG;
+    }
+    qemu_mutex_lock(&st->lock);
+    if (st->session && st->durable >= st->config_want && st->config_want &&
+        quorum_state_is_marked_locked(st, first, last)) {
+        bitmap_set(st->touched, first, MAX(last - first + 1, 0));
+        qemu_mutex_unlock(&st->lock);
+        return 0;
+    }
+    qemu_mutex_unlock(&st->lock);
+
+    ret = quorum_state_begin_session(st);
+    if (ret < 0) {
+        return ret;
+    }
+    qemu_mutex_lock(&st->lock);
+    quorum_state_mark_locked(st, first, &ahead);
+    unmarked = st->unmarked;
+    qemu_mutex_unlock(&st->lock);
+    ret = quorum_state_commit(st);
+    if (ret == 0) {
+        qemu_mutex_lock(&st->lock);
+        if (unmarked == st->unmarked) {
+            last = ahead;       /* else only what we hold is marked for sure */
+        }
+        bitmap_set(st->intent, first, MAX(last - first + 1, 0));
+        bitmap_set(st->touched, first, MAX(last - first + 1, 0));
+        qemu_mutex_unlock(&st->lock);
+    }
+    trace_quorum_state_mark(bs->node_name, offset, bytes, ret);
+    return ret;
+}
+
+/* --- who is behind --- */
+
+bool quorum_state_set_recorded_locked(QuorumState *st, int i, bool recorded)
+{
+    BDRVQuorumState *s = st->bs->opaque;
+
+    return quorum_sync_set_recorded(s->sync, i,
+                                    recorded || st->nodes[i].record < 0);
+}
+
+QuorumStateRecord *quorum_state_record_of(QuorumState *st, int i)
+{
+    int k = st->nodes[i].record;
+
+    return k >= 0 ? &st->label.records[k] : NULL;
+}
+
+/*
+ * The flag in the record stays until quorum_state_tidy_behind() or a clean
+ * close takes it away, so that of two rounds the later one has it, too.
+ */
+int coroutine_fn quorum_state_do_record(BlockDriverState *bs)
+{
+    BDRVQuorumState *s = bs->opaque;
+    QuorumState *st = s->state;
+    g_autofree bool *flagged = g_new0(bool, st->num_nodes);
+    int ret = quorum_state_begin_session(st);
+    uint64_t ended;
+
+    if (ret < 0) {
+        return ret;
+    }
+    qemu_mutex_lock(&st->lock);
+    ended = st->behind_ended;
+    for (int i = 0; i < st->num_nodes; i++) {
+        QuorumStateRecord *r = quorum_state_record_of(st, i);
+
+        if (r && quorum_sync_is_behind(s->sync, i)) {
+            r->flags |= QUORUM_STATE_BEHIND;
+        }
+        flagged[i] = !r || r->flags & QUORUM_STATE_BEHIND;
+    }
+    quorum_state_dirty_label_locked(st);
+    qemu_mutex_unlock(&st->lock);
+
+    ret = quorum_state_commit(st);
+    qemu_mutex_lock(&st->lock);
+    /* What others have flagged since may not be durable yet. */
+    for (int i = 0; i < st->num_nodes && ret == 0 && ended == st->behind_ended;
+         i++) {
+        if (flagged[i]) {
+            quorum_state_set_recorded_locked(st, i, true);
+        }
+    }
+    qemu_mutex_unlock(&st->lock);
+    return ret;
+}
+
+/* --- closing well --- */
+
+/* Whether enough state nodes may be written to. */
+static bool GRAPH_RDLOCK quorum_state_is_writable(const QuorumState *st)
+{
+    int count = 0;
+
+    for (int i = 0; i < st->num_nodes; i++) {
+        count += st->nodes[i].record >= 0 &&
+                 (st->nodes[i].child->perm & BLK_PERM_WRITE);
+    }
+    return count >= quorum_state_needed(st);
+}
+
+typedef struct QuorumStateClean {
+    BlockDriverState *bs;
+    bool done;
+    int ret;
+} QuorumStateClean;
+
+/* Marks stay only where a crash would still make a difference. */
+static void quorum_state_unmark_all(QuorumState *st)
+{
+    BDRVQuorumState *s = st->bs->opaque;
+    int64_t bits = quorum_state_intent_bits(st);
+    int64_t bytes = INT64_C(1) << st->label.intent_shift;
+
+    for (int64_t b = find_first_bit(st->wanted, bits); b < bits;
+         b = find_next_bit(st->wanted, bits, b + 1)) {
+        if (quorum_sync_is_flushed(s->sync, b << st->label.intent_shift,
+                                   bytes)) {
+            QEMU_LOCK_GUARD(&st->lock);
+            clear_bit(b, st->intent);
+            st->marked -= test_and_clear_bit(b, st->wanted);
+            quorum_state_dirty_page_locked(st, b / QUORUM_STATE_BITS);
+        }
+    }
+}
+
+/* Whether what is written down is not what is, and can be put right. */
+static bool GRAPH_RDLOCK quorum_state_is_outdated(QuorumState *st)
+{
+    BDRVQuorumState *s = st->bs->opaque;
+
+    if (!st->session && !quorum_state_is_writable(st)) {
+        return false;
+    }
+    if (st->label.opens && !(st->label.flags & QUORUM_STATE_CLEAN)) {
+        return true;
+    }
+    for (int i = 0; i < st->num_nodes && !st->session; i++) {
+        QuorumStateRecord *r = quorum_state_record_of(st, i);
+        g_autofree unsigned long *lacks = NULL;
+        unsigned long *stored;
+        int64_t count = quorum_state_stale_bits(st);
+
+        if (!r) {
+            continue;
+        }
+        stored = st->stored[st->nodes[i].record];
+        lacks = quorum_state_lacking(st, i);
+        if (r->flags & QUORUM_STATE_BEHIND ||
+            (stored ? !bitmap_equal(stored, lacks, count)
+                    : !bitmap_empty(lacks, count)) ||
+            (r->status == QUORUM_STATE_REBUILDING) !=
+            quorum_sync_is_rebuilding(s->sync, i)) {
+            return true;
+        }
+    }
+    return st->session;
+}
+
+/*
+ * First all nodes get all that is known, so that each of them that is well can
+ * say so of itself; then the label that says that this is all.
+ */
+static int coroutine_fn GRAPH_RDLOCK quorum_state_co_clean(BlockDriverState *bs)
+{
+    BDRVQuorumState *s = bs->opaque;
+    QuorumState *st = s->state;
+    int ret;
+
+    if (!quorum_state_is_outdated(st)) {
+        return 0;
+    }
+    if (quorum_sync_any_unflushed(s->sync)) {
+        ret = quorum_co_flush_unheard(bs);
+        if (ret < 0) {
+            return ret;
+        }
+    }
+    quorum_state_wait_all(st);
+    ret = quorum_state_begin_session(st);
+    if (ret < 0) {
+        return ret;
+    }
+    ret = quorum_state_store(bs);
+    quorum_state_wait_all(st);
+    if (ret < 0) {
+        return ret;
+    }
+
+    /* Now the maps are exact, so that marks are needed no more (R6). */
+    quorum_state_unmark_all(st);
+    qemu_mutex_lock(&st->lock);
+    st->closing = true;
+    for (int i = 0; i < st->num_nodes; i++) {
+        QuorumStateRecord *r = quorum_state_record_of(st, i);
+
+        if (r) {
+            quorum_state_set_recorded_locked(st, i, false);
+        }
+    }
+    for (int k = 0; k < QUORUM_STATE_RECORDS; k++) {
+        st->label.records[k].flags &= ~QUORUM_STATE_BEHIND;
+    }
+    st->label.flags |= QUORUM_STATE_CLEAN;
+    quorum_state_dirty_label_locked(st);
+    qemu_mutex_unlock(&st->lock);
+    ret = quorum_state_commit(st);
+    quorum_state_wait_all(st);
+    trace_quorum_state_clean(bs->node_name, ret);
+    /* Who writes again begins a session of its own. */
+    qemu_mutex_lock(&st->lock);
+    st->session = false;
+    st->config_want = 0;
+    qemu_mutex_unlock(&st->lock);
+    return ret;
+}
+
+static void coroutine_fn GRAPH_UNLOCKED quorum_state_clean_entry(void *opaque)
+{
+    QuorumStateClean *c = opaque;
+
+    WITH_GRAPH_RDLOCK_GUARD() {
+        c->ret = quorum_state_co_clean(c->bs);
+    }
+    c->done = true;
+    aio_wait_kick();
+}
+
+int quorum_state_clean(BlockDriverState *bs)
+{
+    BDRVQuorumState *s = bs->opaque;
+    QuorumStateClean c = { .bs = bs };
+
+    if (!s->state || !s->state->loaded) {
+        return 0;
+    }
+    aio_co_enter(bdrv_get_aio_context(bs),
+                 qemu_coroutine_create(quorum_state_clean_entry, &c));
+    BDRV_POLL_WHILE(bs, !c.done);
+    if (!s->state->session) {
+        timer_del(s->state->timer);
+    }
+    return c.ret;
+}
+
+/* --- what management is told --- */
+
+QuorumStateInfo *quorum_state_info(BlockDriverState *bs)
+{
+    BDRVQuorumState *s = bs->opaque;
+    QuorumState *st = s->state;
+    QuorumStateNodeInfoList **tail;
+    QuorumStateInfo *info;
+
+    if (!st || !st->loaded) {
+        return NULL;
+    }
+    info = g_new0(QuorumStateInfo, 1);
+    tail = &info->nodes;
+    info->unresolved_bytes = quorum_sync_unresolved_bytes(s->sync);
+    info->dirty_bytes = quorum_state_marked_bytes(st);
+    QEMU_LOCK_GUARD(&st->lock);
+    info->set = qemu_uuid_unparse_strdup(&st->label.set);
+    info->session = qemu_uuid_unparse_strdup(&st->label.session);
+    info->sequence = st->seq;
+    info->clean = st->label.flags & QUORUM_STATE_CLEAN;
+    for (int i = 0; i < st->num_nodes; i++) {
+        QuorumStateNode *node = &st->nodes[i];
+        QuorumStateNodeInfo *n;
+
+        if (!node->child) {
+            continue;
+        }
+        n = g_new0(QuorumStateNodeInfo, 1);
+        n->child = quorum_child_name(i);
+        n->node_name = g_strdup(bdrv_get_node_name(node->child->bs));
+        n->state = node->state;
+        n->error = g_strdup(node->error);
+        QAPI_LIST_APPEND(tail, n);
+    }
+    return info;
+}
