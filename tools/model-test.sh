@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
-# Check the models of the driver's protocol, docs/devel/quorum.pml and
-# quorum-losses.pml: spin tries all that can happen in them, and finds nothing;
-# and it finds something in each mutant, which leaves a rule out.
+# Check the models of the driver's protocol, docs/devel/quorum.pml,
+# quorum-losses.pml and quorum-state.pml: spin tries all that can happen in them,
+# and finds nothing; and it finds something in each mutant, which leaves a rule out.
 #
-# usage: model-test.sh             speaks TAP; about three minutes
+# usage: model-test.sh             speaks TAP; about four minutes
 #        model-test.sh --long      larger ones, too, which take long and gigabytes
-#        model-test.sh [--losses] -DNAME...
+#        model-test.sh [--losses | --state] -DNAME...
 #                                  one variant, with the way to what is wrong in it;
-#                                  with --losses, of quorum-losses.pml
+#                                  with --losses, of quorum-losses.pml, and
+#                                  with --state, of quorum-state.pml
+#        model-test.sh --state     only quorum-state.pml; about 90 seconds
 #
 # All is done in build/model.
 
@@ -23,6 +25,7 @@ failed=0
 
 # verify NAME DEFINITION...: "N states" or "error"; 1 if it could not be done.
 optimize=-O1
+search=
 verify() {
     local name=$1 dir=$work/$1
     shift
@@ -31,7 +34,7 @@ verify() {
     cp "$models"/quorum*.pml "$dir/"      # what is found is written beside it
     cd "$dir" &&
         spin "$@" -a "$model" > spin.log 2>&1 &&
-        gcc "$optimize" -w -DSAFETY -DCOLLAPSE -DMEMLIM=8000 -o pan pan.c > gcc.log 2>&1 || return 1
+        gcc "$optimize" $search -w -DSAFETY -DCOLLAPSE -DMEMLIM=8000 -o pan pan.c > gcc.log 2>&1 || return 1
     # It must have seen all, or something that is wrong.
     ./pan -m100000 > pan.log 2>&1 || return 1
     if grep -q 'errors: 1$' pan.log; then
@@ -53,7 +56,10 @@ say_result() {
         failed=1
         echo "not ok $count $name"
         tail -n 20 "$work/$3"/*.log | sed 's/^/# /'
-        [ "$model" = quorum.pml ] || set -- "${@:1:3}" --losses "${@:4}"
+        case $model in
+        quorum-*) model_option=${model#quorum}
+                  set -- "${@:1:3}" "-${model_option%.pml}" "${@:4}" ;;
+        esac
         echo "# to see how: tools/model-test.sh ${*:4}"
     fi
 }
@@ -86,10 +92,70 @@ command -v spin > /dev/null || {
     exit 0
 }
 
-if [ "${1-}" = --losses ]; then
-    model=quorum-losses.pml
-    shift
-fi
+# What must survive on the state nodes.
+check_state() {
+    model=quorum-state.pml
+    clean state-one-crash       -DCRASHES=1
+    clean state-torn            -DCRASHES=1 -DREGIONS=2 -DROUGH -DTORN
+    clean state-two-crashes     -DROUGH
+    clean state-two-outages     -DCRASHES=1 -DOUTAGES=2 -DREGIONS=2 -DWRITES=2 -DROUGH
+    clean state-power           -DOUTAGES=0 -DPOWER -DROUGH
+    clean state-closes          -DCRASHES=1 -DREGIONS=2 -DCLOSES -DROUGH
+    clean state-blank           -DOUTAGES=0 -DBLANK -DROUGH
+    clean state-removes         -DOUTAGES=0 -DLATER=1 -DREADS=0 -DREMOVES -DROUGH
+    clean state-tidies          -DCRASHES=1 -DREGIONS=2 -DTIDIES=2 -DROUGH
+    clean state-tidies-outage   -DCRASHES=1 -DREADS=0 -DTIDIES=1 -DFLUSHES=1 -DROUGH
+    clean state-tidies-power    -DCRASHES=1 -DOUTAGES=0 -DTIDIES=2 -DFLUSHES=1 -DPOWER -DROUGH
+
+    caught MARK_AFTER_SEND      -DCRASHES=1 -DOUTAGES=0 -DROUGH
+    caught SESSION_AFTER_SEND   -DCRASHES=1 -DOUTAGES=0
+    caught ACK_BEFORE_BEHIND    -DCRASHES=1 -DROUGH
+    caught W_MINUS_1            -DCRASHES=1 -DOUTAGES=0 -DROUGH
+    caught R_MINUS_1            -DCRASHES=1 -DOUTAGES=0 -DROUGH
+    caught R_OF_MEMBERS         -DOUTAGES=0 -DLATER=1 -DREADS=0 -DREMOVES -DROUGH
+    caught OVERWRITE_NEWEST     -DCRASHES=1 -DOUTAGES=0 -DREGIONS=2 -DWRITES=2 -DTORN -DROUGH
+    caught SEQUENCE_ONLY        -DOUTAGES=0 -DREGIONS=2 -DLATER=1 -DREADS=0
+    caught ORPHANS_SPLIT        -DOUTAGES=0 -DLATER=1 -DREADS=0 -DROUGH
+    caught MERGED_IS_DURABLE    -DOUTAGES=0 -DLATER=1 -DREADS=0 -DROUGH
+    caught NEWCOMER_VOTES       -DCRASHES=1 -DOUTAGES=0 -DREGIONS=2 -DBLANK -DROUGH
+    caught LABEL_BESIDE_MAPS    -DCRASHES=1 -DOUTAGES=0 -DBLANK
+    caught REMOVED_UNRECORDED   -DCRASHES=1 -DOUTAGES=0 -DREMOVES
+    caught CLEAR_WHILE_UNFLUSHED -DCRASHES=1 -DOUTAGES=0 -DTIDIES=1 -DPOWER -DROUGH
+    caught CLEAR_UNRESOLVED     -DOUTAGES=0 -DREGIONS=2 -DLATER=1 -DREADS=0 -DTIDIES=1 \
+                                -DUNFLUSHED_FORGOTTEN -DROUGH
+    caught BEHIND_FORGOTTEN     -DROUGH
+    caught BEHIND_ALWAYS        -DCRASHES=1 -DOUTAGES=2 -DREGIONS=2 -DWRITES=2 -DROUGH
+    caught MAPS_ALL_AT_ONCE     -DCRASHES=1 -DOUTAGES=2 -DREGIONS=2 -DWRITES=2 -DROUGH
+    caught RESOLVE_WITHOUT_WRITE -DOUTAGES=0 -DROUGH
+    caught RESOLVED_BEFORE_HELD -DOUTAGES=0 -DROUGH
+    caught RESOLVED_BEFORE_BEHIND -DROUGH
+    caught RESOLVED_UNFLUSHED   -DOUTAGES=0 -DPOWER -DROUGH
+    caught CLEAN_BEFORE_FLUSH   -DCRASHES=1 -DOUTAGES=0 -DPOWER -DCLOSES -DROUGH
+    caught CLEAN_BEFORE_STORED  -DCRASHES=1 -DCLOSES
+
+    # These are soon found if the last choice is tried first.
+    local search='-DREVERSE -DT_REVERSE'
+    caught CLEAR_BEFORE_STORED  -DCRASHES=1 -DTIDIES=1 -DFLUSHES=1 -DROUGH
+    caught CAUGHT_UP_BEFORE_FLUSH -DCRASHES=1 -DREADS=0 -DTIDIES=2 -DFLUSHES=1 -DPOWER -DROUGH
+
+    search=
+    if [ "${1-}" = --long ]; then
+        clean long-state-two-writers -DCRASHES=1 -DOTHERS=1 -DPARTS -DROUGH
+        clean long-state-two-crashes
+        clean long-state-tidies -DCRASHES=1 -DTIDIES=2 -DFLUSHES=1 -DROUGH
+        clean long-state-blank  -DOUTAGES=0 -DREGIONS=2 -DBLANK -DROUGH
+    fi
+}
+finish() {
+    echo "1..$count"
+    exit "$failed"
+}
+
+only=
+case ${1-} in
+--losses) model=quorum-losses.pml; shift ;;
+--state)  model=quorum-state.pml; only=state; shift ;;
+esac
 case ${1-} in
 -D*)
     verify one "$@" || { cat "$work"/one/*.log; exit 1; }
@@ -97,8 +163,10 @@ case ${1-} in
     [ ! -f "$model.trail" ] || spin -t -p -g "$@" "$model"
     exit ;;
 ''|--long) ;;
-*)  die "unknown option: $1" "usage: model-test.sh [--long | [--losses] -DNAME...]" ;;
+*)  die "unknown option: $1" "usage: model-test.sh [--state] [--long] | [--losses | --state] -DNAME..." ;;
 esac
+
+[ "$only" != state ] || { check_state "${1-}"; finish; }
 
 clean all-at-once
 clean a-liar                    -DLIES -DOUTAGES=0 -DSCRUBS=0
@@ -214,5 +282,5 @@ if [ "${1-}" = --long ]; then
     clean long-unheard          -DREADS=0 -DUNHEARD=1 -DONE_CELL -DLOSSES=1 -DERRORS=1
     caught TELL_AGAIN           -DREADS=0 -DWRITES=2 -DFLUSHES=2
 fi
-echo "1..$count"
-exit "$failed"
+check_state "${1-}"
+finish
