@@ -225,6 +225,17 @@ bool quorum_key_is_vacant(QDict *options, const char *key)
     return qobject_to(QNull, value) || (string && !*qstring_get_str(string));
 }
 
+bool quorum_opts_have(QDict *options, const char *prefix)
+{
+    for (const QDictEntry *e = qdict_first(options); e;
+         e = qdict_next(options, e)) {
+        if (strstart(qdict_entry_key(e), prefix, NULL)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 void quorum_opts_delete_child(QDict *options, const char *key)
 {
     g_autofree char *prefix = g_strconcat(key, ".", NULL);

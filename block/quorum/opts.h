@@ -106,6 +106,9 @@ char *quorum_child_name(int i);
 /* Whether the value of @key in @options stands for a vacant slot. */
 bool quorum_key_is_vacant(QDict *options, const char *key);
 
+/* Whether @options have a key that begins with @prefix. */
+bool quorum_opts_have(QDict *options, const char *prefix);
+
 /* Delete @key, the name of a child, and all that is nested below it. */
 void quorum_opts_delete_child(QDict *options, const char *key);
 

@@ -411,22 +411,7 @@ static int GRAPH_RDLOCK quorum_choose_outcome(QuorumLockedRead *lr, int u,
     }
     if (winner < 0 && answers >= MIN(req->s->opts.threshold, voters) &&
         answers > 0) {
-        winner = quorum_winner(lr->version, req->n, 1, NULL, members);
-        for (int most = 1; winner < 0 && most <= req->n; most++) {
-            /* A tie: the first of those that have as many members. */
-            for (int i = 0; i < req->n && winner < 0; i++) {
-                int count = 0;
-
-                for (int j = 0; j < req->n; j++) {
-                    count += lr->version[j] == lr->version[i];
-                }
-                if (lr->version[i] != QUORUM_NO_VERSION &&
-                    count == req->n + 1 - most) {
-                    winner = i;
-                    *members = count;
-                }
-            }
-        }
+        winner = quorum_most_common(lr->version, req->n, members);
     }
     if (winner >= 0) {
         quorum_reached(QUORUM_BRANCH_RESOLVED);

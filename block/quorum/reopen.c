@@ -41,17 +41,6 @@ static void GRAPH_UNLOCKED quorum_reopen_free(BDRVReopenState *state)
     state->opaque = NULL;
 }
 
-static bool quorum_options_name_children(QDict *options)
-{
-    for (const QDictEntry *e = qdict_first(options); e;
-         e = qdict_next(options, e)) {
-        if (strstart(qdict_entry_key(e), QUORUM_OPT_CHILDREN, NULL)) {
-            return true;
-        }
-    }
-    return false;
-}
-
 /*
  * A list of children that is shorter than ours takes away the others.  Say so
  * with false as their value, before the core takes out the options of the
@@ -62,7 +51,7 @@ void quorum_reopen_parse_children(BlockDriverState *bs, QDict *options)
 {
     BDRVQuorumState *s = bs->opaque;
 
-    if (!quorum_options_name_children(options)) {
+    if (!quorum_opts_have(options, QUORUM_OPT_CHILDREN)) {
         return;
     }
     for (int i = 0; i < s->num_slots; i++) {
@@ -210,7 +199,7 @@ static bool GRAPH_RDLOCK quorum_reopen_children(BlockDriverState *bs,
     int gap = -1;
 
     r->nodes = g_new0(BlockDriverState *, QUORUM_CHILDREN_MAX);
-    if (!quorum_options_name_children(options)) {
+    if (!quorum_opts_have(options, QUORUM_OPT_CHILDREN)) {
         quorum_reopen_keep_children(bs->opaque, r);
         return true;
     }

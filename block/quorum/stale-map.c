@@ -161,15 +161,14 @@ static void quorum_sync_resize_unflushed_locked(QuorumSync *sync,
     g_free(old);
 }
 
-/* From now on, @map says what is unverified; it may be NULL, or empty. */
-static void quorum_sync_install_unverified_locked(QuorumSync *sync,
-                                                  HBitmap *map)
+void quorum_sync_install_map_locked(QuorumSync *sync, HBitmap **where,
+                                    HBitmap *map)
 {
     assert(sync->locked);
     if (map && hbitmap_empty(map)) {
         g_clear_pointer(&map, hbitmap_free);
     }
-    qatomic_set(&sync->unverified, map);
+    qatomic_set(where, map);
 }
 
 static void quorum_sync_drop_map_locked(QuorumSync *sync, int i,
@@ -264,12 +263,14 @@ void quorum_sync_resize_locked(QuorumSync *sync, int64_t bytes)
                                             unflushed_shift, bytes);
     }
     /* What the node grows by is written by requests that are settled. */
-    quorum_sync_install_unverified_locked(
-        sync, quorum_sync_resize_map_locked(sync, sync->unverified, stale_shift,
-                                            bytes));
-    quorum_sync_resize_unresolved_locked(
-        sync, quorum_sync_resize_map_locked(sync, sync->unresolved, stale_shift,
-                                            bytes));
+    quorum_sync_install_map_locked(
+        sync, &sync->unverified,
+        quorum_sync_resize_map_locked(sync, sync->unverified, stale_shift,
+                                      bytes));
+    quorum_sync_install_map_locked(
+        sync, &sync->unresolved,
+        quorum_sync_resize_map_locked(sync, sync->unresolved, stale_shift,
+                                      bytes));
     for (int j = 0; j < ARRAY_SIZE(of_node); j++) {
         quorum_sync_resize_unflushed_locked(sync, of_node[j], unflushed_shift,
                                             bytes);
@@ -607,38 +608,50 @@ void quorum_sync_set_unverified(QuorumSync *sync, bool unverified)
     if (sync->unverified) {
         hbitmap_free(sync->unverified);
     }
-    quorum_sync_install_unverified_locked(sync, map);
+    quorum_sync_install_map_locked(sync, &sync->unverified, map);
 }
 
-void quorum_sync_set_verified(QuorumSync *sync, int64_t offset, int64_t bytes)
+void quorum_sync_clear_map(QuorumSync *sync, HBitmap **where, int64_t offset,
+                           int64_t bytes)
 {
     int64_t start = offset;
     int64_t end = offset + bytes;
 
-    if (!qatomic_read(&sync->unverified)) {
+    if (!qatomic_read(where)) {
         return;
     }
     QUORUM_SYNC_GUARD(sync);
     quorum_sync_whole_granules_locked(sync, &start, &end);
-    if (sync->unverified && start < end) {
-        hbitmap_reset(sync->unverified, start, end - start);
-        quorum_sync_install_unverified_locked(sync, sync->unverified);
+    if (*where && start < end) {
+        hbitmap_reset(*where, start, end - start);
+        quorum_sync_install_map_locked(sync, where, *where);
     }
+}
+
+void quorum_sync_set_verified(QuorumSync *sync, int64_t offset, int64_t bytes)
+{
+    quorum_sync_clear_map(sync, &sync->unverified, offset, bytes);
 }
 
 bool quorum_sync_widen_unverified(QuorumSync *sync, int64_t *offset,
                                   int64_t *bytes)
 {
+    return quorum_sync_widen_over(sync, &sync->unverified, offset, bytes);
+}
+
+bool quorum_sync_widen_over(QuorumSync *sync, HBitmap **where, int64_t *offset,
+                            int64_t *bytes)
+{
     int64_t end = *offset + *bytes;
     int64_t inside;
 
-    if (!qatomic_read(&sync->unverified)) {
+    if (!qatomic_read(where)) {
         return false;
     }
     QUORUM_SYNC_GUARD(sync);
     inside = MIN(end, sync->bytes) - *offset;
-    if (!sync->unverified || inside <= 0 ||
-        hbitmap_next_dirty(sync->unverified, *offset, inside) < 0) {
+    if (!*where || inside <= 0 ||
+        hbitmap_next_dirty(*where, *offset, inside) < 0) {
         return false;
     }
     quorum_sync_widen_locked(sync, offset, bytes);

@@ -146,6 +146,16 @@ static inline uint8_t *quorum_state_bits(uint8_t *buf)
     return buf + QUORUM_STATE_HEADER;
 }
 
+/*
+ * The same as a bitmap for bitmap_to_le() and bitmap_from_le(): @buf is aligned
+ * for that.  In the bitmap of a whole map, a page begins with a word, too.
+ */
+static inline unsigned long *quorum_state_bitmap(uint8_t *buf)
+{
+    return (unsigned long *)quorum_state_bits(buf);
+}
+QEMU_BUILD_BUG_ON(QUORUM_STATE_BITS % 64);
+
 /* The sequence number of a page, or label, that is about to be written. */
 static inline uint64_t quorum_state_page_seq(const uint8_t *buf)
 {

@@ -54,7 +54,7 @@ int quorum_state_change_begin(BlockDriverState *bs, BlockDriverState **nodes,
     new = g_new0(QuorumStateNode, n);
     for (int i = 0; i < n; i++) {
         QuorumStateNode *old = from[i] >= 0 ? &st->nodes[from[i]] : NULL;
-        g_autofree char *name = g_strdup_printf(QUORUM_OPT_STATE "%d", i);
+        g_autofree char *name = quorum_state_name(i);
 
         if (!old || !old->child ||
             (!nodes[i] && s->slots[from[i]].child)) {

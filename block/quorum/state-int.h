@@ -66,7 +66,7 @@ struct QuorumState {
     QuorumStateNode *nodes;     /* [slot] */
     bool loaded;
     bool begun;                 /* it was once: init has done what it is for */
-    bool init, force;           /* what the options say */
+    bool init;                  /* what the option says */
 
     QemuMutex lock;
 
@@ -78,7 +78,6 @@ struct QuorumState {
      */
     QuorumStateLabel label;
     bool session;               /* it has begun, so we may write */
-    bool closing;               /* the maps are exact, nothing is behind */
     uint64_t seq;               /* the highest that was ever used */
 
     /* Bits of the intent map: what is durable, and what shall be. */
@@ -135,6 +134,9 @@ static inline uint32_t quorum_state_num_pages(const QuorumState *st)
 {
     return quorum_state_pages(&st->label);
 }
+
+/* "state.@i", the name of the state node of slot @i.  Owned by the caller. */
+char *quorum_state_name(int i);
 
 /* A state of @slots slots without state nodes, for bs. */
 QuorumState *quorum_state_new(BlockDriverState *bs, int slots);
@@ -200,6 +202,9 @@ int GRAPH_RDLOCK quorum_state_slot_of(const QuorumState *st, int k);
 
 /* Add all that is marked to @map, which has the bits of a stale map. */
 void quorum_state_add_marked_locked(const QuorumState *st, unsigned long *map);
+
+/* Take away the mark of region @b; that is written with the next round. */
+void quorum_state_clear_mark_locked(QuorumState *st, int64_t b);
 
 /*
  * Wait until enough nodes have all that is wanted now.  Returns 0, or -EIO.

@@ -61,22 +61,9 @@ void quorum_state_free_maps(QuorumState *st)
     }
 }
 
-/* "state.@i" */
-static char *quorum_state_name(int i)
+char *quorum_state_name(int i)
 {
     return g_strdup_printf(QUORUM_OPT_STATE "%d", i);
-}
-
-/* Whether @options give a state node for any child. */
-static bool quorum_state_is_given(QDict *options)
-{
-    for (const QDictEntry *e = qdict_first(options); e;
-         e = qdict_next(options, e)) {
-        if (g_str_has_prefix(qdict_entry_key(e), QUORUM_OPT_STATE)) {
-            return true;
-        }
-    }
-    return false;
 }
 
 static int quorum_state_attach_node(BlockDriverState *bs, QDict *options, int i,
@@ -122,7 +109,7 @@ int quorum_state_attach(BlockDriverState *bs, QDict *options, int slots,
     int nodes = 0;
     QuorumState *st;
 
-    if (!quorum_state_is_given(options)) {
+    if (!quorum_opts_have(options, QUORUM_OPT_STATE)) {
         if (s->opts.state_init || s->opts.state_force) {
             error_setg(errp, "state-init and state-force need state nodes: "
                        "give state.0, state.1, ..., one for each child");
@@ -183,6 +170,7 @@ typedef struct QuorumStateFile {
     bool valid;                 /* the label is */
     bool blank;
     bool unborn;                /* nothing was done since it was blank */
+    bool good;                  /* it may be one of those that are counted */
     Error *err;                 /* why it is neither */
     uint8_t *data;              /* all of it */
     int64_t bytes;
@@ -457,8 +445,11 @@ static bool quorum_state_is_good(const QuorumStateFile *f,
     return !why;
 }
 
-/* How many members of the head have a state node, and how many of them @f. */
-static void quorum_state_count(QuorumState *st, const QuorumStateFile *f,
+/*
+ * Find out which of @f are good; how many members of the head have a state
+ * node, and how many of them are.
+ */
+static void quorum_state_count(QuorumState *st, QuorumStateFile *f,
                                const QuorumStateLabel *head, int *members,
                                int *readable)
 {
@@ -467,7 +458,8 @@ static void quorum_state_count(QuorumState *st, const QuorumStateFile *f,
         *members += head->records[k].place >= 0 && head->records[k].status;
     }
     for (int i = 0; i < st->num_nodes; i++) {
-        *readable += quorum_state_is_good(&f[i], head);
+        f[i].good = quorum_state_is_good(&f[i], head);
+        *readable += f[i].good;
     }
 }
 
@@ -489,16 +481,19 @@ static bool quorum_state_is_copied(QuorumState *st, const QuorumStateFile *f,
     return false;
 }
 
-/* The newest label, or -errno with @errp set. */
+/*
+ * The newest label, or -errno with @errp set; *@needed: on how many state nodes
+ * a page must be readable, so that the newest one is among them.
+ */
 static int quorum_state_choose_head(BlockDriverState *bs, QuorumStateFile *f,
-                                    Error **errp)
+                                    int *needed, Error **errp)
 {
     BDRVQuorumState *s = bs->opaque;
     QuorumState *st = s->state;
     g_autofree QuorumStateLabel **labels = g_new0(QuorumStateLabel *,
                                                   st->num_nodes);
     g_autofree char *text = quorum_state_describe(st, f);
-    int members, readable, needed;
+    int members, readable;
     int first = -1, a, b;
     int head;
 
@@ -519,7 +514,7 @@ static int quorum_state_choose_head(BlockDriverState *bs, QuorumStateFile *f,
         return -EINVAL;
     }
     head = quorum_state_head(labels, st->num_nodes, &a, &b);
-    if (head == -2 && st->force) {
+    if (head == -2 && s->opts.state_force) {
         head = a;
         for (int i = 0; i < st->num_nodes; i++) {
             if (labels[i] && labels[i]->seq > labels[head]->seq) {
@@ -542,14 +537,15 @@ static int quorum_state_choose_head(BlockDriverState *bs, QuorumStateFile *f,
         return -EINVAL;
     }
     quorum_state_count(st, f, labels[head], &members, &readable);
-    needed = members - MIN(labels[head]->threshold, members) + 1;
-    if (readable < needed && !st->force) {
+    *needed = members - MIN(labels[head]->threshold, members) + 1;
+    if (readable < *needed && !s->opts.state_force) {
         error_setg(errp, "%d of %d state nodes can be used, and %d are needed "
                    "to know that the newest one is among them (%s); "
-                   "state-force=on does without", readable, members, needed,
+                   "state-force=on does without", readable, members, *needed,
                    text);
         return -EINVAL;
     }
+    *needed = MAX(1, MIN(*needed, readable));
     return head;
 }
 
@@ -562,24 +558,23 @@ static int quorum_state_choose_head(BlockDriverState *bs, QuorumStateFile *f,
  * that is damaged in both places might have had any.
  */
 static bool quorum_state_merge_page(QuorumState *st, QuorumStateFile *f,
-                                    uint32_t number, uint8_t *bits,
+                                    uint32_t number, unsigned long *bits,
                                     int *known)
 {
     uint64_t best = 0;
 
     *known = 0;
-
     for (int i = 0; i < st->num_nodes; i++) {
         QuorumStateNode *node = &st->nodes[i];
         uint64_t here = 0;
         int blank = 0;
 
-        if (!quorum_state_is_good(&f[i], &st->label)) {
+        if (!f[i].good) {
             continue;
         }
         for (int place = 0; place < 2; place++) {
             int64_t offset = quorum_state_offset(number, place);
-            const uint8_t *buf = f[i].data + offset;
+            uint8_t *buf = f[i].data + offset;
             QuorumStatePage page;
 
             if (offset + QUORUM_STATE_PAGE > f[i].bytes ||
@@ -588,9 +583,9 @@ static bool quorum_state_merge_page(QuorumState *st, QuorumStateFile *f,
                 continue;
             }
             /* Whatever it is, it is to be overwritten. */
-            node->newest[number] = node->newest[number] ==
-                                   QUORUM_STATE_NOWHERE ? !place
-                                                        : node->newest[number];
+            if (node->newest[number] == QUORUM_STATE_NOWHERE) {
+                node->newest[number] = !place;
+            }
             if (!quorum_state_decode_page(buf, &st->label, number, &page)) {
                 continue;
             }
@@ -600,8 +595,8 @@ static bool quorum_state_merge_page(QuorumState *st, QuorumStateFile *f,
             }
             if (page.seq > best) {
                 best = page.seq;
-                memcpy(bits, quorum_state_bits(f[i].data + offset),
-                       QUORUM_STATE_BITS / 8);
+                bitmap_from_le(bits, quorum_state_bitmap(buf),
+                               QUORUM_STATE_BITS);
             }
         }
         *known += here || blank == 2;
@@ -620,25 +615,20 @@ static void quorum_state_merge_map(QuorumState *st, QuorumStateFile *f,
                                    unsigned long *map, int64_t bits,
                                    int needed)
 {
-    g_autofree uint8_t *bytes = g_malloc(QUORUM_STATE_BITS / 8);
+    g_autofree unsigned long *page = bitmap_new(QUORUM_STATE_BITS);
 
     for (uint32_t p = 0; p < count; p++) {
         int64_t base = (int64_t)p * QUORUM_STATE_BITS;
-
+        int64_t here = MIN(QUORUM_STATE_BITS, bits - base);
         int known;
+        bool found = quorum_state_merge_page(st, f, first + p, page, &known);
 
-        if (!quorum_state_merge_page(st, f, first + p, bytes, &known) &&
-            known >= needed) {
-            continue;
-        }
         if (known < needed) {
-            bitmap_set(map, base, MIN(QUORUM_STATE_BITS, bits - base));
-            continue;
-        }
-        for (int64_t b = base; b < MIN(base + QUORUM_STATE_BITS, bits); b++) {
-            if (bytes[(b - base) / 8] & (1 << ((b - base) % 8))) {
-                set_bit(b, map);
-            }
+            bitmap_set(map, base, here);
+        } else if (found) {
+            /* What is behind the end of the map means nothing. */
+            bitmap_clear(page, here, QUORUM_STATE_BITS - here);
+            bitmap_copy(map + BIT_WORD(base), page, here);
         }
     }
 }
@@ -794,19 +784,16 @@ static void quorum_state_apply_intent(BDRVQuorumState *s, QuorumState *st)
 }
 
 static void GRAPH_RDLOCK quorum_state_apply(BlockDriverState *bs,
-                                            QuorumStateFile *f, int head)
+                                            QuorumStateFile *f, int head,
+                                            int needed)
 {
     BDRVQuorumState *s = bs->opaque;
     QuorumState *st = s->state;
     uint32_t stale_pages;
     int64_t stale_bits;
-    int members, readable, needed;
 
     st->label = f[head].label;
     st->seq = st->label.seq;
-    quorum_state_count(st, f, &st->label, &members, &readable);
-    needed = MAX(1, MIN(members - MIN(st->label.threshold, members) + 1,
-                        readable));
     stale_pages = quorum_state_stale_pages(&st->label);
     stale_bits = quorum_state_stale_bits(st);
     quorum_state_alloc_maps(st);
@@ -867,7 +854,7 @@ static void quorum_state_reset(QuorumState *st)
         st->nodes[i].cached = true;
         g_clear_pointer(&st->nodes[i].error, g_free);
     }
-    st->loaded = st->session = st->closing = false;
+    st->loaded = st->session = false;
     st->want = st->durable = st->failed = st->config_want = 0;
     st->seq = 0;
     st->fenced = false;
@@ -896,7 +883,7 @@ int coroutine_fn quorum_state_co_load(BlockDriverState *bs, Error **errp)
     QuorumState *st = s->state;
     QuorumStateFile *f = g_new0(QuorumStateFile, st->num_nodes);
     bool all_blank = true, all_unborn = true, any_valid = false;
-    int head = 0;
+    int head = 0, needed;
 
     quorum_state_reset(st);
     for (int i = 0; i < st->num_nodes; i++) {
@@ -907,7 +894,6 @@ int coroutine_fn quorum_state_co_load(BlockDriverState *bs, Error **errp)
             bdrv_unabandon(child);
         }
     }
-    st->force = s->opts.state_force;
     for (int i = 0; i < st->num_nodes; i++) {
         if (st->nodes[i].child) {
             quorum_state_read(st->nodes[i].child, &f[i]);
@@ -933,7 +919,7 @@ int coroutine_fn quorum_state_co_load(BlockDriverState *bs, Error **errp)
                    "children are alike, and are to be remembered from now on");
         head = -EINVAL;
     } else {
-        head = quorum_state_choose_head(bs, f, errp);
+        head = quorum_state_choose_head(bs, f, &needed, errp);
         if (head >= 0 &&
             quorum_sync_length(s->sync) > f[head].label.max_bytes) {
             error_setg(errp, "The disk has grown to %" PRId64 " bytes, and the "
@@ -943,7 +929,7 @@ int coroutine_fn quorum_state_co_load(BlockDriverState *bs, Error **errp)
             head = -EFBIG;
         }
         if (head >= 0) {
-            quorum_state_apply(bs, f, head);
+            quorum_state_apply(bs, f, head, needed);
         }
     }
     quorum_state_files_free(f, st->num_nodes);

@@ -15,7 +15,6 @@
 #include "block/aio.h"
 #include "block/block-global-state.h"
 #include "block/block-io.h"
-#include "qapi/qapi-events-block-core.h"
 #include "qemu/bitmap.h"
 #include "qemu/timer.h"
 #include "debug.h"
@@ -33,16 +32,9 @@ unsigned long *quorum_state_lacking(QuorumState *st, int i)
 {
     BDRVQuorumState *s = st->bs->opaque;
     int64_t count = quorum_state_stale_bits(st);
-    g_autofree uint8_t *bytes = g_malloc0(DIV_ROUND_UP(count, 8));
     unsigned long *bits = bitmap_new(count);
 
-    quorum_sync_lacking_bits(s->sync, i, st->label.stale_shift, 0, count,
-                             bytes);
-    for (int64_t b = 0; b < count; b++) {
-        if (bytes[b / 8] & (1 << (b % 8))) {
-            set_bit(b, bits);
-        }
-    }
+    quorum_sync_lacking_bits(s->sync, i, st->label.stale_shift, 0, count, bits);
     return bits;
 }
 
@@ -118,7 +110,7 @@ static bool quorum_state_is_stored(QuorumState *st, int i, int64_t offset,
     int shift = st->label.stale_shift;
     int64_t first = offset >> shift;
     int64_t count = DIV_ROUND_UP(bytes, INT64_C(1) << shift);
-    g_autofree uint8_t *lacks = g_malloc0(DIV_ROUND_UP(count, 8));
+    g_autofree unsigned long *lacks = bitmap_new(count);
     const unsigned long *stored;
 
     if (st->nodes[i].record < 0 || !quorum_sync_is_behind(s->sync, i)) {
@@ -126,9 +118,9 @@ static bool quorum_state_is_stored(QuorumState *st, int i, int64_t offset,
     }
     stored = st->stored[st->nodes[i].record];
     quorum_sync_lacking_bits(s->sync, i, shift, first, count, lacks);
-    for (int64_t b = 0; b < count; b++) {
-        if (lacks[b / 8] & (1 << (b % 8)) &&
-            !(stored && test_bit(first + b, stored))) {
+    for (int64_t b = find_first_bit(lacks, count); b < count;
+         b = find_next_bit(lacks, count, b + 1)) {
+        if (!(stored && test_bit(first + b, stored))) {
             return false;
         }
     }
@@ -155,10 +147,7 @@ static bool coroutine_fn GRAPH_RDLOCK quorum_state_unmark(BlockDriverState *bs,
     }
     if (safe) {
         qemu_mutex_lock(&st->lock);
-        clear_bit(b, st->intent);
-        st->marked -= test_and_clear_bit(b, st->wanted);
-        st->unmarked++;
-        quorum_state_dirty_page_locked(st, b / QUORUM_STATE_BITS);
+        quorum_state_clear_mark_locked(st, b);
         qemu_mutex_unlock(&st->lock);
     }
     range_lock_co_unlock(&s->range_lock, &range);
@@ -348,7 +337,6 @@ static void coroutine_fn GRAPH_RDLOCK quorum_state_look_for_others(
     g_autofree uint8_t *buf = g_malloc(2 * QUORUM_STATE_PAGE);
     int i = st->look_at++ % st->num_nodes;
     QuorumStateNode *node = &st->nodes[i];
-    g_autofree char *name = quorum_child_name(i);
     bool other = false;
     int ret;
 
@@ -385,10 +373,8 @@ static void coroutine_fn GRAPH_RDLOCK quorum_state_look_for_others(
         }
     }
     if (other && !qatomic_xchg(&st->fenced, true)) {
-        qapi_event_send_quorum_state_failure(
-            bdrv_get_device_or_node_name(bs), name,
-            bdrv_get_node_name(node->child->bs),
-            "another program has written to the disk", true);
+        quorum_state_tell_failure(st, i, "another program has written to the "
+                                  "disk", true);
     }
 }
 

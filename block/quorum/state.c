@@ -200,35 +200,31 @@ void quorum_state_add_marked_locked(const QuorumState *st, unsigned long *map)
     }
 }
 
-/* The bits of @map, from bit @first on, to those of a page. */
-static void quorum_state_fill_bits(const unsigned long *map, int64_t first,
-                                   int64_t bits, uint8_t *page)
+/* What page @page of @map, which has @count bits in all, has in @bits. */
+static void quorum_state_copy_page(unsigned long *bits,
+                                   const unsigned long *map, uint32_t page,
+                                   int64_t count)
 {
-    int64_t end = MIN(first + QUORUM_STATE_BITS, bits);
+    int64_t first = (int64_t)page * QUORUM_STATE_BITS;
 
-    for (int64_t b = find_next_bit(map, end, first); b < end;
-         b = find_next_bit(map, end, b + 1)) {
-        page[(b - first) / 8] |= 1 << ((b - first) % 8);
-    }
+    bitmap_copy(bits, map + BIT_WORD(first),
+                MIN(QUORUM_STATE_BITS, count - first));
 }
 
 /*
- * The page at @buf of a stale map is about to be written, from bit @first on:
- * what @stored says is stored is no more than what it says.  Of two rounds, the
- * nodes may have either page; so what is stored is in all pages that were made.
+ * Page @page of a stale map is about to be written, with @bits: what @stored
+ * says is stored is no more than what it says.  Of two rounds, the nodes may
+ * have either page; so what is stored is in all pages that were made.
  */
 static void quorum_state_note_page_locked(const QuorumState *st,
-                                          unsigned long *stored, int64_t first,
-                                          uint8_t *buf)
+                                          unsigned long *stored, uint32_t page,
+                                          const unsigned long *bits)
 {
-    const uint8_t *bits = quorum_state_bits(buf);
-    int64_t end = MIN(first + QUORUM_STATE_BITS, quorum_state_stale_bits(st));
+    int64_t first = (int64_t)page * QUORUM_STATE_BITS;
 
-    for (int64_t b = stored ? find_next_bit(stored, end, first) : end; b < end;
-         b = find_next_bit(stored, end, b + 1)) {
-        if (!(bits[(b - first) / 8] & (1 << ((b - first) % 8)))) {
-            clear_bit(b, stored);
-        }
+    if (stored) {
+        bitmap_and(stored + BIT_WORD(first), stored + BIT_WORD(first), bits,
+                   MIN(QUORUM_STATE_BITS, quorum_state_stale_bits(st) - first));
     }
 }
 
@@ -240,6 +236,7 @@ quorum_state_make_page_locked(QuorumState *st, uint32_t number)
     uint32_t intent_pages = quorum_state_intent_pages(&st->label);
     uint32_t stale_pages = quorum_state_stale_pages(&st->label);
     uint8_t *buf = qemu_memalign(QUORUM_STATE_PAGE, QUORUM_STATE_PAGE);
+    g_autofree unsigned long *bits = bitmap_new(QUORUM_STATE_BITS);
     QuorumStatePage page = {
         .number = number,
         .layout = st->label.layout,
@@ -248,31 +245,27 @@ quorum_state_make_page_locked(QuorumState *st, uint32_t number)
         .session = quorum_state_session_low(&st->label.session),
     };
 
-    memset(buf, 0, QUORUM_STATE_PAGE);
     if (number < intent_pages) {
-        quorum_state_fill_bits(st->wanted, (int64_t)number * QUORUM_STATE_BITS,
-                               quorum_state_intent_bits(st),
-                               quorum_state_bits(buf));
+        quorum_state_copy_page(bits, st->wanted, number,
+                               quorum_state_intent_bits(st));
     } else {
         int k = (number - intent_pages) / stale_pages;
         int slot = quorum_state_slot_of(st, k);
-        int64_t first = (int64_t)((number - intent_pages) % stale_pages) *
-                        QUORUM_STATE_BITS;
+        uint32_t p = (number - intent_pages) % stale_pages;
 
         if (slot >= 0) {
             quorum_sync_lacking_bits(s->sync, slot, st->label.stale_shift,
-                                     first, QUORUM_STATE_BITS,
-                                     quorum_state_bits(buf));
+                                     (int64_t)p * QUORUM_STATE_BITS,
+                                     QUORUM_STATE_BITS, bits);
         } else if (st->away[k]) {
-            quorum_state_fill_bits(st->away[k], first,
-                                   quorum_state_stale_bits(st),
-                                   quorum_state_bits(buf));
+            quorum_state_copy_page(bits, st->away[k], p,
+                                   quorum_state_stale_bits(st));
         }
-        quorum_state_note_page_locked(st, st->stored[k], first, buf);
-        quorum_state_note_page_locked(st, st->storing[k], first, buf);
-        st->written[k] |= !buffer_is_zero(quorum_state_bits(buf),
-                                          QUORUM_STATE_BITS / 8);
+        quorum_state_note_page_locked(st, st->stored[k], p, bits);
+        quorum_state_note_page_locked(st, st->storing[k], p, bits);
+        st->written[k] |= !bitmap_empty(bits, QUORUM_STATE_BITS);
     }
+    bitmap_to_le(quorum_state_bitmap(buf), bits, QUORUM_STATE_BITS);
     quorum_state_encode_page(&page, buf);
     return buf;
 }
@@ -639,6 +632,7 @@ void quorum_state_node_failed(QuorumState *st, int i, const char *what, int ret)
 {
     QuorumStateNode *node = &st->nodes[i];
     bool news, fatal;
+    int64_t wait;
     int well = 0;
 
     qemu_mutex_lock(&st->lock);
@@ -648,12 +642,12 @@ void quorum_state_node_failed(QuorumState *st, int i, const char *what, int ret)
     node->error = g_strdup_printf("could not be %s: %s", what, strerror(-ret));
     node->backoff_ns = MIN(MAX(node->backoff_ns * 2, QUORUM_STATE_BACKOFF_NS),
                            QUORUM_STATE_BACKOFF_MAX_NS);
-    node->retry_ns = quorum_now_ns() + node->backoff_ns;
+    wait = node->backoff_ns;
     if (bdrv_late(node->child) == BDRV_LATE_UNKNOWN) {
         /* What has failed may still be done, over what is written next. */
-        node->retry_ns = quorum_now_ns() + MAX(node->backoff_ns,
-                                               QUORUM_LATE_QUARANTINE_NS);
+        wait = MAX(wait, QUORUM_LATE_QUARANTINE_NS);
     }
+    node->retry_ns = quorum_now_ns() + wait;
     quorum_state_dirty_label_locked(st);
     for (int j = 0; j < st->num_nodes; j++) {
         well += st->nodes[j].record >= 0 &&
@@ -696,7 +690,6 @@ static void quorum_state_begin_session_locked(QuorumState *st)
     /* No page of a session that we have not seen is newer than ours. */
     st->seq |= UINT32_MAX;
     st->session = true;
-    st->closing = false;
     for (int k = 0; k < QUORUM_STATE_RECORDS; k++) {
         if (st->away[k]) {
             l->records[k].flags |= QUORUM_STATE_BEHIND;
@@ -771,6 +764,14 @@ static void quorum_state_mark_locked(QuorumState *st, int64_t first,
         }
     }
     st->last_mark = *last;
+}
+
+void quorum_state_clear_mark_locked(QuorumState *st, int64_t b)
+{
+    clear_bit(b, st->intent);
+    st->marked -= test_and_clear_bit(b, st->wanted);
+    st->unmarked++;
+    quorum_state_dirty_page_locked(st, b / QUORUM_STATE_BITS);
 }
 
 int coroutine_fn quorum_state_do_prepare(BlockDriverState *bs, int64_t offset,
@@ -911,9 +912,7 @@ static void quorum_state_unmark_all(QuorumState *st)
         if (quorum_sync_is_flushed(s->sync, b << st->label.intent_shift,
                                    bytes)) {
             QEMU_LOCK_GUARD(&st->lock);
-            clear_bit(b, st->intent);
-            st->marked -= test_and_clear_bit(b, st->wanted);
-            quorum_state_dirty_page_locked(st, b / QUORUM_STATE_BITS);
+            quorum_state_clear_mark_locked(st, b);
         }
     }
 }
@@ -984,7 +983,6 @@ static int coroutine_fn GRAPH_RDLOCK quorum_state_co_clean(BlockDriverState *bs)
     /* Now the maps are exact, so that marks are needed no more (R6). */
     quorum_state_unmark_all(st);
     qemu_mutex_lock(&st->lock);
-    st->closing = true;
     for (int i = 0; i < st->num_nodes; i++) {
         QuorumStateRecord *r = quorum_state_record_of(st, i);
 

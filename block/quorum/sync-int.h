@@ -348,6 +348,25 @@ void quorum_sync_remember_recovered_locked(QuorumSync *sync, int i,
                                            HBitmap *was, int64_t start,
                                            int64_t end);
 
+/*
+ * *@where is one of the maps of the node, with granules like those of stale,
+ * whose pointers are atomic: unverified or unresolved.  From now on it is @map,
+ * which may be NULL, or empty.
+ */
+void quorum_sync_install_map_locked(QuorumSync *sync, HBitmap **where,
+                                    HBitmap *map);
+
+/* Clear *@where in the granules that are whole in the range. Takes the lock. */
+void quorum_sync_clear_map(QuorumSync *sync, HBitmap **where, int64_t offset,
+                           int64_t bytes);
+
+/*
+ * Whether something is set there in *@where; if so, the range is widened to
+ * whole granules.  One atomic load if there is no map.  Takes the lock.
+ */
+bool quorum_sync_widen_over(QuorumSync *sync, HBitmap **where, int64_t *offset,
+                            int64_t *bytes);
+
 /* Whether a write to the child in slot @i may still come, in the range. */
 bool quorum_sync_is_late_locked(const QuorumSync *sync, int i, int64_t offset,
                                 int64_t bytes);
@@ -430,9 +449,6 @@ void quorum_sync_lose_in_flight_locked(QuorumSync *sync, int i);
 
 /* What children lack, or whether it is written down, has changed. */
 void quorum_sync_count_unrecorded_locked(QuorumSync *sync);
-
-/* The map of what is unresolved has another length. */
-void quorum_sync_resize_unresolved_locked(QuorumSync *sync, HBitmap *map);
 
 /* --- unsure.c --- */
 

@@ -10,6 +10,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/bitmap.h"
 #include "sync-int.h"
 #include "trace.h"
 
@@ -65,7 +66,7 @@ bool quorum_sync_set_recorded(QuorumSync *sync, int i, bool recorded)
  */
 static void quorum_sync_copy_bits_locked(HBitmap *map, int64_t length,
                                          int shift, int64_t first,
-                                         int64_t count, uint8_t *bits)
+                                         int64_t count, unsigned long *bits)
 {
     int64_t pos = first << shift;
     int64_t end = MIN((first + count) << shift, length);
@@ -73,17 +74,17 @@ static void quorum_sync_copy_bits_locked(HBitmap *map, int64_t length,
 
     while (map && pos < end &&
            hbitmap_next_dirty_area(map, pos, end, INT64_MAX, &pos, &bytes)) {
-        int64_t past = (pos + bytes - 1) >> shift;
+        int64_t from = pos >> shift;
+        int64_t last = (pos + bytes - 1) >> shift;
 
-        for (int64_t b = pos >> shift; b <= past; b++) {
-            bits[(b - first) / 8] |= 1 << ((b - first) % 8);
-        }
+        bitmap_set(bits, from - first, last - from + 1);
         pos += bytes;
     }
 }
 
 void quorum_sync_lacking_bits(QuorumSync *sync, int i, int shift,
-                              int64_t first, int64_t count, uint8_t *bits)
+                              int64_t first, int64_t count,
+                              unsigned long *bits)
 {
     const QuorumSyncChild *c = &sync->children[i];
     HBitmap *maps[] = {
@@ -136,21 +137,6 @@ bool quorum_sync_is_flushed(QuorumSync *sync, int64_t offset, int64_t bytes)
 
 /* --- what a crash has left --- */
 
-static void quorum_sync_install_unresolved_locked(QuorumSync *sync,
-                                                  HBitmap *map)
-{
-    assert(sync->locked);
-    if (map && hbitmap_empty(map)) {
-        g_clear_pointer(&map, hbitmap_free);
-    }
-    qatomic_set(&sync->unresolved, map);
-}
-
-void quorum_sync_resize_unresolved_locked(QuorumSync *sync, HBitmap *map)
-{
-    quorum_sync_install_unresolved_locked(sync, map);
-}
-
 void quorum_sync_set_unresolved(QuorumSync *sync, int64_t offset, int64_t bytes)
 {
     QUORUM_SYNC_GUARD(sync);
@@ -160,7 +146,7 @@ void quorum_sync_set_unresolved(QuorumSync *sync, int64_t offset, int64_t bytes)
                                                          sync->stale_shift);
 
         hbitmap_set(map, offset, bytes);
-        quorum_sync_install_unresolved_locked(sync, map);
+        quorum_sync_install_map_locked(sync, &sync->unresolved, map);
         /* What was acknowledged there need not be on any medium. */
         quorum_sync_set_unflushed_locked(sync, offset, bytes);
     }
@@ -168,18 +154,7 @@ void quorum_sync_set_unresolved(QuorumSync *sync, int64_t offset, int64_t bytes)
 
 void quorum_sync_set_resolved(QuorumSync *sync, int64_t offset, int64_t bytes)
 {
-    int64_t start = offset;
-    int64_t end = offset + bytes;
-
-    if (!qatomic_read(&sync->unresolved)) {
-        return;
-    }
-    QUORUM_SYNC_GUARD(sync);
-    quorum_sync_whole_granules_locked(sync, &start, &end);
-    if (sync->unresolved && start < end) {
-        hbitmap_reset(sync->unresolved, start, end - start);
-        quorum_sync_install_unresolved_locked(sync, sync->unresolved);
-    }
+    quorum_sync_clear_map(sync, &sync->unresolved, offset, bytes);
 }
 
 bool quorum_sync_is_unresolved(QuorumSync *sync, int64_t offset, int64_t bytes)
@@ -193,14 +168,7 @@ bool quorum_sync_is_unresolved(QuorumSync *sync, int64_t offset, int64_t bytes)
 bool quorum_sync_widen_unresolved(QuorumSync *sync, int64_t *offset,
                                   int64_t *bytes)
 {
-    int64_t end = *offset + *bytes;
-
-    if (!quorum_sync_is_unresolved(sync, *offset, *bytes)) {
-        return false;
-    }
-    quorum_sync_widen(sync, offset, bytes);
-    *bytes = MAX(*bytes, end - *offset);
-    return true;
+    return quorum_sync_widen_over(sync, &sync->unresolved, offset, bytes);
 }
 
 bool quorum_sync_next_unresolved(QuorumSync *sync, int64_t offset, int64_t end,

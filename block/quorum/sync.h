@@ -419,7 +419,8 @@ bool quorum_sync_set_recorded(QuorumSync *sync, int i, bool recorded);
  * for n below @count.
  */
 void quorum_sync_lacking_bits(QuorumSync *sync, int i, int shift,
-                              int64_t first, int64_t count, uint8_t *bits);
+                              int64_t first, int64_t count,
+                              unsigned long *bits);
 
 /*
  * Whether a crash could not make children differ in the range: all that was

@@ -136,6 +136,22 @@ int quorum_winner(const int *version, int n, int threshold, const bool *sure,
     return winner;
 }
 
+int quorum_most_common(const int *version, int n, int *members)
+{
+    int which = QUORUM_NO_VERSION;
+
+    *members = 0;
+    for (int i = 0; i < n; i++) {
+        int count = version[i] == i ? quorum_count_members(version, n, i) : 0;
+
+        if (count > *members) {
+            *members = count;
+            which = i;
+        }
+    }
+    return which;
+}
+
 int64_t quorum_nth_largest(const int64_t *values, int n, int nth)
 {
     int64_t largest = -1;

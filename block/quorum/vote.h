@@ -50,6 +50,12 @@ int quorum_winner(const int *version, int n, int threshold, const bool *sure,
                   int *members);
 
 /*
+ * The version that has most members, or of those that have as many, the first
+ * one; QUORUM_NO_VERSION if there is no answer.  *@members is set to how many.
+ */
+int quorum_most_common(const int *version, int n, int *members);
+
+/*
  * Return the largest number that at least @nth of the @n @values reach: the
  * @nth largest one.  Negative values are errors; -1 if there are fewer than
  * @nth others.

@@ -364,8 +364,11 @@ uint64_t sim_unresolved(uint64_t mask)
 
 /* --- restarts --- */
 
-/* What the driver takes each child to lack, in units */
-static void read_lacking(uint8_t lacks[MAX_CHILDREN][8])
+/* What the driver takes a child to lack, in units */
+typedef DECLARE_BITMAP(Lacking, 64);
+
+/* The same of each child */
+static void read_lacking(Lacking *lacks)
 {
     memset(lacks, 0, MAX_CHILDREN * sizeof(lacks[0]));
     for (int n = 0; n < sim.s->num_children; n++) {
@@ -435,12 +438,12 @@ static void note_crash(void)
 }
 
 /* Whoever is not stale in a unit has what may be read there. */
-static void check_voter(const Child *c, const uint8_t *lacks)
+static void check_voter(const Child *c, const unsigned long *lacks)
 {
     for (int i = 0; i < sim.guest.length; i++) {
         int u = sim_cell_unit(i);
 
-        if (!(lacks[u / 8] & (1 << (u % 8))) &&
+        if (!test_bit(u, lacks) &&
             !sim_permitted(i, c->image[i], sim.now, sim.now, false)) {
             sim_violation(CHECK_RESTART, "child %d has %s in cell %d, and is "
                           "not stale there", c->index,
@@ -450,9 +453,9 @@ static void check_voter(const Child *c, const uint8_t *lacks)
 }
 
 /* What the node says of its children, now that it is open again */
-static void check_children(bool crash, uint8_t before[MAX_CHILDREN][8])
+static void check_children(bool crash, const Lacking *before)
 {
-    uint8_t now[MAX_CHILDREN][8];
+    Lacking now[MAX_CHILDREN], more;
 
     read_lacking(now);
     for (int n = 0; n < sim.s->num_children; n++) {
@@ -474,11 +477,9 @@ static void check_children(bool crash, uint8_t before[MAX_CHILDREN][8])
             sim_violation(CHECK_RESTART, "child %d has never failed, and "
                           "%" PRId64 " bytes of it are stale", n, bytes);
         }
-        for (int i = 0; i < 8 && !crash; i++) {
-            if (now[n][i] & ~before[n][i]) {
-                sim_violation(CHECK_RESTART, "child %d lacks more than before "
-                              "a clean restart", n);
-            }
+        if (!crash && bitmap_andnot(more, now[n], before[n], 64)) {
+            sim_violation(CHECK_RESTART, "child %d lacks more than before "
+                          "a clean restart", n);
         }
         check_voter(c, now[n]);
         /* Whoever is behind is stale in all that was marked. */
@@ -492,7 +493,7 @@ void sim_restart(Req *r)
     static const char *const name[] = {
         "clean", "dies when it is closed", "crash", "power cut",
     };
-    uint8_t lacks[MAX_CHILDREN][8];
+    Lacking lacks[MAX_CHILDREN];
     bool crash;
 
     r->start = ++sim.now;

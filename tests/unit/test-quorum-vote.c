@@ -253,11 +253,36 @@ static void test_sure(void)
                     QUORUM_NO_VERSION);
 }
 
+/* The most common one; of a tie, the first. */
+static void test_most_common(void)
+{
+    static const struct {
+        int version[5];
+        int which;
+        int members;
+    } cases[] = {
+        { { 0, 1, 1, 0, 1 },        1, 3 },
+        { { 0, 1, 1, 0, -1 },       0, 2 },
+        { { -1, 1, 2, 2, 1 },       1, 2 },
+        { { -1, -1, -1, 3, -1 },    3, 1 },
+        { { -1, -1, -1, -1, -1 },   QUORUM_NO_VERSION, 0 },
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        int members;
+
+        g_assert_cmpint(quorum_most_common(cases[i].version, 5, &members), ==,
+                        cases[i].which);
+        g_assert_cmpint(members, ==, cases[i].members);
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_assert_true(quorum_vote_init(&error_abort));
 
+    g_test_add_func("/quorum/vote/most-common", test_most_common);
     g_test_add_func("/quorum/vote/winner", test_winner);
     g_test_add_func("/quorum/vote/winner/exhaustive", test_winner_exhaustive);
     g_test_add_func("/quorum/vote/group-data/bits", test_group_data_bits);
