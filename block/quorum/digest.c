@@ -7,8 +7,8 @@
  *
  * The table is an array of *pages*, each with the digests of 512 units that lie
  * one behind the other, and an index of them by number, with chains.  It is
- * allocated at once, but the memory of a page that was never used is none.  When
- * all pages are in use, the one that goes is the next one that was not
+ * allocated at once, but the memory of a page that was never used is none.
+ * When all pages are in use, the one that goes is the next one that was not
  * looked up since the last time that it was considered (CLOCK).
  *
  * All changes are made with the lock held.  Lookups do without: each page has a
@@ -43,7 +43,7 @@ QEMU_BUILD_BUG_ON(QUORUM_DIGEST_KEY < XXH3_SECRET_SIZE_MIN);
 #define PAGE_BYTES      (PAGE_UNITS * QUORUM_DIGEST_UNIT)
 #define NONE            UINT32_MAX      /* no page, and none of the disk's */
 
-/* Ranges that have generations of their own, and how many of these there are. */
+/* Ranges that have generations of their own, and how many of these. */
 #define STRIPE_BYTES    (64 * KiB)
 #define STRIPES         4096
 
@@ -88,10 +88,10 @@ struct QuorumDigests {
     uint8_t *looked_up;         /* for each page: whether it was, lately */
 
     /*
-     * Each stripe counts the changes of all ranges that have it, so that nothing
-     * has to be kept of pages that were evicted.  The generation of a range is
-     * the sum over its stripes: it grows by one for each change in each of
-     * them, and would have to grow by 2^32, or 2^64, to look the same.
+     * Each stripe counts the changes of all ranges that have it, so that
+     * nothing has to be kept of pages that were evicted.  The generation of a
+     * range is the sum over its stripes: it grows by one for each change in
+     * each of them, and would have to grow by 2^32, or 2^64, to look the same.
      */
     unsigned long stripes[STRIPES];
 };
@@ -326,8 +326,8 @@ static uint32_t quorum_digest_evict_locked(QuorumDigests *d)
  *
  * A new page is put in front of its chain.  So a lookup without the lock, which
  * goes from newer to older pages, does not miss a page that is there all the
- * time: if the page on which the lookup is moves, it goes to another chain, which
- * shows, or to the front of the same one.
+ * time: if the page on which the lookup is moves, it goes to another chain,
+ * which shows, or to the front of the same one.
  */
 static QuorumDigestPage *quorum_digest_make_locked(QuorumDigests *d,
                                                    uint32_t number)
@@ -358,13 +358,13 @@ static QuorumDigestPage *quorum_digest_make_locked(QuorumDigests *d,
 typedef struct QuorumDigestPart {
     uint32_t number;            /* of the page */
     int first, past;            /* of the units in it */
-    int64_t offset, end;        /* of what is left of the range, this included */
+    int64_t offset, end;        /* of what is left, this included */
 } QuorumDigestPart;
 
 /*
  * Set @part to the first part of the range, or to the next one of the range in
  * @part; false if there is none.  Pages that have no number, beyond 8 PiB, are
- * unknown for ever.
+ * always unknown.
  */
 static bool quorum_digest_next_part(QuorumDigestPart *part)
 {

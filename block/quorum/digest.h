@@ -13,13 +13,13 @@
  * *unknown*; which of them are kept in memory is up to the table: a known unit
  * may become unknown at any time, and no unit becomes known by itself.
  *
- * A digest has 56 bits, so that the digests of 32 GiB, with all that is needed to
- * find them, take less than 64 MiB, and 512 of them with a header less than
+ * A digest has 56 bits, so that the digests of 32 GiB, with all that is needed
+ * to find them, take less than 64 MiB, and 512 of them with a header less than
  * 4 KiB.  Data that a child has made up without knowing the key have the digest
  * of the right data by chance with a probability of 2^-56 per unit: with a
  * million rotten units in each second, once in 2,000 years.  (The key, random,
- * makes sure that it is chance.  Against a child that could learn digests,
- * XXH3 is no defence, and SHA-256 one of 56 bits; but they stay on this host.)
+ * makes sure that it is chance.  Against a child that could learn digests, XXH3
+ * is no defence, and SHA-256 one of 56 bits; but they stay on this host.)
  *
  * All functions may be called in any thread; none blocks for longer than it
  * takes to copy the digests of the range.
@@ -28,6 +28,7 @@
 #ifndef BLOCK_QUORUM_DIGEST_H
 #define BLOCK_QUORUM_DIGEST_H
 
+#include "qemu/iov.h"
 #include "qemu/units.h"
 
 #define QUORUM_DIGEST_UNIT      4096
@@ -101,16 +102,16 @@ void quorum_digests_hash_copy(const QuorumDigests *d, const QEMUIOVector *qiov,
 /* --- what is forgotten and remembered --- */
 
 /*
- * The *generation* of a range is a number that is different after any change
- * to it: who finds that it is still the same knows that meanwhile
+ * The *generation* of a range is a number that is different after any change to
+ * it: who finds that it is still the same knows that meanwhile
  * quorum_digests_forget(), _remember() and _remember_zeroes() were not called
  * for a range that overlaps.  (It may be different without one.)
  *
  * Who changes a range calls quorum_digests_forget() before that, and when it is
  * changed, with the range still locked, one or more of the three for every unit
  * that it has touched.  The second call is necessary because of votes that have
- * begun in between: they don't know of the first one, and they may have seen what was
- * there before the change.
+ * begun in between: they don't know of the first one, and they may have seen
+ * what was there before the change.
  */
 
 /* Forget all units that the range touches, also those that it covers partly. */
@@ -125,8 +126,8 @@ void quorum_digests_remember(QuorumDigests *d, int64_t offset, int64_t bytes,
                              const uint64_t *digests);
 
 /*
- * The same for zeroes.  Of a large range, only as much becomes known as takes an
- * eighth of the table, so that other things stay known, too, and it does not
+ * The same for zeroes.  Of a large range, only as much becomes known as takes
+ * an eighth of the table, so that other things stay known, too, and it does not
  * take long; the rest is forgotten.
  */
 void quorum_digests_remember_zeroes(QuorumDigests *d, int64_t offset,

@@ -19,12 +19,14 @@
 #include "qemu/cutils.h"
 #include "qobject/qbool.h"
 #include "qobject/qdict.h"
+#include "checked.h"
 #include "graph.h"
 #include "state.h"
 
 /* What a reopen asks for */
 typedef struct QuorumReopen {
     QuorumOptions opts;
+    QuorumDigests *digests;     /* for them; owned if it is not the node's */
     BlockDriverState **nodes;   /* [slot], NULL: vacant; with references */
     int n;
 } QuorumReopen;
@@ -35,6 +37,9 @@ static void GRAPH_UNLOCKED quorum_reopen_free(BDRVReopenState *state)
 
     for (int i = 0; i < r->n; i++) {
         bdrv_unref(r->nodes[i]);
+    }
+    if (r->digests != ((BDRVQuorumState *)state->bs->opaque)->digests) {
+        quorum_digests_free(r->digests);
     }
     g_free(r->nodes);
     g_free(r);
@@ -271,6 +276,10 @@ int quorum_reopen_prepare(BDRVReopenState *state, BlockReopenQueue *queue,
         ret = -EINVAL;
         goto fail;
     }
+    if (!quorum_checked_make(s, &r->opts, &r->digests, errp)) {
+        ret = -ENOMEM;
+        goto fail;
+    }
     if (!(state->flags & BDRV_O_RDWR)) {
         /* If it stays writable after all, the next write begins a session. */
         quorum_state_clean(bs);
@@ -301,6 +310,8 @@ void quorum_reopen_commit(BDRVReopenState *state)
     qdict_extract_subqdict(state->options, &options, QUORUM_OPT_CHILDREN);
     qdict_extract_subqdict(state->explicit_options, &explicit_options,
                            QUORUM_OPT_CHILDREN);
+    quorum_checked_use(state->bs->opaque,
+                       ((QuorumReopen *)state->opaque)->digests);
     quorum_reopen_free(state);
 }
 
