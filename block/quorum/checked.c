@@ -122,7 +122,7 @@ void quorum_checked_do_end(QuorumRequest *req, bool held, bool zeroes)
     int64_t gap = req->offset - req->write.offset;
 
     if (!held || !quorum_may_know(req->bs) ||
-        !(zeroes || req->checked.digests)) {
+        !(zeroes ? !quorum_debug_has_odd_zeroes() : !!req->checked.digests)) {
         quorum_digests_forget(d, req->write.offset, req->write.bytes);
         return;
     }
@@ -202,7 +202,8 @@ void quorum_checked_vote_begin(QuorumLockedRead *lr)
         return;
     }
     for (int u = 0; u < lr->units; u++) {
-        if (!quorum_digests_lookup(d, lr->base + (int64_t)u * QUORUM_UNIT,
+        if (!quorum_unit_is_whole(lr, u) ||
+            !quorum_digests_lookup(d, lr->base + (int64_t)u * QUORUM_UNIT,
                                    QUORUM_UNIT, &lr->digests[u])) {
             lr->digests[u] = QUORUM_DIGEST_UNKNOWN;
         }
@@ -464,6 +465,7 @@ quorum_checked_read(BlockDriverState *bs, int64_t offset, int64_t bytes,
         quorum_reached(QUORUM_BRANCH_WRONG_DIGEST);
         stat64_add(&s->checked_mismatches, 1);
     } else if (result == QUORUM_CHECKED_RIGHT) {
+        quorum_reached(QUORUM_BRANCH_CHECKED);
         stat64_add(&s->checked_hits, 1);
     }
     quorum_request_leave(req, req->early.winner);

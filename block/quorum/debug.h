@@ -103,6 +103,9 @@ typedef struct QuorumDebug {
     /* Leave out the paths that answer without a lock. */
     bool no_fast_path;
 
+    /* What a zero write has written reads as something else. */
+    bool odd_zeroes;
+
     /* The time that the driver is told, and who lets it sleep; 0: the clock. */
     int64_t now_ns;
     void coroutine_fn (*co_sleep_ns)(int64_t ns);
@@ -149,6 +152,11 @@ static inline void quorum_reached(QuorumBranch branch)
 static inline bool quorum_debug_skips_fast_path(void)
 {
     return unlikely(quorum_debug.on) && quorum_debug.no_fast_path;
+}
+
+static inline bool quorum_debug_has_odd_zeroes(void)
+{
+    return unlikely(quorum_debug.on) && quorum_debug.odd_zeroes;
 }
 
 /*

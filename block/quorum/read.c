@@ -735,10 +735,14 @@ int coroutine_fn quorum_co_preadv(BlockDriverState *bs, int64_t offset,
                                   int64_t bytes, QEMUIOVector *qiov,
                                   BdrvRequestFlags flags)
 {
+    BDRVQuorumState *s = bs->opaque;
     int64_t most = quorum_request_max_bytes(bs);
     int64_t done = 0;
     int ret = 0;
 
+    if (unlikely(s->digests) && most > 4 * QUORUM_UNIT) {
+        most -= 2 * QUORUM_UNIT;    /* quorum_read_checked_units() adds that */
+    }
     if (bytes <= most) {
         return bytes ? quorum_read(bs, offset, bytes, qiov, flags) : 0;
     }

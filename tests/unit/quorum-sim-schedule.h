@@ -292,6 +292,9 @@ bool sim_has_hangs(const Schedule *s);
 /* Whether caches of children may be lost, in which the driver has a say */
 bool sim_has_losses(const Schedule *s);
 
+/* Whether digests are remembered, and decide (promise 12). */
+bool sim_is_checked(const Schedule *s);
+
 /* Whether there are state nodes */
 bool sim_has_state(const Schedule *s);
 
