@@ -203,8 +203,8 @@ void quorum_checked_vote_begin(QuorumLockedRead *lr)
     }
     for (int u = 0; u < lr->units; u++) {
         if (!quorum_unit_is_whole(lr, u) ||
-            !quorum_digests_lookup(d, lr->base + (int64_t)u * QUORUM_UNIT,
-                                   QUORUM_UNIT, &lr->digests[u])) {
+            !quorum_digests_lookup(d, quorum_unit(lr, u).start, QUORUM_UNIT,
+                                   &lr->digests[u])) {
             lr->digests[u] = QUORUM_DIGEST_UNKNOWN;
         }
     }
@@ -317,6 +317,29 @@ void quorum_checked_vote_end(QuorumLockedRead *lr, int ret)
 }
 
 /* --- reads --- */
+
+void quorum_checked_widen(const BlockDriverState *bs, int64_t *offset,
+                          int64_t *bytes)
+{
+    const BDRVQuorumState *s = bs->opaque;
+    int64_t end = *offset + *bytes;
+
+    if (s->digests) {
+        end = MAX(end, MIN(ROUND_UP(end, QUORUM_UNIT), quorum_length(bs)));
+        *offset = QEMU_ALIGN_DOWN(*offset, QUORUM_UNIT);
+        *bytes = end - *offset;
+    }
+}
+
+int64_t quorum_checked_max_bytes(BlockDriverState *bs, int64_t offset,
+                                 int64_t bytes)
+{
+    const BDRVQuorumState *s = bs->opaque;
+    int64_t most = quorum_request_max_bytes(bs);
+
+    return likely(!s->digests) || QEMU_IS_ALIGNED(offset | bytes, QUORUM_UNIT) ?
+           most : MAX(most - 2 * QUORUM_UNIT, QUORUM_UNIT);
+}
 
 /* The units of a read, and what is known of them. */
 typedef struct QuorumKnown {

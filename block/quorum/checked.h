@@ -159,6 +159,18 @@ void quorum_checked_vote_end(struct QuorumLockedRead *lr, int ret);
 
 /* --- reads --- */
 
+/*
+ * Widen the range to the units that it touches, as far as the disk has them, if
+ * digests are remembered: what is voted on is whole units, or else the digest
+ * would have no say, and the one child that is right might be outvoted.
+ */
+void GRAPH_RDLOCK quorum_checked_widen(const BlockDriverState *bs,
+                                       int64_t *offset, int64_t *bytes);
+
+/* quorum_request_max_bytes() of parts of the range, when they are widened. */
+int64_t GRAPH_RDLOCK quorum_checked_max_bytes(BlockDriverState *bs,
+                                              int64_t offset, int64_t bytes);
+
 /* What a read of one child has come to. */
 typedef enum QuorumChecked {
     QUORUM_CHECKED_UNKNOWN,     /* not all is known, or no child can read */

@@ -612,9 +612,12 @@ quorum_read_unresolved(BlockDriverState *bs, int64_t offset, int64_t bytes,
         int64_t part = MIN(bytes - done, most / 2);
         QEMUIOVector slice;
 
+        start = offset + done;
+        size = part;
+        quorum_checked_widen(bs, &start, &size);
         qemu_iovec_init_slice(&slice, qiov, done, part);
-        ret = quorum_locked_read(bs, offset + done, part, 0, &slice, flags,
-                                 found, "unresolved");
+        ret = quorum_locked_read(bs, start, size, offset + done - start, &slice,
+                                 flags, found, "unresolved");
         qemu_iovec_destroy(&slice);
         done += part;
     }
@@ -644,23 +647,24 @@ quorum_read_checked(BlockDriverState *bs, int64_t offset, int64_t bytes,
 
 /*
  * The same for a range that does not begin and end with a unit: read all of the
- * units that it touches, or else it would be voted on each time.
+ * units that it touches.  Else it would be voted on each time, and a vote on a
+ * part of a unit can't ask its digest which child is right.
  */
 static int coroutine_fn GRAPH_RDLOCK
 quorum_read_checked_units(BlockDriverState *bs, int64_t offset, int64_t bytes,
                           QEMUIOVector *qiov, BdrvRequestFlags flags,
                           QuorumFindings *found)
 {
-    int64_t start = QEMU_ALIGN_DOWN(offset, QUORUM_UNIT);
-    int64_t end = ROUND_UP(offset + bytes, QUORUM_UNIT);
+    int64_t start = offset, size = bytes, end;
     QEMUIOVector units;
     uint8_t *head, *tail;
     int ret;
 
-    if (end - start == bytes || end > quorum_length(bs) ||
-        end - start > quorum_request_max_bytes(bs)) {
+    quorum_checked_widen(bs, &start, &size);
+    if (size == bytes || size > quorum_request_max_bytes(bs)) {
         return quorum_read_checked(bs, offset, bytes, qiov, flags, found);
     }
+    end = start + size;
     head = qemu_blockalign(bs, 2 * QUORUM_UNIT);
     tail = head + QUORUM_UNIT;
     qemu_iovec_init(&units, qiov->niov + 2);
@@ -671,7 +675,7 @@ quorum_read_checked_units(BlockDriverState *bs, int64_t offset, int64_t bytes,
     if (end > offset + bytes) {
         qemu_iovec_add(&units, tail, end - (offset + bytes));
     }
-    ret = quorum_read_checked(bs, start, end - start, &units,
+    ret = quorum_read_checked(bs, start, size, &units,
                               flags & ~BDRV_REQ_REGISTERED_BUF, found);
     qemu_iovec_destroy(&units);
     qemu_vfree(head);
@@ -735,14 +739,10 @@ int coroutine_fn quorum_co_preadv(BlockDriverState *bs, int64_t offset,
                                   int64_t bytes, QEMUIOVector *qiov,
                                   BdrvRequestFlags flags)
 {
-    BDRVQuorumState *s = bs->opaque;
-    int64_t most = quorum_request_max_bytes(bs);
+    int64_t most = quorum_checked_max_bytes(bs, offset, bytes);
     int64_t done = 0;
     int ret = 0;
 
-    if (unlikely(s->digests) && most > 4 * QUORUM_UNIT) {
-        most -= 2 * QUORUM_UNIT;    /* quorum_read_checked_units() adds that */
-    }
     if (bytes <= most) {
         return bytes ? quorum_read(bs, offset, bytes, qiov, flags) : 0;
     }
