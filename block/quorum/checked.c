@@ -148,35 +148,67 @@ uint64_t quorum_checked_do_generation(const QuorumRequest *req)
     return quorum_digests_generation(req->s->digests, first, end - first);
 }
 
-void quorum_checked_do_agree(QuorumRequest *req, uint64_t generation)
+/* The buffer of a good answer, or NULL if the only one is in guest memory. */
+static const uint8_t *quorum_private_answer(const QuorumRequest *req)
+{
+    for (int i = 0; i < req->n; i++) {
+        const QuorumAnswer *a = &req->answers[i];
+
+        if (quorum_answer_is_good(a) && a->buf) {
+            return a->buf;
+        }
+    }
+    return NULL;
+}
+
+/* Whether each of the units that is known has the one of @digests. */
+static bool quorum_is_as_known(QuorumDigests *d, int64_t first, int64_t end,
+                               const uint64_t *digests)
+{
+    for (int64_t pos = first; pos < end; pos += QUORUM_UNIT) {
+        uint64_t known;
+
+        if (quorum_digests_lookup(d, pos, QUORUM_UNIT, &known) &&
+            known != digests[(pos - first) / QUORUM_UNIT]) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool quorum_checked_do_agree(QuorumRequest *req, QuorumAnswer *one,
+                             uint64_t generation)
 {
     QuorumDigests *d = req->s->digests;
-    const uint8_t *buf = NULL;
+    const uint8_t *buf = quorum_private_answer(req);
     uint64_t few[QUORUM_FEW_UNITS];
     g_autofree uint64_t *many = NULL;
     uint64_t *digests = few;
     int64_t first, end;
 
     quorum_whole_units(req->offset, req->bytes, &first, &end);
-    if (first == end || !quorum_may_know(req->bs) ||
-        quorum_digests_generation(d, first, end - first) != generation) {
-        return;
-    }
-    /* The guest may change its own memory meanwhile. */
-    for (int i = 0; i < req->n && !buf; i++) {
-        if (quorum_answer_is_good(&req->answers[i])) {
-            buf = req->answers[i].buf;
-        }
-    }
-    if (!buf) {
-        return;
+    if (first == end || !quorum_may_know(req->bs)) {
+        return true;
     }
     if (end - first > QUORUM_FEW_UNITS * QUORUM_UNIT) {
         digests = many = g_new(uint64_t, (end - first) / QUORUM_UNIT);
     }
-    quorum_digests_hash_buf(d, buf + (first - req->offset), end - first,
-                            digests);
-    quorum_digests_remember_if(d, first, end - first, digests, generation);
+    if (buf) {
+        quorum_digests_hash_buf(d, buf + (first - req->offset), end - first,
+                                digests);
+    } else {
+        quorum_digests_hash(d, quorum_answer_qiov(one), first - req->offset,
+                            end - first, digests);
+    }
+    if (!quorum_is_as_known(d, first, end, digests)) {
+        quorum_reached(QUORUM_BRANCH_DIGEST_DISAGREES);
+        return false;
+    }
+    /* The guest may change its own memory meanwhile. */
+    if (buf) {
+        quorum_digests_remember_if(d, first, end - first, digests, generation);
+    }
+    return true;
 }
 
 /* --- votes with the range held --- */

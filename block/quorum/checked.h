@@ -108,15 +108,20 @@ static inline uint64_t quorum_checked_generation(const QuorumRequest *req)
 
 /*
  * D3: the good answers to @req, which has asked at that @generation, are alike,
- * and are what the range holds.
+ * @one is one of them, and they are what the range holds.
+ *
+ * Returns false if they are not, because the digest of some unit is known and
+ * is another one: then a read that holds the range has to decide.
  */
-void quorum_checked_do_agree(QuorumRequest *req, uint64_t generation);
+bool quorum_checked_do_agree(QuorumRequest *req, QuorumAnswer *one,
+                             uint64_t generation);
 
-static inline void quorum_checked_agree(QuorumRequest *req, uint64_t generation)
+static inline bool quorum_checked_agree(QuorumRequest *req,
+                                        QuorumAnswer *one,
+                                        uint64_t generation)
 {
-    if (unlikely(req->s->digests)) {
-        quorum_checked_do_agree(req, generation);
-    }
+    return likely(!req->s->digests) ||
+           quorum_checked_do_agree(req, one, generation);
 }
 
 /* --- votes with the range held: read-locked.c --- */

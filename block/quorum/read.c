@@ -331,7 +331,8 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
         quorum_leave_out_stale_again(req);
     }
     t = quorum_tally(req);
-    if (quorum_tally_wins(req, &t, true) && !quorum_debug_skips_fast_path()) {
+    if (quorum_tally_wins(req, &t, true) && !quorum_debug_skips_fast_path() &&
+        quorum_checked_agree(req, t.one, generation)) {
         if (t.one->buf) {
             /*
              * The child that reads straight into @qiov is not the one we
@@ -346,7 +347,6 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
         if (found->in_order) {
             quorum_tell_errors_in_order(req, offset, bytes);
         }
-        quorum_checked_agree(req, generation);
         quorum_request_leave(req, t.one);
         return 0;
     }
