@@ -140,12 +140,20 @@ void quorum_checked_do_end(QuorumRequest *req, bool held, bool zeroes)
 
 /* --- votes --- */
 
-uint64_t quorum_checked_do_generation(const QuorumRequest *req)
+uint64_t quorum_checked_do_generation(QuorumRequest *req)
 {
+    uint64_t generation;
     int64_t first, end;
 
     quorum_whole_units(req->offset, req->bytes, &first, &end);
-    return quorum_digests_generation(req->s->digests, first, end - first);
+    if (first == end) {
+        return 0;
+    }
+    /* First this: if a change ends in between, it will be another one. */
+    generation = quorum_digests_generation(req->s->digests, first, end - first);
+    req->checked.beside_change = range_lock_is_claimed(&req->s->range_lock,
+                                                       first, end - first);
+    return generation;
 }
 
 /* The buffer of a good answer, or NULL if the only one is in guest memory. */
@@ -205,7 +213,7 @@ bool quorum_checked_do_agree(QuorumRequest *req, QuorumAnswer *one,
         return false;
     }
     /* The guest may change its own memory meanwhile. */
-    if (buf) {
+    if (buf && !req->checked.beside_change) {
         quorum_digests_remember_if(d, first, end - first, digests, generation);
     }
     return true;

@@ -16,8 +16,9 @@
  * D2 Remember what is held.  When a write may be acknowledged, and before its
  *    range is given back, the units that it covers get the digests of its copy.
  * D3 Remember what was agreed.  A vote that has a winner remembers its units;
- *    without the range only if nothing has changed them since before the first
- *    child was asked: the generation of the range is the same.
+ *    without the range only if no change was under way before the first child
+ *    was asked (the range was free), and none has begun since: the generation
+ *    of the range is the same.
  * D4 Ask one.  If all units of a read were known when it began, any answer that
  *    has their digests is right, whoever it comes from, and whatever happened
  *    to the child meanwhile.
@@ -26,14 +27,16 @@
  *    none has it, the read fails.
  * D6 A write that fails leaves what it covers unknown.
  *
- * Why D3 is right without the range.  Whoever changes a unit makes its
- * generation grow twice with the range held: before the first child is asked,
- * and after the last one has answered.  If a vote finds the same generation
- * before its first question and when it remembers, then no change began or
- * ended meanwhile.  Either there was none, and what was agreed is what the unit
- * holds.  Or one was under way all the time: then what is remembered may be
- * older or newer than what the unit will hold, but both may be shown as long as
- * the change is under way, and when it ends, it is replaced or forgotten.
+ * Why D3 is right without the range.  Whoever changes a unit holds its range,
+ * and makes its generation grow before the first child is asked, and once more
+ * before the range is given back.  A vote looks at the generation first, and
+ * then whether the range is free.  If it is, each change that began before has
+ * ended; if it ended after the vote had looked at the generation, that has grown
+ * since.  If the generation is still the same when the vote remembers, then
+ * neither has a change begun since: so none was under way between the first
+ * question and then, and what was agreed is what the unit holds.  Beside a
+ * change, T children may still agree on what was there before it, while another
+ * read has returned what comes after it: nothing is remembered then.
  *
  * Repairs don't change what the disk holds: they leave digests alone, unless an
  * operator has said which child decides.
@@ -99,9 +102,9 @@ static inline void quorum_checked_end(QuorumRequest *req, bool held,
 /* --- votes --- */
 
 /* What a vote without the range has to know before it asks. */
-uint64_t quorum_checked_do_generation(const QuorumRequest *req);
+uint64_t quorum_checked_do_generation(QuorumRequest *req);
 
-static inline uint64_t quorum_checked_generation(const QuorumRequest *req)
+static inline uint64_t quorum_checked_generation(QuorumRequest *req)
 {
     return unlikely(req->s->digests) ? quorum_checked_do_generation(req) : 0;
 }

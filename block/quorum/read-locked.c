@@ -168,15 +168,21 @@ quorum_reread_unit(QuorumLockedRead *lr, int u)
 
 /*
  * The child in slot @i has other data than the winner in unit @u.  If it was
- * unsure there, it has lost the unit.
+ * unsure there, it has lost the unit.  If only the digest tells so (@outvotes
+ * the winner), the child must not vote any more, for the digest may be forgotten
+ * before the child is repaired.  (Where more than a unit is stale at a time, its
+ * neighbours would lose their votes with it.)
  */
-static void quorum_unit_is_lost(const QuorumLockedRead *lr, int i, int u)
+static void quorum_unit_is_lost(const QuorumLockedRead *lr, int i, int u,
+                                bool outvotes)
 {
+    QuorumSync *sync = lr->req->s->sync;
     QuorumRange unit = quorum_unit(lr, u);
 
-    if (test_bit(quorum_bit(lr, i, u), lr->unsure)) {
-        quorum_sync_mark_stale(lr->req->s->sync, i, unit.start,
-                               unit.end - unit.start, "lost");
+    if (test_bit(quorum_bit(lr, i, u), lr->unsure) ||
+        (outvotes && quorum_sync_granule_bytes(sync) == QUORUM_UNIT)) {
+        quorum_sync_mark_stale(sync, i, unit.start, unit.end - unit.start,
+                               "lost");
     }
 }
 
@@ -188,7 +194,7 @@ static void quorum_judge_unit(QuorumLockedRead *lr, int u, int winner,
                               int members, int voters)
 {
     QuorumRequest *req = lr->req;
-    bool outnumbers;
+    bool outvoted, outnumbers;
 
     /* What a late write may change at any moment supports no repair. */
     for (int i = 0; i < req->n; i++) {
@@ -196,7 +202,8 @@ static void quorum_judge_unit(QuorumLockedRead *lr, int u, int winner,
                    test_bit(quorum_bit(lr, i, u), lr->late);
     }
     /* Promise 6: the winner must outnumber all others together, or be known. */
-    outnumbers = quorum_unit_is_known(lr, u) || members > voters - members;
+    outvoted = members <= voters - members;
+    outnumbers = quorum_unit_is_known(lr, u) || !outvoted;
     for (int i = 0; i < req->n; i++) {
         if (!quorum_answer_is_member(&req->answers[i])) {
             continue;
@@ -210,7 +217,7 @@ static void quorum_judge_unit(QuorumLockedRead *lr, int u, int winner,
         } else if (lr->version[i] != QUORUM_NO_VERSION) {
             set_bit(quorum_bit(lr, i, u), lr->wrong);
             if (outnumbers) {
-                quorum_unit_is_lost(lr, i, u);
+                quorum_unit_is_lost(lr, i, u, outvoted);
             }
         } else {
             set_bit(quorum_bit(lr, i, u), lr->missing);
