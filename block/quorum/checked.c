@@ -156,6 +156,25 @@ uint64_t quorum_checked_do_generation(QuorumRequest *req)
     return generation;
 }
 
+/*
+ * Whether the good answers outnumber all that may hold something else (promise
+ * 6): with a small threshold, a few that could be read for a moment must not
+ * decide what the others are overwritten with.
+ */
+static bool quorum_good_outnumber_rest(const QuorumRequest *req)
+{
+    int good = quorum_count_good(req);
+    int rest = -good;
+
+    for (int i = 0; i < req->n; i++) {
+        const QuorumAnswer *a = &req->answers[i];
+
+        rest += quorum_answer_is_member(a) &&
+                (a->part != QUORUM_PART_STALE || a->absent);
+    }
+    return good > rest;
+}
+
 /* The buffer of a good answer, or NULL if the only one is in guest memory. */
 static const uint8_t *quorum_private_answer(const QuorumRequest *req)
 {
@@ -213,7 +232,8 @@ bool quorum_checked_do_agree(QuorumRequest *req, QuorumAnswer *one,
         return false;
     }
     /* The guest may change its own memory meanwhile. */
-    if (buf && !req->checked.beside_change) {
+    if (buf && !req->checked.beside_change &&
+        quorum_good_outnumber_rest(req)) {
         quorum_digests_remember_if(d, first, end - first, digests, generation);
     }
     return true;
@@ -346,7 +366,8 @@ void quorum_checked_vote_end(QuorumLockedRead *lr, int ret)
         int64_t start = quorum_unit(lr, u).start;
         uint64_t digest;
 
-        if (quorum_unit_is_known(lr, u) || !quorum_unit_is_whole(lr, u)) {
+        if (quorum_unit_is_known(lr, u) || !quorum_unit_is_whole(lr, u) ||
+            test_bit(u, lr->weak)) {
             continue;
         }
         quorum_digests_hash_buf(req->s->digests,

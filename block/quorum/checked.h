@@ -15,10 +15,10 @@
  *    digest becomes unknown, with the range held.
  * D2 Remember what is held.  When a write may be acknowledged, and before its
  *    range is given back, the units that it covers get the digests of its copy.
- * D3 Remember what was agreed.  A vote that has a winner remembers its units;
- *    without the range only if no change was under way before the first child
- *    was asked (the range was free), and none has begun since: the generation
- *    of the range is the same.
+ * D3 Remember what was agreed.  A vote that has a winner, which outnumbers all
+ *    others (promise 6), remembers its units; without the range only if no
+ *    change was under way before the first child was asked (the range was free),
+ *    and none has begun since: the generation of the range is the same.
  * D4 Ask one.  If all units of a read were known when it began, any answer that
  *    has their digests is right, whoever it comes from, and whatever happened
  *    to the child meanwhile.

@@ -609,10 +609,14 @@ quorum_read_unresolved(BlockDriverState *bs, int64_t offset, int64_t bytes,
     }
     /* One granule may be as much as is read at a time. */
     while (done < bytes && ret == 0) {
-        int64_t part = MIN(bytes - done, most / 2);
+        int64_t part;
         QEMUIOVector slice;
 
         start = offset + done;
+        /* It ends with a unit, so that what is widened is no longer than that. */
+        part = QEMU_ALIGN_DOWN(start + MAX(most / 2, QUORUM_UNIT),
+                               QUORUM_UNIT) - start;
+        part = MIN(bytes - done, part);
         size = part;
         quorum_checked_widen(bs, &start, &size);
         qemu_iovec_init_slice(&slice, qiov, done, part);
