@@ -668,6 +668,11 @@ quorum_read_checked_units(BlockDriverState *bs, int64_t offset, int64_t bytes,
     if (size == bytes || size > quorum_request_max_bytes(bs)) {
         return quorum_read_checked(bs, offset, bytes, qiov, flags, found);
     }
+    if (qiov->niov > IOV_MAX - 2) {
+        /* A child can't read into a vector of more than that. */
+        return quorum_locked_read(bs, start, size, offset - start, qiov, flags,
+                                  found, "long vector");
+    }
     end = start + size;
     head = qemu_blockalign(bs, 2 * QUORUM_UNIT);
     tail = head + QUORUM_UNIT;
