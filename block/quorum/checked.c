@@ -59,10 +59,10 @@ void quorum_checked_forget_all(BDRVQuorumState *s)
     }
 }
 
-/* An inactive image may be written by others all the time. */
+/* An inactive image, or a shared one, may be written by others all the time. */
 static bool quorum_may_know(const BlockDriverState *bs)
 {
-    return !(bs->open_flags & BDRV_O_INACTIVE);
+    return !(bs->open_flags & BDRV_O_INACTIVE) && !bs->force_share;
 }
 
 /* --- changes --- */
