@@ -7,9 +7,9 @@
  *
  * The table is an array of *pages*, each with the digests of 512 units that lie
  * one behind the other, and an index of them by number, with chains.  It is
- * allocated at once, but the memory of a page that was never used is none.
- * When all pages are in use, the one that goes is the next one that was not
- * looked up since the last time that it was considered (CLOCK).
+ * allocated at once, but a page that was never used takes no memory.  When all
+ * pages are in use, the one that goes is the next one that was not looked up
+ * since the last time that it was considered (CLOCK).
  *
  * All changes are made with the lock held.  Lookups do without: each page has a
  * sequence lock, which tells a reader that what it has read has changed under
@@ -43,7 +43,7 @@ QEMU_BUILD_BUG_ON(QUORUM_DIGEST_KEY < XXH3_SECRET_SIZE_MIN);
 #define PAGE_BYTES      (PAGE_UNITS * QUORUM_DIGEST_UNIT)
 #define NONE            UINT32_MAX      /* no page, and none of the disk's */
 
-/* Ranges that have generations of their own, and how many of these. */
+/* Ranges that have generations of their own, and how many of these exist. */
 #define STRIPE_BYTES    (64 * KiB)
 #define STRIPES         4096
 
@@ -326,8 +326,8 @@ static uint32_t quorum_digest_evict_locked(QuorumDigests *d)
  *
  * A new page is put in front of its chain.  So a lookup without the lock, which
  * goes from newer to older pages, does not miss a page that is there all the
- * time: if the page on which the lookup is moves, it goes to another chain,
- * which shows, or to the front of the same one.
+ * time: if the page at which the lookup has arrived moves, then to another
+ * chain, which shows, or to the front of the same one.
  */
 static QuorumDigestPage *quorum_digest_make_locked(QuorumDigests *d,
                                                    uint32_t number)
@@ -358,13 +358,13 @@ static QuorumDigestPage *quorum_digest_make_locked(QuorumDigests *d,
 typedef struct QuorumDigestPart {
     uint32_t number;            /* of the page */
     int first, past;            /* of the units in it */
-    int64_t offset, end;        /* of what is left, this included */
+    int64_t offset, end;        /* of what is left of the range behind it */
 } QuorumDigestPart;
 
 /*
  * Set @part to the first part of the range, or to the next one of the range in
  * @part; false if there is none.  Pages that have no number, beyond 8 PiB, are
- * always unknown.
+ * unknown for ever.
  */
 static bool quorum_digest_next_part(QuorumDigestPart *part)
 {
@@ -483,11 +483,10 @@ static void quorum_digest_forget_pages_locked(QuorumDigests *d, int64_t offset,
     }
 }
 
-/* Forget what the range touches.  That is a change. */
+/* Forget what the range touches. */
 static void quorum_digest_forget_locked(QuorumDigests *d, int64_t offset,
                                         int64_t bytes)
 {
-    quorum_digest_grow_locked(d, offset, bytes);
     if (bytes / PAGE_BYTES > d->used_pages) {
         quorum_digest_forget_pages_locked(d, offset, bytes);
         return;
@@ -506,6 +505,7 @@ void quorum_digests_forget(QuorumDigests *d, int64_t offset, int64_t bytes)
 {
     quorum_digest_check_range(offset, bytes);
     QEMU_LOCK_GUARD(&d->lock);
+    quorum_digest_grow_locked(d, offset, bytes);
     quorum_digest_forget_locked(d, offset, bytes);
 }
 
@@ -528,13 +528,16 @@ static void quorum_digest_remember_locked(QuorumDigests *d, int64_t offset,
 void quorum_digests_remember(QuorumDigests *d, int64_t offset, int64_t bytes,
                              const uint64_t *digests)
 {
-    int64_t begin, end;
+    int64_t begin, end, past;
 
     quorum_digest_check_range(offset, bytes);
     quorum_digest_whole_units(offset, bytes, &begin, &end);
     QEMU_LOCK_GUARD(&d->lock);
-    quorum_digest_forget_locked(d, offset, bytes);
+    quorum_digest_grow_locked(d, offset, bytes);
+    quorum_digest_forget_locked(d, offset, MAX(begin - offset, 0));
     quorum_digest_remember_locked(d, begin, end - begin, digests);
+    past = MAX(end, offset);
+    quorum_digest_forget_locked(d, past, offset + bytes - past);
 }
 
 bool quorum_digests_remember_if(QuorumDigests *d, int64_t offset, int64_t bytes,

@@ -18,8 +18,8 @@
  * 4 KiB.  Data that a child has made up without knowing the key have the digest
  * of the right data by chance with a probability of 2^-56 per unit: with a
  * million rotten units in each second, once in 2,000 years.  (The key, random,
- * makes sure that it is chance.  Against a child that could learn digests, XXH3
- * is no defence, and SHA-256 one of 56 bits; but they stay on this host.)
+ * makes sure that it is chance.  Against a child that could learn digests,
+ * XXH3 is no defence, and SHA-256 one of 56 bits; but they stay on this host.)
  *
  * All functions may be called in any thread; none blocks for longer than it
  * takes to copy the digests of the range.
@@ -102,16 +102,16 @@ void quorum_digests_hash_copy(const QuorumDigests *d, const QEMUIOVector *qiov,
 /* --- what is forgotten and remembered --- */
 
 /*
- * The *generation* of a range is a number that is different after any change to
- * it: who finds that it is still the same knows that meanwhile
+ * The *generation* of a range is a number that is different after any change
+ * to it: who finds that it is still the same knows that meanwhile
  * quorum_digests_forget(), _remember() and _remember_zeroes() were not called
  * for a range that overlaps.  (It may be different without one.)
  *
  * Who changes a range calls quorum_digests_forget() before that, and when it is
  * changed, with the range still locked, one or more of the three for every unit
  * that it has touched.  The second call is necessary because of votes that have
- * begun in between: they don't know of the first one, and they may have seen
- * what was there before the change.
+ * begun in between: the first one is none of their business, and they may have
+ * seen what was there before the change.
  */
 
 /* Forget all units that the range touches, also those that it covers partly. */
