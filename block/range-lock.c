@@ -126,16 +126,6 @@ void coroutine_fn range_lock_co_lock(RangeLock *lock, RangeLockRequest *req,
     }
 }
 
-/* What another request has taken over, that one still has. */
-bool range_lock_is_claimed(RangeLock *lock, int64_t offset, int64_t bytes)
-{
-    assert(offset >= 0 && bytes > 0 && bytes <= INT64_MAX - offset);
-
-    QEMU_LOCK_GUARD(&lock->mutex);
-    return interval_tree_iter_first(&lock->claims, offset,
-                                    offset + bytes - 1);
-}
-
 void coroutine_fn range_lock_co_unlock(RangeLock *lock, RangeLockRequest *req)
 {
     QSLIST_HEAD(, RangeLockRequest) ready = QSLIST_HEAD_INITIALIZER(ready);

@@ -119,41 +119,27 @@ void quorum_checked_copy(QuorumRequest *req, QEMUIOVector *qiov, int64_t bytes)
 void quorum_checked_do_end(QuorumRequest *req, bool held, bool zeroes)
 {
     QuorumDigests *d = req->s->digests;
-    int64_t gap = req->offset - req->write.offset;
 
-    if (!held || !quorum_may_know(req->bs) ||
-        !(zeroes ? !quorum_debug_has_odd_zeroes() : !!req->checked.digests)) {
-        quorum_digests_forget(d, req->write.offset, req->write.bytes);
-        return;
+    /* Units that are not remembered, or not whole, have been forgotten. */
+    if (held && quorum_may_know(req->bs)) {
+        if (!zeroes && req->checked.digests) {
+            quorum_digests_remember(d, req->offset, req->bytes,
+                                    req->checked.digests);
+        } else if (zeroes && !quorum_debug_has_odd_zeroes()) {
+            quorum_digests_remember_zeroes(d, req->offset, req->bytes);
+        }
     }
-    if (unlikely(gap > 0)) {
-        quorum_digests_forget(d, req->write.offset, gap);
-    }
-    /* Units that are not whole are forgotten. */
-    if (zeroes) {
-        quorum_digests_remember_zeroes(d, req->offset, req->bytes);
-    } else {
-        quorum_digests_remember(d, req->offset, req->bytes,
-                                req->checked.digests);
-    }
+    quorum_digests_end_change(d, req->checked.offset, req->checked.bytes);
 }
 
 /* --- votes --- */
 
-uint64_t quorum_checked_do_generation(QuorumRequest *req)
+uint64_t quorum_checked_do_generation(const QuorumRequest *req)
 {
-    uint64_t generation;
     int64_t first, end;
 
     quorum_whole_units(req->offset, req->bytes, &first, &end);
-    if (first == end) {
-        return 0;
-    }
-    /* First this: if a change ends in between, it will be another one. */
-    generation = quorum_digests_generation(req->s->digests, first, end - first);
-    req->checked.beside_change = range_lock_is_claimed(&req->s->range_lock,
-                                                       first, end - first);
-    return generation;
+    return quorum_digests_generation(req->s->digests, first, end - first);
 }
 
 /*
@@ -232,8 +218,7 @@ bool quorum_checked_do_agree(QuorumRequest *req, QuorumAnswer *one,
         return false;
     }
     /* The guest may change its own memory meanwhile. */
-    if (buf && !req->checked.beside_change &&
-        quorum_good_outnumber_rest(req)) {
+    if (buf && quorum_good_outnumber_rest(req)) {
         quorum_digests_remember_if(d, first, end - first, digests, generation);
     }
     return true;

@@ -17,8 +17,8 @@
  *    range is given back, the units that it covers get the digests of its copy.
  * D3 Remember what was agreed.  A vote that has a winner, which outnumbers all
  *    others (promise 6), remembers its units; without the range only if no
- *    change was under way before the first child was asked (the range was free),
- *    and none has begun since: the generation of the range is the same.
+ *    change was under way when the first child was asked, and none has begun
+ *    since: the generation of the range is the same.
  * D4 Ask one.  If all units of a read were known when it began, any answer that
  *    has their digests is right, whoever it comes from, and whatever happened
  *    to the child meanwhile.
@@ -27,16 +27,15 @@
  *    none has it, the read fails.
  * D6 A write that fails leaves what it covers unknown.
  *
- * Why D3 is right without the range.  Whoever changes a unit holds its range,
- * and makes its generation grow before the first child is asked, and once more
- * before the range is given back.  A vote looks at the generation first, and
- * then whether the range is free.  If it is, each change that began before has
- * ended; if it ended after the vote had looked at the generation, that has grown
- * since.  If the generation is still the same when the vote remembers, then
- * neither has a change begun since: so none was under way between the first
- * question and then, and what was agreed is what the unit holds.  Beside a
- * change, T children may still agree on what was there before it, while another
- * read has returned what comes after it: nothing is remembered then.
+ * Why D3 is right without the range.  Whoever changes a unit makes its
+ * generation grow before the first child is asked, and until the last one has
+ * answered, the generation is one that no vote remembers anything for.  So if a
+ * vote finds the same generation before its first question and when it
+ * remembers, no change was under way at any time in between, and what was
+ * agreed is what the unit holds.  (A vote in the middle of a change may see
+ * what was there before it when others have already seen what comes after; and
+ * if it is remembered when the change has ended, the unit can't be read any
+ * more.)
  *
  * Repairs don't change what the disk holds: they leave digests alone, unless an
  * operator has said which child decides.
@@ -74,7 +73,9 @@ static inline void quorum_checked_begin(QuorumRequest *req, int64_t offset,
                                         int64_t bytes)
 {
     if (unlikely(req->s->digests)) {
-        quorum_digests_forget(req->s->digests, offset, bytes);
+        req->checked.offset = offset;
+        req->checked.bytes = bytes;
+        quorum_digests_begin_change(req->s->digests, offset, bytes);
     }
 }
 
@@ -102,9 +103,9 @@ static inline void quorum_checked_end(QuorumRequest *req, bool held,
 /* --- votes --- */
 
 /* What a vote without the range has to know before it asks. */
-uint64_t quorum_checked_do_generation(QuorumRequest *req);
+uint64_t quorum_checked_do_generation(const QuorumRequest *req);
 
-static inline uint64_t quorum_checked_generation(QuorumRequest *req)
+static inline uint64_t quorum_checked_generation(const QuorumRequest *req)
 {
     return unlikely(req->s->digests) ? quorum_checked_do_generation(req) : 0;
 }

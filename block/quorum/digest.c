@@ -88,12 +88,15 @@ struct QuorumDigests {
     uint8_t *looked_up;         /* for each page: whether it was, lately */
 
     /*
-     * Each stripe counts the changes of all ranges that have it, so that
-     * nothing has to be kept of pages that were evicted.  The generation of a
-     * range is the sum over its stripes: it grows by one for each change in
-     * each of them, and would have to grow by 2^32, or 2^64, to look the same.
+     * Nothing has to be kept of pages that were evicted: changes are counted in
+     * the stripes of their ranges.  The generation of a range is the sum over
+     * its stripes.  It grows by one for each change in each of them, so it
+     * looks the same only after 2^32 of them.
      */
-    unsigned long stripes[STRIPES];
+    struct {
+        uint32_t generation;
+        uint32_t changing;      /* changes that are under way */
+    } stripes[STRIPES];
 };
 
 /* --- the hash --- */
@@ -426,31 +429,47 @@ static void quorum_digest_grow_locked(QuorumDigests *d, int64_t offset,
     int n = quorum_digest_stripes(offset, bytes, &first);
 
     for (int i = 0; i < n; i++) {
-        unsigned long *stripe = &d->stripes[(first + i) % STRIPES];
-
-        qatomic_set(stripe, *stripe + 1);
+        d->stripes[(first + i) % STRIPES].generation++;
     }
+}
+
+/* One change more, or less, is under way. */
+static void quorum_digest_count_locked(QuorumDigests *d, int64_t offset,
+                                       int64_t bytes, int more)
+{
+    int first;
+    int n = quorum_digest_stripes(offset, bytes, &first);
+
+    for (int i = 0; i < n; i++) {
+        uint32_t *changing = &d->stripes[(first + i) % STRIPES].changing;
+
+        assert(more > 0 || *changing > 0);
+        *changing += more;
+    }
+}
+
+static uint64_t quorum_digest_generation_locked(QuorumDigests *d,
+                                                int64_t offset, int64_t bytes)
+{
+    uint64_t sum = 0;
+    int first;
+    int n = quorum_digest_stripes(offset, bytes, &first);
+
+    for (int i = 0; i < n; i++) {
+        if (d->stripes[(first + i) % STRIPES].changing) {
+            return QUORUM_DIGEST_CHANGING;
+        }
+        sum += d->stripes[(first + i) % STRIPES].generation;
+    }
+    return sum;
 }
 
 uint64_t quorum_digests_generation(QuorumDigests *d, int64_t offset,
                                    int64_t bytes)
 {
-    unsigned long sum = 0;
-    int first, n;
-
     quorum_digest_check_range(offset, bytes);
-    n = quorum_digest_stripes(offset, bytes, &first);
-    /*
-     * The stripes are read one after the other.  If the sum is the same when
-     * it is taken again, no stripe has changed since it was read, and so
-     * none since this function returned.
-     */
-    for (int i = 0; i < n; i++) {
-        sum += qatomic_read(&d->stripes[(first + i) % STRIPES]);
-    }
-    /* What the caller asks its children must not overtake that. */
-    smp_mb();
-    return sum;
+    QEMU_LOCK_GUARD(&d->lock);
+    return quorum_digest_generation_locked(d, offset, bytes);
 }
 
 /* Set @first to @past of page @p to @digests, or all to @digest if NULL. */
@@ -501,6 +520,23 @@ static void quorum_digest_forget_locked(QuorumDigests *d, int64_t offset,
     }
 }
 
+void quorum_digests_begin_change(QuorumDigests *d, int64_t offset,
+                                 int64_t bytes)
+{
+    quorum_digest_check_range(offset, bytes);
+    QEMU_LOCK_GUARD(&d->lock);
+    quorum_digest_count_locked(d, offset, bytes, 1);
+    quorum_digest_grow_locked(d, offset, bytes);
+    quorum_digest_forget_locked(d, offset, bytes);
+}
+
+void quorum_digests_end_change(QuorumDigests *d, int64_t offset, int64_t bytes)
+{
+    quorum_digest_check_range(offset, bytes);
+    QEMU_LOCK_GUARD(&d->lock);
+    quorum_digest_count_locked(d, offset, bytes, -1);
+}
+
 void quorum_digests_forget(QuorumDigests *d, int64_t offset, int64_t bytes)
 {
     quorum_digest_check_range(offset, bytes);
@@ -545,7 +581,8 @@ bool quorum_digests_remember_if(QuorumDigests *d, int64_t offset, int64_t bytes,
 {
     quorum_digest_check_units(offset, bytes);
     QEMU_LOCK_GUARD(&d->lock);
-    if (quorum_digests_generation(d, offset, bytes) != generation) {
+    if (generation == QUORUM_DIGEST_CHANGING ||
+        quorum_digest_generation_locked(d, offset, bytes) != generation) {
         return false;
     }
     quorum_digest_remember_locked(d, offset, bytes, digests);

@@ -38,6 +38,9 @@
 #define QUORUM_DIGEST_UNKNOWN   0
 #define QUORUM_DIGEST_ZERO      1
 
+/* The generation of what is just being changed. */
+#define QUORUM_DIGEST_CHANGING  UINT64_MAX
+
 /* The least size of a table. */
 #define QUORUM_DIGEST_CACHE_MIN (1 * MiB)
 
@@ -103,16 +106,27 @@ void quorum_digests_hash_copy(const QuorumDigests *d, const QEMUIOVector *qiov,
 
 /*
  * The *generation* of a range is a number that is different after any change
- * to it: who finds that it is still the same knows that meanwhile
- * quorum_digests_forget(), _remember() and _remember_zeroes() were not called
- * for a range that overlaps.  (It may be different without one.)
- *
- * Who changes a range calls quorum_digests_forget() before that, and when it is
- * changed, with the range still locked, one or more of the three for every unit
- * that it has touched.  The second call is necessary because of votes that have
- * begun in between: the first one is none of their business, and they may have
- * seen what was there before the change.
+ * to it: who finds that it is still the same knows that none has begun or ended
+ * meanwhile, and that nothing was forgotten or remembered but by a vote.  While
+ * a change is under way, it is QUORUM_DIGEST_CHANGING: a vote that begins in
+ * the middle may see what will be there no more, and must not be remembered.
+ * (The generation may also be different, or QUORUM_DIGEST_CHANGING, because of
+ * other ranges.)
  */
+
+/*
+ * Children are going to be asked to change the range: forget all units that it
+ * touches.  The caller has locked the range.
+ */
+void quorum_digests_begin_change(QuorumDigests *d, int64_t offset,
+                                 int64_t bytes);
+
+/*
+ * The change of exactly this range has ended, and what is to be remembered of
+ * it is remembered.  The range is still locked.
+ */
+void quorum_digests_end_change(QuorumDigests *d, int64_t offset,
+                               int64_t bytes);
 
 /* Forget all units that the range touches, also those that it covers partly. */
 void quorum_digests_forget(QuorumDigests *d, int64_t offset, int64_t bytes);
@@ -133,14 +147,15 @@ void quorum_digests_remember(QuorumDigests *d, int64_t offset, int64_t bytes,
 void quorum_digests_remember_zeroes(QuorumDigests *d, int64_t offset,
                                     int64_t bytes);
 
-/* The generation of all units that the range touches. */
+/* The generation of all units that the range touches: an opaque number. */
 uint64_t quorum_digests_generation(QuorumDigests *d, int64_t offset,
                                    int64_t bytes);
 
 /*
  * Remember the @digests of all units in the range, which begins and ends with a
- * unit, if its generation is still @generation.  Returns whether it is.  The
- * generation stays the same: this is no change.
+ * unit, if its generation is still @generation, and that is not
+ * QUORUM_DIGEST_CHANGING.  Returns whether it did.  The generation stays the
+ * same: this is no change.
  */
 bool quorum_digests_remember_if(QuorumDigests *d, int64_t offset, int64_t bytes,
                                 const uint64_t *digests, uint64_t generation);

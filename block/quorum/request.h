@@ -180,7 +180,7 @@ struct QuorumRequest {
     struct {                    /* used by checked.c */
         uint64_t *digests;      /* of the whole units of a write, or NULL */
         uint64_t one;           /* room for that of one unit */
-        bool beside_change;     /* a vote must not remember anything */
+        int64_t offset, bytes;  /* what a change has begun with */
         const struct QuorumKnown *known;    /* what an early read checks */
     } checked;
 

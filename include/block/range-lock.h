@@ -89,13 +89,6 @@ void coroutine_fn range_lock_co_lock(RangeLock *lock, RangeLockRequest *req,
                                      int64_t offset, int64_t bytes);
 
 /*
- * Whether a request holds a part of [@offset, @offset + @bytes), or waits for
- * one.  Any thread.  True as long as one that held it before has not given it
- * back.
- */
-bool range_lock_is_claimed(RangeLock *lock, int64_t offset, int64_t bytes);
-
-/*
  * Give the range of @req back and wake the requests that waited only for @req.
  * Does not yield.
  */

@@ -246,6 +246,10 @@ enum {
 typedef struct Naive {
     uint64_t digests[NAIVE_UNITS];
     unsigned changes[NAIVE_UNITS];
+    int changing[NAIVE_UNITS];
+    struct {
+        int64_t offset, bytes;
+    } under_way[3];             /* changes, those of no bytes left out */
 } Naive;
 
 /* A range that begins and ends anywhere, short or long. */
@@ -291,12 +295,51 @@ static unsigned naive_changes(const Naive *naive, int64_t offset, int64_t bytes)
     return sum;
 }
 
+/* Begin a change, or end one that has begun. */
+static void begin_or_end(QuorumDigests *d, Naive *naive)
+{
+    int n = g_test_rand_int_range(0, ARRAY_SIZE(naive->under_way));
+    int64_t offset = naive->under_way[n].offset;
+    int64_t bytes = naive->under_way[n].bytes;
+    int more = bytes ? -1 : 1;
+
+    if (bytes) {
+        quorum_digests_end_change(d, offset, bytes);
+        naive->under_way[n].bytes = 0;
+    } else {
+        rand_range(&offset, &bytes);
+        quorum_digests_begin_change(d, offset, bytes);
+        naive_change(naive, offset, bytes, NULL);
+        naive->under_way[n].offset = offset;
+        naive->under_way[n].bytes = bytes;
+    }
+    for (int64_t i = offset / UNIT;
+         bytes && i < DIV_ROUND_UP(offset + bytes, UNIT); i++) {
+        naive->changing[i] += more;
+    }
+}
+
+static bool naive_is_changing(const Naive *naive, int64_t offset, int64_t bytes)
+{
+    for (int64_t i = offset / UNIT;
+         bytes && i < DIV_ROUND_UP(offset + bytes, UNIT); i++) {
+        if (naive->changing[i]) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Change both in the same way. */
 static void change(QuorumDigests *d, Naive *naive, int64_t max_zeroes)
 {
     g_autofree uint64_t *digests = g_new(uint64_t, NAIVE_UNITS);
     int64_t offset, bytes;
 
+    if (g_test_rand_int_range(0, 3) == 0) {
+        begin_or_end(d, naive);
+        return;
+    }
     rand_range(&offset, &bytes);
     for (int i = 0; i < bytes / UNIT; i++) {
         digests[i] = g_test_rand_int_range(0, 8) ? rand_digest() :
@@ -327,14 +370,17 @@ static void change(QuorumDigests *d, Naive *naive, int64_t max_zeroes)
     }
 }
 
-/* A vote, during which other things may change. */
-static void vote(QuorumDigests *d, Naive *naive, int64_t max_zeroes)
+/*
+ * A vote, during which other things may change.  Returns whether something of
+ * it was remembered.
+ */
+static bool vote(QuorumDigests *d, Naive *naive, int64_t max_zeroes)
 {
     g_autofree uint64_t *digests = g_new(uint64_t, NAIVE_UNITS);
     int64_t offset, bytes;
     uint64_t generation;
     unsigned changes;
-    bool done;
+    bool changing, done;
 
     rand_range(&offset, &bytes);
     generation = quorum_digests_generation(d, offset, bytes);
@@ -343,13 +389,16 @@ static void vote(QuorumDigests *d, Naive *naive, int64_t max_zeroes)
         change(d, naive, max_zeroes);
     }
     g_assert_true(changes == naive_changes(naive, offset, bytes) ||
-                  generation != quorum_digests_generation(d, offset, bytes));
+                  generation != quorum_digests_generation(d, offset, bytes) ||
+                  generation == QUORUM_DIGEST_CHANGING);
 
     bytes -= MIN(bytes, ROUND_UP(offset, UNIT) - offset);
     offset = ROUND_UP(offset, UNIT);
     bytes = ROUND_DOWN(bytes, UNIT);
     generation = quorum_digests_generation(d, offset, bytes);
     changes = naive_changes(naive, offset, bytes);
+    changing = naive_is_changing(naive, offset, bytes);
+    g_assert_true(!changing || generation == QUORUM_DIGEST_CHANGING);
     if (g_test_rand_int_range(0, 2)) {
         change(d, naive, max_zeroes);
     }
@@ -358,6 +407,7 @@ static void vote(QuorumDigests *d, Naive *naive, int64_t max_zeroes)
     }
     done = quorum_digests_remember_if(d, offset, bytes, digests, generation);
     g_assert_false(done && changes != naive_changes(naive, offset, bytes));
+    g_assert_false(done && changing);
     if (done) {
         g_assert_cmphex(generation, ==,
                         quorum_digests_generation(d, offset, bytes));
@@ -365,6 +415,7 @@ static void vote(QuorumDigests *d, Naive *naive, int64_t max_zeroes)
             naive->digests[offset / UNIT + i] = digests[i];
         }
     }
+    return done && bytes;
 }
 
 /* What the table knows is right; if @all, it knows all. */
@@ -410,11 +461,11 @@ static void random_ops(uint64_t cache_size, int runs, bool all)
     g_autofree Naive *naive = g_new0(Naive, 1);
     /* How much of a zero write becomes known is not what is tested here. */
     int64_t max_zeroes = all ? INT64_MAX : 0;
-    int known = 0;
+    int known = 0, remembered = 0;
 
     for (int run = 0; run < runs; run++) {
         change(d, naive, max_zeroes);
-        vote(d, naive, max_zeroes);
+        remembered += vote(d, naive, max_zeroes);
         compare_range(d, naive, all);
         if (run % 64 == 0) {
             known += compare(d, naive, all);
@@ -422,6 +473,7 @@ static void random_ops(uint64_t cache_size, int runs, bool all)
         g_assert_cmpuint(quorum_digests_memory(d), <=, cache_size);
     }
     g_assert_cmpint(known, >, 0);
+    g_assert_cmpint(remembered, >, 0);
     quorum_digests_free(d);
 }
 
@@ -638,7 +690,7 @@ static void coroutine_fn stress_write(int block, GRand *rand)
     int64_t bytes = (past - first) * UNIT - torn;
 
     offset += first * UNIT;
-    quorum_digests_forget(stress_table, offset, bytes);
+    quorum_digests_begin_change(stress_table, offset, bytes);
     for (int u = first; u < past; u++) {
         uint32_t *version = &stress_blocks[block].versions[u];
 
@@ -648,11 +700,10 @@ static void coroutine_fn stress_write(int block, GRand *rand)
         qatomic_set(version, (*version + 1) & 0xffffff);
     }
     stress_read_disk(block, digests);
-    if (g_rand_int_range(rand, 0, 4) == 0) {
-        quorum_digests_forget(stress_table, offset, bytes);
-    } else {
+    if (g_rand_int_range(rand, 0, 4)) {
         quorum_digests_remember(stress_table, offset, bytes, digests + first);
     }
+    quorum_digests_end_change(stress_table, offset, bytes);
 }
 
 /* With the range locked: what is known is what is there. */
