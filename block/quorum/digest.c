@@ -367,7 +367,7 @@ typedef struct QuorumDigestPart {
 /*
  * Set @part to the first part of the range, or to the next one of the range in
  * @part; false if there is none.  Pages that have no number, beyond 8 PiB, are
- * unknown for ever.
+ * always unknown.
  */
 static bool quorum_digest_next_part(QuorumDigestPart *part)
 {
