@@ -287,6 +287,25 @@ static void coroutine_fn GRAPH_RDLOCK quorum_state_tidy(BlockDriverState *bs)
 
 /* --- the timer --- */
 
+/*
+ * Whether the label is to be written though no request waits for that: children
+ * have come or gone, that is durable by now, or another node has failed.
+ */
+static bool quorum_state_label_is_due(QuorumState *st)
+{
+    QEMU_LOCK_GUARD(&st->lock);
+    for (int i = 0; i < st->num_nodes; i++) {
+        const QuorumStateNode *node = &st->nodes[i];
+
+        if (node->record >= 0 && !node->busy &&
+            node->state == QUORUM_STATE_NODE_STATE_OK &&
+            test_bit(quorum_state_num_pages(st), node->dirty)) {
+            return st->session;
+        }
+    }
+    return false;
+}
+
 /* Nodes that do not answer are given up; those that have failed tried again. */
 static void GRAPH_RDLOCK quorum_state_look(QuorumState *st, bool *retry,
                                            bool *busy)
@@ -295,7 +314,8 @@ static void GRAPH_RDLOCK quorum_state_look(QuorumState *st, bool *retry,
     int64_t now = quorum_now_ns();
     int64_t timeout = s->opts.child_timeout_ms * (int64_t)SCALE_MS;
 
-    *retry = *busy = false;
+    *busy = false;
+    *retry = quorum_state_label_is_due(st);
     for (int i = 0; i < st->num_nodes; i++) {
         QuorumStateNode *node = &st->nodes[i];
         bool late;
