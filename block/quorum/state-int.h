@@ -41,6 +41,12 @@ typedef struct QuorumStateNode {
     int64_t backoff_ns;
     bool abandoned;
 
+    /*
+     * It has failed, and what it was asked may still be done, over what is
+     * written next: so it is asked for an answer first.
+     */
+    bool unheard;
+
     /* Its labels are not ours, or say more than it has: erase them first. */
     bool erase;
 
@@ -128,6 +134,9 @@ struct QuorumState {
     bool fenced;
 
     int64_t tidied_ns;
+
+    /* When all that is written down is to be written once more, or 0. */
+    int64_t again_ns;
 };
 
 static inline uint32_t quorum_state_num_pages(const QuorumState *st)

@@ -24,6 +24,8 @@
 #include "qemu/error-report.h"
 #include "qemu/timer.h"
 #include "qemu/units.h"
+#include "debug.h"
+#include "late.h"
 #include "state-int.h"
 #include "trace.h"
 
@@ -872,6 +874,14 @@ static void GRAPH_RDLOCK quorum_state_apply(BlockDriverState *bs,
         }
     }
     for (int i = 0; i < st->num_nodes; i++) {
+        BdrvChild *child = st->nodes[i].child;
+
+        if (!(st->label.flags & QUORUM_STATE_CLEAN) ||
+            (child && bdrv_late(child) != BDRV_LATE_ENDED)) {
+            st->again_ns = quorum_now_ns() + QUORUM_LATE_QUARANTINE_NS;
+        }
+    }
+    for (int i = 0; i < st->num_nodes; i++) {
         quorum_state_apply_child(bs, i, f);
     }
     /* Members that are not here miss what is written meanwhile. */
@@ -919,11 +929,13 @@ static void quorum_state_reset(QuorumState *st)
         st->nodes[i].record = -1;
         st->nodes[i].durable = st->nodes[i].seq = 0;
         st->nodes[i].cached = true;
+        st->nodes[i].unheard = false;
         g_clear_pointer(&st->nodes[i].error, g_free);
     }
     st->loaded = st->session = false;
     st->want = st->durable = st->failed = st->config_want = 0;
     st->seq = 0;
+    st->again_ns = 0;
     st->fenced = false;
 }
 

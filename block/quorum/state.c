@@ -543,6 +543,7 @@ static bool quorum_state_may_write_locked(const QuorumState *st, int i)
     const QuorumStateNode *node = &st->nodes[i];
 
     return node->record >= 0 && !node->busy && !node->abandoned &&
+           !node->unheard &&
            (node->state != QUORUM_STATE_NODE_STATE_FAILED ||
             quorum_now_ns() >= node->retry_ns);
 }
@@ -716,7 +717,6 @@ void quorum_state_node_failed(QuorumState *st, int i, const char *what, int ret)
 {
     QuorumStateNode *node = &st->nodes[i];
     bool news, fatal;
-    int64_t wait;
     uint64_t well = 0;
 
     qemu_mutex_lock(&st->lock);
@@ -726,12 +726,8 @@ void quorum_state_node_failed(QuorumState *st, int i, const char *what, int ret)
     node->error = g_strdup_printf("could not be %s: %s", what, strerror(-ret));
     node->backoff_ns = MIN(MAX(node->backoff_ns * 2, QUORUM_STATE_BACKOFF_NS),
                            QUORUM_STATE_BACKOFF_MAX_NS);
-    wait = node->backoff_ns;
-    if (bdrv_late(node->child) == BDRV_LATE_UNKNOWN) {
-        /* What has failed may still be done, over what is written next. */
-        wait = MAX(wait, QUORUM_LATE_QUARANTINE_NS);
-    }
-    node->retry_ns = quorum_now_ns() + wait;
+    node->unheard = bdrv_late(node->child) != BDRV_LATE_ENDED;
+    node->retry_ns = quorum_now_ns() + node->backoff_ns;
     quorum_state_dirty_label_locked(st);
     for (int j = 0; j < st->num_nodes; j++) {
         if (st->nodes[j].state != QUORUM_STATE_NODE_STATE_FAILED) {
