@@ -25,8 +25,8 @@
 #define QUORUM_STATE_TIDY_NS (5 * NANOSECONDS_PER_SECOND)
 
 /*
- * For how long a state node that has failed is asked for an answer, with breaks:
- * the first requests may just let a client connect again.
+ * For how long a state node that has failed is asked for an answer, with
+ * breaks: the first requests may just let a client connect again.
  */
 #define QUORUM_STATE_PROBE_NS       (4 * NANOSECONDS_PER_SECOND)
 #define QUORUM_STATE_PROBE_BREAK_NS (50 * SCALE_MS)
@@ -137,8 +137,8 @@ static bool quorum_state_is_stored(QuorumState *st, int i, int64_t offset,
 
 /*
  * Whether as many children as must vote in the region have all of it after a
- * crash, too, if they do now.  A child may have had since what is stored that it
- * lacks; without a mark, nothing would be chosen there of what fewer have.
+ * crash, too, if they do now.  A child may have had since what is stored that
+ * it lacks; without a mark, nothing would be chosen there of what fewer have.
  */
 static bool quorum_state_has_voters(QuorumState *st, int64_t offset,
                                     int64_t bytes)
@@ -351,8 +351,8 @@ typedef struct QuorumStateProbe {
 } QuorumStateProbe;
 
 /*
- * As of a child (see late.h), what a state node was asked before may come, where
- * no one can tell, for some time from its first answer on.
+ * As of a child (see late.h), what a state node was asked before may come,
+ * where no one can tell, for some time from its first answer on.
  */
 static void coroutine_fn GRAPH_UNLOCKED quorum_state_probe_entry(void *opaque)
 {
