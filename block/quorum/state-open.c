@@ -190,8 +190,8 @@ static void quorum_state_files_free(QuorumStateFile *files, int n)
 }
 
 /* Read all of the state node @child. */
-static void coroutine_fn GRAPH_RDLOCK quorum_state_read(BdrvChild *child,
-                                                        QuorumStateFile *f)
+static void coroutine_fn GRAPH_RDLOCK quorum_state_read_all(BdrvChild *child,
+                                                            QuorumStateFile *f)
 {
     int64_t length = bdrv_co_getlength(child->bs);
     int64_t bytes;
@@ -224,6 +224,23 @@ static void coroutine_fn GRAPH_RDLOCK quorum_state_read(BdrvChild *child,
     }
 }
 
+/* The same of the node in slot @i, which is given up if it does not answer. */
+static void coroutine_fn GRAPH_RDLOCK quorum_state_read(QuorumState *st, int i,
+                                                        QuorumStateFile *f)
+{
+    QuorumStateNode *node = &st->nodes[i];
+
+    WITH_QEMU_LOCK_GUARD(&st->lock) {
+        node->busy = true;
+        node->busy_ns = quorum_now_ns();
+    }
+    quorum_state_wake(st);
+    quorum_state_read_all(node->child, f);
+    WITH_QEMU_LOCK_GUARD(&st->lock) {
+        node->busy = false;
+    }
+}
+
 /* The highest sequence number that is on the state node. */
 static void quorum_state_find_seq(QuorumStateFile *f)
 {
@@ -242,6 +259,27 @@ static void quorum_state_find_seq(QuorumStateFile *f)
             }
         }
     }
+}
+
+/*
+ * Whether there is room for what was written down of the members of its label.
+ * A page that was cut off must not be taken for one that was never written.
+ */
+static bool quorum_state_is_whole(const QuorumStateFile *f, Error **errp)
+{
+    int64_t needed = 0;
+
+    for (int k = 0; k < QUORUM_STATE_RECORDS; k++) {
+        if (f->label.records[k].status) {
+            needed = quorum_state_offset(
+                quorum_state_stale_page(&f->label, k + 1, 0), 0);
+        }
+    }
+    if (f->bytes < needed) {
+        error_setg(errp, "was cut short: it has %" PRId64 " bytes, and what is "
+                   "written down takes %" PRId64, f->bytes, needed);
+    }
+    return f->bytes >= needed;
 }
 
 /* Find the label in what was read. */
@@ -266,7 +304,10 @@ static void quorum_state_judge_label(QuorumStateFile *f)
             f->valid = true;
         }
     }
-    if (f->valid) {
+    if (f->valid && !quorum_state_is_whole(f, &f->err)) {
+        f->valid = false;
+        error_free(err);
+    } else if (f->valid) {
         quorum_state_find_seq(f);
         error_free(err);
     } else if (quorum_state_is_blank(f->data, 2 * QUORUM_STATE_PAGE)) {
@@ -971,11 +1012,12 @@ int coroutine_fn quorum_state_co_load(BlockDriverState *bs, Error **errp)
         /* Another quorum may have given it up before. */
         if (child && qemu_in_main_thread() && bdrv_can_abandon(child)) {
             bdrv_unabandon(child);
+            st->nodes[i].abandoned = false;
         }
     }
     for (int i = 0; i < st->num_nodes; i++) {
         if (st->nodes[i].child) {
-            quorum_state_read(st->nodes[i].child, &f[i]);
+            quorum_state_read(st, i, &f[i]);
             quorum_state_judge_label(&f[i]);
             all_blank &= f[i].blank;
             all_unborn &= f[i].unborn;

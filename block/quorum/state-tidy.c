@@ -440,8 +440,8 @@ static void GRAPH_RDLOCK quorum_state_look(QuorumState *st, bool *retry,
         QuorumStateNode *node = &st->nodes[i];
         bool late, again;
 
-        if (node->record < 0) {
-            continue;
+        if (node->record < 0 && !node->busy) {
+            continue;           /* what has no record may be read now */
         }
         qemu_mutex_lock(&st->lock);
         *busy |= node->busy || node->state == QUORUM_STATE_NODE_STATE_FAILED;
