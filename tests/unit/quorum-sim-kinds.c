@@ -498,6 +498,17 @@ const Kind sim_kinds[] = {
             [REQ_RESTART] = 20,
         },
     }, {
+        .name = "state-unreadable",
+        .count = 2000,
+        .restarts = ~0,
+        .state_errors = true,
+        .state_hides = true,
+        .more = {
+            [REQ_FLUSH] = 15,
+            [REQ_SCRUB] = 15,
+            [REQ_RESTART] = 20,
+        },
+    }, {
         .name = "state-minority",
         .count = 2000,
         .max_bad = -1,

@@ -219,6 +219,7 @@ typedef struct Kind {
     int restarts;               /* mask of what a REQ_RESTART is; 0: no state */
     bool minority;              /* threshold is no majority */
     bool state_errors;          /* state nodes may fail */
+    bool state_hides;           /* and may not be readable after a restart */
 } Kind;
 
 typedef struct Schedule {
