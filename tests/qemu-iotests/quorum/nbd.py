@@ -217,6 +217,9 @@ class HeldNBD:
         self.hold: Callable[[Request], bool] = lambda request: False
         self.fail: Callable[[Request], bool] = lambda request: False
         self.announce: Callable[[int], None] = lambda offset: None
+        # Reads that get what there was at first
+        self.old: Callable[[Request], bool] = lambda request: False
+        self._first = bytes(image)
         self.seen: List[Request] = []       # all that have come
         self.held: List[Request] = []       # those without an answer
         self._path = path
@@ -255,6 +258,14 @@ class HeldNBD:
                 # It is done, be it that who has asked for it is gone.
                 with suppress(OSError):
                     self._answer(request)
+
+    def answer_held(self, which: Callable[[Request], bool]) -> None:
+        """Answer some of what is held, and go on holding."""
+        with self._changed:
+            now = [request for request in self.held if which(request)]
+            for request in now:
+                self.held.remove(request)
+                self._answer(request)
 
     @contextmanager
     def holding(self, hold: Callable[[Request], bool]) -> Iterator[None]:
@@ -390,7 +401,8 @@ class HeldNBD:
         data = b''
         end = request.offset + request.length
         if request.kind == READ:
-            data = bytes(self.image[request.offset:end])
+            image = self._first if self.old(request) else self.image
+            data = bytes(image[request.offset:end])
         elif request.kind == WRITE:
             self.image[request.offset:end] = request.data
         elif request.kind == WRITE_ZEROES:
