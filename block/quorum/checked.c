@@ -276,11 +276,23 @@ int quorum_checked_winner(const QuorumLockedRead *lr, int u,
     return winner;
 }
 
+/* Whether some child may have lost unit @u, and not been given it again. */
+static bool quorum_any_unsure(const QuorumLockedRead *lr, int u)
+{
+    bool any = false;
+
+    for (int i = 0; i < lr->req->n; i++) {
+        any |= test_bit(quorum_bit(lr, i, u), lr->unsure);
+    }
+    return any;
+}
+
 bool quorum_checked_gives_up(QuorumLockedRead *lr, int u)
 {
     QuorumRange unit = quorum_unit(lr, u);
 
-    if (!quorum_unit_is_known(lr, u) ||
+    /* What was told long ago does not excuse a loss of what came later. */
+    if (!quorum_unit_is_known(lr, u) || !quorum_any_unsure(lr, u) ||
         !quorum_sync_is_told(lr->req->s->sync, unit.start,
                              unit.end - unit.start)) {
         return false;
