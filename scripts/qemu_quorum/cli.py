@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# Copyright (c) 2026 The quorum project authors
+
+"""The command line"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from typing import Dict, Type
+
+from .basics import INTERRUPTED, NOT_WELL, Failure
+from .children import Children
+from .command import Command
+from .monitor import HAVE_QMP, ExecuteError, Monitor
+from .scrub import Scrub
+from .state import show_state
+from .status import Status
+from .text import interval_argument, printable, speed_argument
+from .watch import Watch
+
+
+SOCKET_VARIABLE = 'QEMU_QUORUM_SOCKET'
+
+COMMANDS: Dict[str, Type[Command]] = {
+    'status': Status,
+    'watch': Watch,
+    'scrub': Scrub,
+    'resync': Scrub,
+    'replace': Children,
+    'remove': Children,
+    'drop': Children,
+}
+
+
+def parse_args() -> argparse.Namespace:
+    common = argparse.ArgumentParser(add_help=False)
+    # Before the command or after it: what is not given must not undo the other
+    common.add_argument('-s', '--socket', default=argparse.SUPPRESS,
+                        help='QMP socket: a path, or HOST:PORT (default: '
+                             f'${SOCKET_VARIABLE})')
+    common.add_argument('--json', action='store_true',
+                        default=argparse.SUPPRESS,
+                        help='print JSON, for programs')
+    top = argparse.ArgumentParser(
+        prog='qemu-quorum', parents=[common],
+        description='Look after the quorum nodes of a running QEMU or storage '
+        'daemon.', epilog='Exit status: 0 all is well, 1 it is not, '
+        '2 wrong usage or no connection.')
+    commands = top.add_subparsers(dest='command', metavar='COMMAND',
+                                  required=True)
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, parents=[common], help=text,
+                                   description=text)
+
+    def add_node(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument('node', nargs='?', metavar='NODE',
+                         help='the quorum node (default: the only one)')
+
+    def add_speed(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument('--speed', type=speed_argument, metavar='BYTES',
+                         help='no faster than that, a second (as 50M)')
+
+    add_node(add('status', 'show how each child is'))
+
+    sub = add('watch', 'show that again and again, and events')
+    add_node(sub)
+    sub.add_argument('--interval', type=interval_argument, default=2.0,
+                     metavar='SECONDS', help='how often (default: 2)')
+
+    sub = add('scrub', 'read everything on all children, vote, and repair')
+    add_node(sub)
+    sub.add_argument('--check', action='store_true',
+                     help='only count, repair nothing')
+    sub.add_argument('--stale', action='store_true',
+                     help='only what children are known to lack')
+    sub.add_argument('--list', action='store_true',
+                     help='print where something was found, in bytes of the '
+                          'disk')
+    sub.add_argument('--prefer', metavar='SLOT',
+                     help='where there is no winner, and only there, write '
+                          'what this child has over the others')
+    add_speed(sub)
+    sub.add_argument('--on-error', default='ignore',
+                     choices=('ignore', 'report', 'stop', 'enospc'),
+                     help='what to do where it cannot repair: go on (ignore, '
+                          'the default), end (report), or wait (stop; enospc '
+                          'if there is no space)')
+    sub.add_argument('--no-wait', dest='wait', action='store_false',
+                     help='return when it has begun')
+    sub.add_argument('--stop', action='store_true',
+                     help='end the scrub that runs')
+
+    add_node(add('resync', 'wait until no child lacks anything'))
+
+    sub = add('replace', 'put another file or node into a slot, and fill it')
+    sub.add_argument('words', nargs='+', metavar='[NODE] SLOT FILE',
+                     help='SLOT is N or children.N; instead of FILE, the name '
+                          'of a node will do')
+    sub.add_argument('--format', help='format of FILE (default: raw, whatever '
+                                      'is in it)')
+    add_speed(sub)
+
+    sub = add('remove', 'take a child out; its slot is vacant then')
+    sub.add_argument('words', nargs='+', metavar='[NODE] SLOT',
+                     help='SLOT is N or children.N')
+
+    sub = add('drop', 'go on without a child that does not answer: cut its '
+                      'connections, and take it out')
+    sub.add_argument('words', nargs='+', metavar='[NODE] SLOT',
+                     help='SLOT is N, children.N, or the name of a node that '
+                          'is the child or below it')
+
+    sub = add('state', 'show and check what the state nodes of a quorum say, '
+                       'while no QEMU uses them')
+    sub.add_argument('files', nargs='+', metavar='FILE',
+                     help='a state node; give all of a quorum to have them '
+                          'compared')
+    sub.add_argument('--list', action='store_true',
+                     help='print what is unresolved, and what children lack, '
+                          'in bytes of the disk')
+
+    args = top.parse_args()
+    args.json = getattr(args, 'json', False)
+    args.socket = getattr(args, 'socket', os.environ.get(SOCKET_VARIABLE))
+    return args
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.command == 'state':
+        return show_state(args)
+    if not HAVE_QMP:
+        raise Failure(
+            "QEMU's Python library qemu.qmp is missing: it is in the folder "
+            'python of its source (run build/qemu/scripts/qemu-quorum), and '
+            'to be had by: pip install qemu.qmp')
+    if not args.socket:
+        raise Failure('which QEMU? Give its QMP socket by --socket or '
+                      f'${SOCKET_VARIABLE}')
+    monitor = Monitor(args.socket)
+    try:
+        monitor.connect()
+        status = getattr(COMMANDS[args.command](args, monitor), args.command)()
+        assert isinstance(status, int)
+        return status
+    except ExecuteError as error:
+        raise Failure(f'QEMU refuses: {error}', NOT_WELL) from None
+    finally:
+        monitor.close()
+
+
+def main() -> int:
+    # What the libraries want to log the user is told in a line
+    logging.disable()
+    args = parse_args()
+    try:
+        return run(args)
+    except Failure as failure:
+        if args.json:
+            print(json.dumps({'error': str(failure)}), flush=True)
+        print(f'qemu-quorum: {printable(str(failure))}', file=sys.stderr)
+        return failure.status
+    except KeyboardInterrupt:
+        print('qemu-quorum: interrupted', file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Nobody reads on; let Python not complain when it flushes
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NOT_WELL
