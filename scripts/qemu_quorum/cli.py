@@ -9,16 +9,24 @@ import json
 import logging
 import os
 import sys
-from typing import Dict, Type
+from typing import Callable, Dict, Type
 
 from .basics import INTERRUPTED, NOT_WELL, Failure
 from .children import Children
 from .command import Command
+from .create import create
 from .monitor import HAVE_QMP, ExecuteError, Monitor
+from .places import KINDS
+from .printing import FORMS
 from .scrub import Scrub
 from .state import show_state
 from .status import Status
-from .text import interval_argument, printable, speed_argument
+from .text import (
+    interval_argument,
+    printable,
+    size_argument,
+    speed_argument,
+)
 from .watch import Watch
 
 
@@ -33,6 +41,40 @@ COMMANDS: Dict[str, Type[Command]] = {
     'remove': Children,
     'drop': Children,
 }
+WITHOUT_QEMU: Dict[str, Callable[[argparse.Namespace], int]] = {
+    'create': create,
+    'state': show_state,
+}
+
+
+def add_create(sub: argparse.ArgumentParser) -> None:
+    """The options of "create"."""
+    sub.add_argument('name', metavar='NAME',
+                     help='what the node is to be called')
+    sub.add_argument('--size', type=size_argument, metavar='BYTES',
+                     help='length of the disk (as 100G; default: that of the '
+                          'image)')
+    sub.add_argument('--replica', action='append', default=[], metavar='URI',
+                     help=f'where a replica is to be: {KINDS}')
+    sub.add_argument('--threshold', type=int, metavar='N',
+                     help='how many replicas must agree (default: the '
+                          'majority)')
+    sub.add_argument('--from', dest='source', metavar='IMAGE',
+                     help='an image that the disk begins with')
+    sub.add_argument('--from-format', metavar='FORMAT',
+                     help='its format (default: what it looks like)')
+    sub.add_argument('--state', action='append', default=[], metavar='URI',
+                     help='where a state node is to be, once for each '
+                          'replica; or once a folder for all of them '
+                          '(default: beside each replica)')
+    sub.add_argument('--no-state', action='store_true',
+                     help='no state nodes: a restart forgets who lacks what')
+    sub.add_argument('--force', action='store_true',
+                     help='overwrite what is there')
+    sub.add_argument('--print', choices=FORMS, default='blockdev',
+                     help='for a command line (blockdev, the default), for '
+                          'libvirt, or for a storage daemon that systemd '
+                          'starts')
 
 
 def parse_args() -> argparse.Namespace:
@@ -123,6 +165,9 @@ def parse_args() -> argparse.Namespace:
                      help='print what is unresolved, and what children lack, '
                           'in bytes of the disk')
 
+    add_create(add('create', 'make the replicas and state nodes of a new '
+                   'quorum, and print what to put where'))
+
     args = top.parse_args()
     args.json = getattr(args, 'json', False)
     args.socket = getattr(args, 'socket', os.environ.get(SOCKET_VARIABLE))
@@ -130,8 +175,8 @@ def parse_args() -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.command == 'state':
-        return show_state(args)
+    if args.command in WITHOUT_QEMU:
+        return WITHOUT_QEMU[args.command](args)
     if not HAVE_QMP:
         raise Failure(
             "QEMU's Python library qemu.qmp is missing: it is in the folder "

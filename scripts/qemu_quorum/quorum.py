@@ -10,7 +10,15 @@ from typing import Dict, Iterator, List, Optional, Set, Tuple
 
 from .basics import Dictionary, Failure
 from .monitor import Monitor
-from .text import human_size, human_time, latencies, printable, stamp, table
+from .text import (
+    bar,
+    human_size,
+    human_time,
+    latencies,
+    printable,
+    stamp,
+    table,
+)
 
 
 LATE_MS = 1000              # a request that waits for longer is told of
@@ -173,12 +181,9 @@ class Quorum:
             yield f'  {line}'
 
 
-def scrub_line(scrub: Dictionary, width: int = 20) -> str:
+def scrub_line(scrub: Dictionary) -> str:
     """A bar, and what there is to say of a scrub that runs."""
-    fraction = scrub['fraction']
-    filled = int(fraction * width)
-    words = [f"[{'=' * filled}{'>' * (filled < width)}".ljust(width + 1)[
-        :width + 1] + f'] {100 * fraction:.1f}%']
+    words = [bar(scrub['fraction'])]
     if scrub['paused']:
         words.append('PAUSED')
     elif scrub.get('speed'):

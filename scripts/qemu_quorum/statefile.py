@@ -77,6 +77,20 @@ def divide_up(dividend: int, shift: int) -> int:
     return -(-dividend >> shift)
 
 
+def state_size(disk_bytes: int, records: int = RECORDS) -> int:
+    """How long a state node of a new set is, with space for @records"""
+    most = (1 << 63) - 1
+    max_bytes = disk_bytes if disk_bytes > most // 8 else \
+        divide_up(max(4 * disk_bytes, 256 << 30), 30) << 30
+
+    def pages(shift: int, bits: int) -> int:
+        while divide_up(max_bytes, shift) > 1 << bits:
+            shift += 1
+        return -(-divide_up(max_bytes, shift) // PAYLOAD_BITS)
+
+    return 2 * PAGE * (1 + pages(20, 18) + records * pages(12, 22))
+
+
 def find_ranges(bits: bytes, shift: int, end: int) -> Ranges:
     """What the bits of a map stand for, up to the end of the disk"""
     count = min(divide_up(end, shift), len(bits) * 8)

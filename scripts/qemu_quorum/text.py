@@ -46,6 +46,13 @@ def latencies(child: Dictionary) -> str:
            f"{milliseconds('write-latency-us')} ms"
 
 
+def bar(fraction: float, width: int = 20) -> str:
+    """How much of something is done"""
+    filled = int(fraction * width)
+    return f"[{'=' * filled}{'>' * (filled < width)}".ljust(width + 1)[
+        :width + 1] + f'] {100 * fraction:.1f}%'
+
+
 def printable(text: str) -> str:
     """Names come from files: they must not play with the terminal."""
     return ''.join(c if c.isprintable() else '?' for c in text)
@@ -63,14 +70,28 @@ def table(rows: List[List[str]], left: Tuple[int, ...]) -> List[str]:
     return lines
 
 
-def speed_argument(text: str) -> int:
-    """For argparse: bytes, or with a suffix."""
-    match = re.fullmatch(r'(\d+)([kmgt]?)(i?b)?(/s)?', text.lower())
+def parse_bytes(text: str, what: str, example: str) -> int:
+    match = re.fullmatch(r'(\d+)([kmgt]?)(i?b)?', text.lower())
     if not match:
         raise argparse.ArgumentTypeError(
-            f"'{text}' is not a speed: give bytes a second, or with a suffix "
-            'as in 50M')
+            f"'{text}' is not a {what}, or with a suffix as in {example}")
     return int(match[1]) << (10 * ' kmgt'.index(match[2] or ' '))
+
+
+def speed_argument(text: str) -> int:
+    """For argparse: bytes, or with a suffix."""
+    return parse_bytes(re.sub('/s$', '', text),
+                       'speed: give bytes a second', '50M')
+
+
+def size_argument(text: str) -> int:
+    """The same for the length of a disk, which has one"""
+    size = parse_bytes(text, 'size: give bytes', '100G')
+    if not 0 < size < 1 << 63:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not the size of a disk: it must be 512 bytes or "
+            'more, and less than 8 EiB')
+    return size
 
 
 def interval_argument(text: str) -> float:

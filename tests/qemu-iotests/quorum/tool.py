@@ -32,7 +32,13 @@ class ToolTestCase(iotests.QMPTestCase):
                       'server=on,wait=off', '--monitor', 'chardev=people',
                       *args)
 
+    @staticmethod
+    def environment() -> Dict[str, str]:
+        """It looks for qemu-img."""
+        return {**os.environ, 'QEMU_IMG': os.environ['QEMU_IMG_PROG']}
+
     def start(self, *args: str, **options: Any) -> 'subprocess.Popen[str]':
+        options.setdefault('env', self.environment())
         return subprocess.Popen(
             [sys.executable, TOOL, '-s', self.path, *args], text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
