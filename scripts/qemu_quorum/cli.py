@@ -15,6 +15,8 @@ from .basics import INTERRUPTED, NOT_WELL, Failure
 from .children import Children
 from .command import Command
 from .create import create
+from .errors import explain_errors
+from .explain import Explain
 from .monitor import HAVE_QMP, ExecuteError, Monitor
 from .places import KINDS
 from .printing import FORMS
@@ -34,6 +36,7 @@ SOCKET_VARIABLE = 'QEMU_QUORUM_SOCKET'
 
 COMMANDS: Dict[str, Type[Command]] = {
     'status': Status,
+    'explain': Explain,
     'watch': Watch,
     'scrub': Scrub,
     'resync': Scrub,
@@ -108,6 +111,13 @@ def parse_args() -> argparse.Namespace:
 
     add_node(add('status', 'show how each child is'))
 
+    sub = add('explain', 'say what is wrong, what it means, and what mends '
+              'it')
+    add_node(sub)
+    sub.add_argument('--error', metavar='FILE',
+                     help='explain what QEMU has said when it could not open '
+                          'a quorum (-: standard input); this needs no QEMU')
+
     sub = add('watch', 'show that again and again, and events')
     add_node(sub)
     sub.add_argument('--interval', type=interval_argument, default=2.0,
@@ -177,6 +187,8 @@ def parse_args() -> argparse.Namespace:
 def run(args: argparse.Namespace) -> int:
     if args.command in WITHOUT_QEMU:
         return WITHOUT_QEMU[args.command](args)
+    if args.command == 'explain' and args.error is not None:
+        return explain_errors(args.error, args.json)
     if not HAVE_QMP:
         raise Failure(
             "QEMU's Python library qemu.qmp is missing: it is in the folder "

@@ -47,17 +47,29 @@ class Quorum:
         self.threshold: Optional[int] = data.get('vote-threshold')
         self.scrub: Optional[Dictionary] = data.get('scrub')
         self.resync: Optional[Dictionary] = data.get('resync')
+        # What is known over restarts
+        self.memory: Optional[Dictionary] = data.get('state-nodes')
         data['state'] = self._state()
         data['advice'] = list(self._advice())
 
     def _state(self) -> str:
-        usable = sum(child['state'] not in UNUSABLE_STATES
-                     for child in self.children)
-        if self.threshold is None or usable < self.threshold:
+        if self.threshold is None or self.usable() < self.threshold:
             return 'FAILED'
-        if any(child['state'] != 'ok' for child in self.children):
+        if any(child['state'] != 'ok' for child in self.children) or \
+           self.bad_state_nodes():
             return 'DEGRADED'
         return 'ONLINE'
+
+    def usable(self) -> int:
+        """How many children are asked"""
+        return sum(child['state'] not in UNUSABLE_STATES
+                   for child in self.children)
+
+    def bad_state_nodes(self) -> List[Dictionary]:
+        """Those that don't get what a restart must not forget"""
+        nodes = self.memory['nodes'] if self.memory else []
+        return [node for node in nodes
+                if node['state'] in ('failed', 'foreign')]
 
     def _advice(self) -> Iterator[str]:
         well = sum(child['state'] == 'ok' for child in self.children)
@@ -69,10 +81,15 @@ class Quorum:
         elif well < self.threshold:
             yield 'where children lack data at the same place, the guest ' \
                   'gets I/O errors'
-        elif self.data['state'] == 'DEGRADED' and well == self.threshold:
+        elif well < len(self.children) and well == self.threshold:
             yield 'no other child may fail until this is mended'
 
         yield from self._advice_of_late()
+        for node in self.bad_state_nodes():
+            yield f"the state node of {node['child']} " + (
+                'belongs to another disk or side of a split'
+                if node['state'] == 'foreign' else
+                f"fails: {node.get('error', 'unknown error')}")
         lacking = []
         for child in self.children:
             slot, state = child['child'], child['state']
@@ -297,6 +314,8 @@ class System:
                 data['size'] = image['virtual-size']
                 data['vote-threshold'] = specific['vote-threshold']
                 data['read-pattern'] = specific['read-pattern']
+                if 'state' in specific:
+                    data['state-nodes'] = specific['state']
                 if 'resync' in specific:
                     data['resync'] = describe_resync(specific['resync'])
             data['children'] = [self._describe_child(child, info)

@@ -105,6 +105,13 @@ def interval_argument(text: str) -> float:
     return seconds
 
 
+def fold(text: str, first: str = '', indent: str = '') -> List[str]:
+    """Lines that fit on any terminal; what is to be typed stays whole."""
+    return textwrap.wrap(text, 79, initial_indent=first,
+                         subsequent_indent=indent, break_on_hyphens=False,
+                         break_long_words=False)
+
+
 def head_lines(pairs: List[Tuple[str, str]]) -> Iterator[str]:
     """Texts behind what they are about, folded"""
     previous = ''
