@@ -17,6 +17,7 @@ from .command import Command
 from .create import create
 from .errors import explain_errors
 from .explain import Explain
+from .metrics import Metrics, forget
 from .monitor import HAVE_QMP, ExecuteError, Monitor
 from .places import KINDS
 from .printing import FORMS
@@ -37,6 +38,7 @@ SOCKET_VARIABLE = 'QEMU_QUORUM_SOCKET'
 COMMANDS: Dict[str, Type[Command]] = {
     'status': Status,
     'explain': Explain,
+    'metrics': Metrics,
     'watch': Watch,
     'scrub': Scrub,
     'resync': Scrub,
@@ -117,6 +119,12 @@ def parse_args() -> argparse.Namespace:
     sub.add_argument('--error', metavar='FILE',
                      help='explain what QEMU has said when it could not open '
                           'a quorum (-: standard input); this needs no QEMU')
+
+    sub = add('metrics', 'print all figures for Prometheus (OpenMetrics)')
+    add_node(sub)
+    sub.add_argument('--textfile', metavar='PATH',
+                     help='write them into this file, for the textfile '
+                          'collector of the node exporter')
 
     sub = add('watch', 'show that again and again, and events')
     add_node(sub)
@@ -216,6 +224,8 @@ def main() -> int:
     try:
         return run(args)
     except Failure as failure:
+        if args.command == 'metrics' and args.textfile is not None:
+            forget(args.textfile)
         if args.json:
             print(json.dumps({'error': str(failure)}), flush=True)
         print(f'qemu-quorum: {printable(str(failure))}', file=sys.stderr)
