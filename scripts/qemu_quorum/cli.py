@@ -130,6 +130,8 @@ def parse_args() -> argparse.Namespace:
     add_node(sub)
     sub.add_argument('--interval', type=interval_argument, default=2.0,
                      metavar='SECONDS', help='how often (default: 2)')
+    sub.add_argument('--once', action='store_true',
+                     help='show it once, and end')
 
     sub = add('scrub', 'read everything on all children, vote, and repair')
     add_node(sub)

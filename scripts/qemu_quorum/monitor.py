@@ -133,5 +133,12 @@ class Monitor:
         """Let events come."""
         self._run(asyncio.sleep(seconds), None)
 
+    def wait(self, event: asyncio.Event, seconds: float) -> None:
+        """Let events come, until this one is set, or so long."""
+        try:
+            self._run(event.wait(), seconds)
+        except asyncio.TimeoutError:
+            pass
+
     def events(self) -> List[Dictionary]:
         return [dict(event) for event in self.client.events.clear()]

@@ -105,9 +105,10 @@ def interval_argument(text: str) -> float:
     return seconds
 
 
-def fold(text: str, first: str = '', indent: str = '') -> List[str]:
+def fold(text: str, first: str = '', indent: str = '', width: int = 79
+         ) -> List[str]:
     """Lines that fit on any terminal; what is to be typed stays whole."""
-    return textwrap.wrap(text, 79, initial_indent=first,
+    return textwrap.wrap(text, max(width, 20), initial_indent=first,
                          subsequent_indent=indent, break_on_hyphens=False,
                          break_long_words=False)
 
