@@ -130,6 +130,7 @@ class Creation:
                 raise place.refuse('is there, and has data; to overwrite '
                                    'them: --force')
         self._note_common_fate()
+        self._note_threshold()
 
     def _least_state(self) -> int:
         """With space for each child, for one that follows it, and one more"""
@@ -142,10 +143,21 @@ class Creation:
         if len(set(folders)) < len(folders):
             note('there are replicas on the same file system: what ends it '
                  'ends both')
-        if len(self.states) > len({os.path.dirname(place.path) or place.text
-                                   for place in self.states}):
+        folders_of_states = {os.path.dirname(state.path) or state.text
+                             for state in self.states}
+        if self.args.state and len(folders_of_states) < len(self.states):
             note('there are state nodes in the same folder: better keep each '
                  'beside its replica')
+
+    def _note_threshold(self) -> None:
+        count = len(self.replicas)
+        if self.threshold == count:
+            note(f'all {count} replicas must agree, so none may be missing; '
+                 'with 3 replicas and a threshold of 2, one may')
+        elif self.threshold * 2 <= count:
+            note(f'a threshold of {self.threshold} is no majority of {count}: '
+                 'two groups of replicas that are separated may each be '
+                 'believed')
 
     # Making it
 
