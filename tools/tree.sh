@@ -33,7 +33,7 @@ tree_git() { plain_git -C "$tree" "$@"; }
 new_files() {
     local file
     git -C "$top" ls-files --cached --others --exclude-standard \
-        -- block include docs tests scripts |
+        -- block contrib include docs tests scripts |
         while read -r file; do
         [ ! -f "$top/$file" ] || printf '%s\n' "$file"
     done

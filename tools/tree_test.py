@@ -73,7 +73,7 @@ def split_comments(text: str) -> Tuple[str, List[str]]:
 
 def our_files() -> List[str]:
     """Those that go into QEMU.  Each file of these folders does."""
-    return files('block', 'include', 'docs', 'tests', 'scripts')
+    return files('block', 'contrib', 'include', 'docs', 'tests', 'scripts')
 
 
 def check_series() -> Complaints:

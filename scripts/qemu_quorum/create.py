@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# Copyright (c) 2026 The quorum project authors
+
+"""The command create"""
+
+import argparse
+import json
+import os
+import re
+import signal
+import sys
+import tempfile
+from typing import List, Optional
+
+from .basics import NOT_WELL, WELL, Dictionary, Failure
+from .places import Place
+from .printing import FORMS
+from .programs import QemuImg, json_name, zeroes
+from .statefile import RECORDS, state_size
+from .text import human_size, printable
+
+NAME = re.compile(r'[A-Za-z][A-Za-z0-9._-]{0,23}')
+BEGIN_BYTES = 4096          # that are written to begin the state nodes
+
+
+def note(text: str) -> None:
+    """Standard output is for what is to be put somewhere."""
+    print(f'note: {printable(text)}', file=sys.stderr, flush=True)
+
+
+class Creation:
+    """
+    A quorum that is being made.  First everything is looked at, then made;
+    if that fails, what has been made is removed.
+    """
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.img = QemuImg()
+        self._check_words()
+        self.size = self._choose_size()
+        self.replicas = [Place('--replica', text) for text in args.replica]
+        self.states = self._choose_states()
+        self.threshold: int = args.threshold or len(self.replicas) // 2 + 1
+        self.filling: List[Place] = []      # what has been overwritten
+
+    # What is wanted, and whether that is possible
+
+    def _check_words(self) -> None:
+        args = self.args
+        count = len(args.replica)
+        if not NAME.fullmatch(args.name):
+            raise Failure(f"NAME '{args.name}': it must begin with a letter, "
+                          "and consist of at most 24 letters, digits, '.', "
+                          "'_' and '-'")
+        if not 2 <= count <= RECORDS:
+            raise Failure(f'--replica: there is {count}; give it 2 to '
+                          f'{RECORDS} times, best 3 or 5 times')
+        if args.threshold is not None and not 1 <= args.threshold <= count:
+            raise Failure(f"--threshold '{args.threshold}': it must be 1 to "
+                          f'{count}, the number of replicas')
+        if args.from_format and not args.source:
+            raise Failure(f"--from-format '{args.from_format}' is that of "
+                          'the image after --from, which is not given')
+        if args.no_state and args.state:
+            raise Failure('--no-state and --state exclude each other')
+
+    def _choose_size(self) -> int:
+        args = self.args
+        size: Optional[int] = args.size
+        if args.source:
+            try:
+                least = self.img.image_size(args.source, args.from_format)
+            except ValueError as error:
+                raise Failure(f"--from '{args.source}': {error}") from None
+            if size is not None and size < least:
+                raise Failure(f"--size '{size}': the image has {least} bytes "
+                              f'({human_size(least)}), so give that or more')
+            size = size or least
+        if size is None:
+            raise Failure('how large is the disk? Give --size, or an image '
+                          'by --from')
+        if size % 512:
+            raise Failure(f"--size '{size}' is no multiple of 512; "
+                          f'{size + 512 - size % 512} would be one')
+        return size
+
+    def _choose_states(self) -> List[Place]:
+        args = self.args
+        if args.no_state:
+            return []
+        texts: List[str] = args.state
+        count = len(self.replicas)
+        if len(texts) == 1 and os.path.isdir(texts[0]):
+            texts = texts * count
+        if not texts:
+            return [self._beside(replica) for replica in self.replicas]
+        if len(texts) != count:
+            raise Failure(f'--state: there are {len(texts)}, and {count} '
+                          'replicas; give it once for each replica, in the '
+                          'same order, or once with a folder')
+        return [Place('--state', os.path.join(
+            text, f'{args.name}.{i}.state') if os.path.isdir(text) else text)
+                for i, text in enumerate(texts)]
+
+    @staticmethod
+    def _beside(replica: Place) -> Place:
+        driver = replica.options['driver']
+        if driver in ('nbd', 'host_device'):
+            raise replica.refuse('no state node can be made beside it; give '
+                                 '--state for each replica, or --no-state', 2)
+        url, question, query = replica.text.partition(
+            '\0' if replica.path else '?')
+        return Place('--state', f'{url}.state{question}{query}')
+
+    def look(self) -> None:
+        """Whether all of this can be made"""
+        for replica in self.replicas:
+            replica.look(self.img, self.size, True, self.args.force)
+        for state in self.states:
+            state.look(self.img, self._least_state(), False,
+                       self.args.force)
+        every = [*self.replicas, *self.states]
+        for i, place in enumerate(every):
+            for other in every[:i]:
+                if place.identity() == other.identity():
+                    raise place.refuse('is the same as that of '
+                                       f"{other.option} '{other.text}'", 2)
+            if not place.blank and not self.args.force:
+                raise place.refuse('is there, and has data; to overwrite '
+                                   'them: --force')
+        self._note_common_fate()
+        self._note_threshold()
+
+    def _least_state(self) -> int:
+        """With space for each child, for one that follows it, and one more"""
+        return state_size(self.size, min(2 * len(self.replicas) + 1, RECORDS))
+
+    def _note_common_fate(self) -> None:
+        folders = [os.stat(os.path.dirname(place.path)).st_dev
+                   for place in self.replicas if place.path and
+                   place.options['driver'] == 'file']
+        if len(set(folders)) < len(folders):
+            note('there are replicas on the same file system: what ends it '
+                 'ends both')
+        folders_of_states = {os.path.dirname(state.path) or state.text
+                             for state in self.states}
+        if self.args.state and len(folders_of_states) < len(self.states):
+            note('there are state nodes in the same folder: better keep each '
+                 'beside its replica')
+
+    def _note_threshold(self) -> None:
+        count = len(self.replicas)
+        if self.threshold == count:
+            note(f'all {count} replicas must agree, so none may be missing; '
+                 'with 3 replicas and a threshold of 2, one may')
+        elif self.threshold * 2 <= count:
+            note(f'a threshold of {self.threshold} is no majority of {count}: '
+                 'two groups of replicas that are separated may each be '
+                 'believed')
+
+    # Making it
+
+    def make(self) -> None:
+        """All or nothing"""
+        try:
+            for replica in self.replicas:
+                if replica.size is None:
+                    replica.make(self.img, self.size)
+            for state in self.states:
+                if state.size is None:
+                    state.make(self.img, state_size(self.size))
+            self._fill()
+            self._begin()
+            self._check()
+        except BaseException:
+            self._undo()
+            raise
+
+    def _undo(self) -> None:
+        for place in [*self.replicas, *self.states]:
+            if place.made:
+                if not place.unmake():
+                    note(f"'{place.text}' was made, and can't be removed from "
+                         'here')
+            elif place in self.filling and place.blank:
+                try:
+                    self._clear(place)
+                except Failure:
+                    note(f"'{place.text}' was blank, and is not any more")
+
+    def _clear(self, place: Place) -> None:
+        self.filling.append(place)
+        size = place.usable
+        self.img.convert(json_name(zeroes(size)), None, place.node(),
+                         f"clearing '{place.text}'")
+
+    def _fill(self) -> None:
+        for place in [*self.replicas, *self.states]:
+            if not place.blank:
+                self._clear(place)
+        if self.args.source:
+            self.filling += self.replicas
+            # All of them must agree that it was written.
+            self.img.convert(self.args.source, self.args.from_format,
+                             self.node(threshold=len(self.replicas),
+                                       states=False),
+                             f'filling {len(self.replicas)} replicas')
+
+    def _begin(self) -> None:
+        """
+        Have the state nodes know that the replicas are alike.  That takes a
+        write, so they are given once more what they begin with.
+        """
+        if not self.states:
+            return
+        self.filling += [*self.replicas, *self.states]
+        with tempfile.NamedTemporaryFile(prefix='qemu-quorum-') as file:
+            head: Dictionary = {**self.replicas[0].node(),
+                                'size': min(BEGIN_BYTES, self.size)}
+            self.img.convert(json_name(head), None, self._head_of(file), '')
+            self.img.convert(file.name, 'raw', {
+                **self.node(), 'state-init': True}, '')
+
+    def _head_of(self, file: 'tempfile._TemporaryFileWrapper[bytes]'
+                 ) -> Dictionary:
+        file.truncate(min(BEGIN_BYTES, self.size))
+        return {'driver': 'raw', 'file': {'driver': 'file',
+                                          'filename': file.name}}
+
+    def _check(self) -> None:
+        """That it can be opened, and that all is well with it"""
+        try:
+            info = self.img.info(self.node())
+        except ValueError as error:
+            raise Failure(f'the new quorum can not be opened: {error}',
+                          NOT_WELL) from None
+        data = info['format-specific']['data']
+        nodes = data['children'] + data.get('state', {}).get('nodes', [])
+        for place, found in zip([*self.replicas, *self.states], nodes):
+            if found['state'] != 'ok':
+                raise place.refuse(f"it is {found['state']} after it was "
+                                   f"filled{self._why(found)}")
+
+    @staticmethod
+    def _why(found: Dictionary) -> str:
+        return f": {found['error']}" if 'error' in found else ''
+
+    # What has come of it
+
+    def node(self, threshold: Optional[int] = None, states: bool = True
+             ) -> Dictionary:
+        """The options of the quorum"""
+        name = self.args.name
+        result: Dictionary = {
+            'driver': 'quorum', 'node-name': name,
+            'vote-threshold': threshold or self.threshold,
+            'rewrite-corrupted': True,
+            'children': [
+                {**replica.node(f'{name}-{i}'), 'discard': 'unmap'}
+                for i, replica in enumerate(self.replicas)]}
+        for child in result['children']:
+            child['file'] = {**child['file'], 'discard': 'unmap'}
+        if self.states and states:
+            result['state'] = [state.node(f'{name}-s{i}')
+                               for i, state in enumerate(self.states)]
+        return result
+
+
+def end_by_signal(number: int, _: object) -> None:
+    """As Ctrl-C does, so that nothing stays behind"""
+    raise KeyboardInterrupt
+
+
+def create(args: argparse.Namespace) -> int:
+    """The command that needs no QEMU, but qemu-img"""
+    signal.signal(signal.SIGTERM, end_by_signal)
+    creation = Creation(args)
+    creation.look()
+    creation.make()
+    node = creation.node()
+    if args.json:
+        print(json.dumps({'node-name': args.name, 'size': creation.size,
+                          'vote-threshold': creation.threshold,
+                          'blockdev': node}))
+    else:
+        print(FORMS[args.print](node))
+    return WELL
