@@ -30,6 +30,7 @@ import curves                               # noqa: E402,F401
 import resync                               # noqa: E402,F401
 import delays                               # noqa: E402,F401
 import state                                # noqa: E402,F401
+import checked                              # noqa: E402,F401
 
 
 def main() -> int:

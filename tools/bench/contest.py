@@ -141,6 +141,12 @@ class Bench:
         subprocess.run(words, check=True, cwd=obj)
         return program
 
+    def make_once(self, key: str, name: str, *more: str) -> str:
+        """The same, unless it is there."""
+        program = f'{self.work}/{name}-{key}'
+        return program if os.path.exists(program) else \
+            self.make(key, name, *more)
+
     def run(self, *args: str) -> Run:
         """Run a program; what it says it took counts, if it does."""
         # pylint: disable=consider-using-with
@@ -285,9 +291,7 @@ def ratios(times: Dict[str, List[float]], a: str, b: str) -> List[float]:
 def threads_load(bench: Bench, key: str, options: str, threads: int, count: int,
                  size: int, write: bool) -> float:
     """Run a load from several threads on a writable node; returns seconds."""
-    program = f'{bench.work}/threads-{key}'
-    if not os.path.exists(program):
-        bench.make(key, 'threads', 'tests/unit/iothread.c')
+    program = bench.make_once(key, 'threads', 'tests/unit/iothread.c')
     return bench.run(program, options, str(threads), str(count), str(size),
                      'write' if write else 'read').seconds
 

@@ -48,9 +48,7 @@ class Latency(NamedTuple):
 # pylint: disable=too-many-arguments
 def latency(bench: Bench, key: str, options: str, kind: str, rate: int = RATE,
             depth: int = 0, seconds: float = SECONDS) -> Latency:
-    program = f'{bench.work}/latency-{key}'
-    if not os.path.exists(program):
-        bench.make(key, 'latency')
+    program = bench.make_once(key, 'latency')
     output = bench.run(program, options, kind, str(4 * KIB), str(rate),
                        str(depth), str(seconds)).output
 
@@ -130,12 +128,20 @@ class Delay:
         self._listener.close()
 
 
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(('127.0.0.1', 0))
+        return int(sock.getsockname()[1])
+
+
 class Servers:
     """Each child is behind a server of its own.  A context manager."""
 
-    def __init__(self, bench: Bench, count: int, delayed: int = 0) -> None:
+    def __init__(self, bench: Bench, count: int, delayed: int = 0,
+                 tcp: bool = False) -> None:
         """The last @delayed of @count answer late."""
         self.bench = bench
+        self.tcp = tcp
         self.processes: List['subprocess.Popen[bytes]'] = []
         self.delays: List[Delay] = []
         self.children: List[str] = []
@@ -157,10 +163,13 @@ class Servers:
 
     def _start(self, i: int, delayed: bool) -> None:
         path, pid_file = self._path(i, 'sock'), self._path(i, 'pid')
+        port = free_port() if self.tcp else 0
+        where = ['--bind=127.0.0.1', f'--port={port}'] if self.tcp else \
+            [f'--socket={path}']
         # pylint: disable=consider-using-with
         self.processes.append(subprocess.Popen([
             self.bench.program('ours', 'qemu-nbd'), '--persistent',
-            '--shared=0', '--format=raw', f'--socket={path}',
+            '--shared=0', '--format=raw', *where,
             f'--pid-file={pid_file}', self.bench.image(i, SIZE)],
             stdin=subprocess.DEVNULL))
         while not os.path.exists(pid_file):
@@ -169,8 +178,10 @@ class Servers:
         if delayed:
             self.delays.append(Delay(self._path(i, 'delayed'), path))
             path = self._path(i, 'delayed')
-        self.children.append('driver=nbd,server.type=unix,'
-                             f'server.path={path}')
+        self.children.append(
+            'driver=nbd,server.type=inet,server.host=127.0.0.1,'
+            f'server.port={port}' if self.tcp else
+            f'driver=nbd,server.type=unix,server.path={path}')
 
     def signal(self, i: int, number: int) -> None:
         self.processes[i].send_signal(number)

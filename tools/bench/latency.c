@@ -16,12 +16,7 @@
  */
 
 #include "qemu/osdep.h"
-#include "qapi/error.h"
-#include "qapi/qapi-commands-block-core.h"
-#include "qapi/qapi-visit-block-core.h"
-#include "qapi/qobject-output-visitor.h"
 #include "qemu/timer.h"
-#include "qobject/qjson.h"
 #include "node.h"
 
 #define PATTERN 0x5a        /* as in contest.py */
@@ -117,23 +112,6 @@ static double quantile_ms(double q)
     guint i = MIN(q * times->len, times->len - 1);
 
     return g_array_index(times, int64_t, i) / 1e6;
-}
-
-/* Our driver's counters */
-static void print_stats(void)
-{
-    BlockStatsList *stats = qmp_query_blockstats(true, true, &error_fatal);
-    QObject *object = NULL;
-    Visitor *v = qobject_output_visitor_new(&object);
-    g_autoptr(GString) json = NULL;
-
-    visit_type_BlockStatsList(v, NULL, &stats, &error_fatal);
-    visit_complete(v, &object);
-    json = qobject_to_json(object);
-    printf("stats %s\n", json->str);
-    visit_free(v);
-    qobject_unref(object);
-    qapi_free_BlockStatsList(stats);
 }
 
 int main(int argc, char **argv)

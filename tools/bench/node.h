@@ -12,9 +12,13 @@
 #include "block/block.h"
 #include "crypto/init.h"
 #include "qapi/error.h"
+#include "qapi/qapi-commands-block-core.h"
+#include "qapi/qapi-visit-block-core.h"
+#include "qapi/qobject-output-visitor.h"
 #include "qemu/main-loop.h"
 #include "qemu/module.h"
 #include "qobject/qdict.h"
+#include "qobject/qjson.h"
 #include "system/block-backend.h"
 
 /* Start the block layer, and open the node with @options, KEY=VALUE,... */
@@ -35,6 +39,23 @@ static inline BlockBackend *open_node(const char *options)
     module_call_init(MODULE_INIT_QOM);
     bdrv_init();
     return blk_new_open(NULL, NULL, dict, BDRV_O_RDWR, &error_fatal);
+}
+
+/* Our driver's counters */
+static inline void print_stats(void)
+{
+    BlockStatsList *stats = qmp_query_blockstats(true, true, &error_fatal);
+    QObject *object = NULL;
+    Visitor *v = qobject_output_visitor_new(&object);
+    g_autoptr(GString) json = NULL;
+
+    visit_type_BlockStatsList(v, NULL, &stats, &error_fatal);
+    visit_complete(v, &object);
+    json = qobject_to_json(object);
+    printf("stats %s\n", json->str);
+    visit_free(v);
+    qobject_unref(object);
+    qapi_free_BlockStatsList(stats);
 }
 
 #endif /* BENCH_NODE_H */
