@@ -2,12 +2,14 @@
 """
 Rows: read-pattern=checked, which asks one child for what is known.
 
-The peer, md raid1, has a program of its own: tools/bench/peer.
+The peer is md raid1, in a guest.
 """
 
 import functools
 import json
+import os
 import re
+import sys
 from typing import Any, Callable, Dict, List, NamedTuple
 
 import delays
@@ -17,6 +19,7 @@ from loads import READ, Servers
 
 ROUNDS = 3
 UNIT = 4 * KIB
+PEER_MS = 1000              # for each load of a disk
 CHECKED = ',read-pattern=checked'
 PATTERNS = {'quorum': '', 'threshold': ',read-pattern=threshold',
             'checked': CHECKED}
@@ -173,6 +176,53 @@ def checked_load(bench: Bench) -> None:
                      at_most=3)
         bench.figure(f'{name}: busiest child : idlest child',
                      [max(known) / max(1, min(known))])
+
+
+# --- the peer ---
+
+@row('peer')
+def peer_row(bench: Bench) -> None:
+    """
+    In a guest, md over three disks, each of which is on a server, and quorums
+    of the same servers.  The guest is emulated, which takes much of the time
+    of small requests, and the same for all.
+    """
+    sys.path += [f'{bench.build}/qemu/python',
+                 os.path.join(os.path.dirname(__file__), '../guest')]
+    # pylint: disable-next=import-outside-toplevel
+    from peer import machine
+
+    loads = ('read', 4 * KIB, 32), ('read', 64 * KIB, 16), ('read', MIB, 8), \
+        ('write', 4 * KIB, 32), ('write', 64 * KIB, 16), ('write', MIB, 8)
+    with delays.Servers(bench, 3) as servers:
+        quorums = [bench.quorum(servers.children, more)
+                   for more in PATTERNS.values()]
+        with machine(bench, [*servers.children, *quorums]) as guest:
+            guest.ask('mirror', '/dev/md0', '/dev/vda', '/dev/vdb', '/dev/vdc')
+            paths = {'md': '/dev/md0', 'quorum': '/dev/vdd',
+                     'threshold': '/dev/vde', 'checked': '/dev/vdf'}
+            for path in paths.values():
+                guest.ask('read', path, MIB, 4, 0)
+            for kind, size, depth in loads:
+                if kind == 'write':
+                    paths.pop('threshold', None)
+                name = f'{kind} {size_name(size)}'
+                speeds = bench.contest({
+                    f'{disk}, {name}': functools.partial(
+                        lambda *words: float(guest.ask(*words)) / 1e6,
+                        kind, path, size, depth, PEER_MS)
+                    for disk, path in paths.items()},
+                    runs=min(bench.runs, ROUNDS))
+                bench.figure(f'{name}: MB/s of md', speeds[f'md, {name}'])
+                for disk in list(paths)[1:]:
+                    bench.figure(
+                        f'{name}: throughput of {disk} : md',
+                        ratios(speeds, f'{disk}, {name}', f'md, {name}'),
+                        at_least=1 if kind == 'read' and disk == 'checked'
+                        else None)
+                if kind == 'read' and size == MIB:
+                    bench.figure('reads that asked one child, of all',
+                                 [guest.share_checked()], at_least=0.99)
 
 
 # --- writes ---

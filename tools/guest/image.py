@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import subprocess
+from typing import Sequence
 
 HERE = os.path.dirname(os.path.realpath(__file__))
 # The programs of e2fsprogs are not in the path of each user.
@@ -38,7 +39,7 @@ def modules(linux: str, wanted: str) -> list[tuple[str, bytes]]:
             image = file.read()
         match = re.search(rb'\0depends=([^\0]*)\0', image)
         for other in match.group(1).decode().split(',') if match else []:
-            add(other)
+            add(other.replace('-', '_'))
         found.append((name, image))
 
     add(wanted)
@@ -58,16 +59,23 @@ def busybox_root(root: str, busybox: str) -> None:
     install(busybox, f'{root}/bin/busybox')
 
 
+# pylint: disable=too-many-arguments
 def make_initramfs(root: str, linux: str, busybox: str, out: str,
-                   init: str, *programs: str) -> None:
-    """The initramfs: busybox, the driver of the disk, init, and programs."""
+                   init: str, *programs: str, drivers: Sequence[str] = ()
+                   ) -> None:
+    """
+    The initramfs: busybox, the drivers of the disk and others, init, and
+    programs.
+    """
     busybox_root(root, busybox)
     install(init, f'{root}/init')
     shutil.copy(f'{HERE}/disk.sh', root)
     for program in programs:
         install(program, f'{root}/bin/{os.path.basename(program)}')
     os.makedirs(f'{root}/modules')
-    for i, (name, image) in enumerate(modules(linux, 'virtio_blk')):
+    for i, (name, image) in enumerate(
+            module for driver in ('virtio_blk', *drivers)
+            for module in modules(linux, driver)):
         with open(f'{root}/modules/{i:02}-{name}.ko', 'wb') as file:
             file.write(image)
     files = subprocess.run(['find', '.'], cwd=root, check=True,
@@ -109,10 +117,11 @@ class Parts:
         shutil.copy(vmlinuz, f'{self.tmp}/vmlinuz')
         return self
 
-    def initramfs(self, init: str, *programs: str) -> None:
+    def initramfs(self, init: str, *programs: str,
+                  drivers: Sequence[str] = ()) -> None:
         """Make initrd, see make_initramfs()."""
         make_initramfs(f'{self.scratch}/initramfs', self.linux, self.busybox,
-                       f'{self.tmp}/initrd', init, *programs)
+                       f'{self.tmp}/initrd', init, *programs, drivers=drivers)
 
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is None:
