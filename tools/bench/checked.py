@@ -151,6 +151,27 @@ row('checked-nbd')(lambda bench: nbd_row(bench, False))
 row('checked-tcp')(lambda bench: nbd_row(bench, True))
 
 
+@row('checked-limited')
+def checked_limited(bench: Bench) -> None:
+    """Do three children with little bandwidth give three times as much?"""
+    limit = 100 * MIB
+    for size, depth in ((64 * KIB, 16), (64 * KIB, 64), (MIB, 8), (MIB, 32)):
+        count = limit // size
+        with delays.Servers(bench, 3, limit=limit) as servers:
+            name = f'{size_name(size)}, {depth} in flight'
+            nodes = {'child': servers.children[0],
+                     'checked': bench.quorum(servers.children, CHECKED)}
+            times = bench.contest({
+                f'{node}, {name}': functools.partial(
+                    lambda *load: again(bench, *load).run.seconds,
+                    options, size, count, depth)
+                for node, options in nodes.items()},
+                runs=min(bench.runs, ROUNDS))
+        bench.figure(f'throughput : child, {name}',
+                     ratios(times, f'child, {name}', f'checked, {name}'),
+                     at_least=2.7)
+
+
 @row('checked-load')
 def checked_load(bench: Bench) -> None:
     """What do servers count?"""

@@ -138,10 +138,14 @@ class Servers:
     """Each child is behind a server of its own.  A context manager."""
 
     def __init__(self, bench: Bench, count: int, delayed: int = 0,
-                 tcp: bool = False) -> None:
-        """The last @delayed of @count answer late."""
+                 tcp: bool = False, limit: int = 0) -> None:
+        """
+        The last @delayed of @count answer late.  Each sends at most @limit
+        bytes a second, if there is a limit.
+        """
         self.bench = bench
         self.tcp = tcp
+        self.limit = limit
         self.processes: List['subprocess.Popen[bytes]'] = []
         self.delays: List[Delay] = []
         self.children: List[str] = []
@@ -166,11 +170,16 @@ class Servers:
         port = free_port() if self.tcp else 0
         where = ['--bind=127.0.0.1', f'--port={port}'] if self.tcp else \
             [f'--socket={path}']
+        image = self.bench.image(i, SIZE)
+        what = [
+            f'--object=throttle-group,id=g,x-bps-read={self.limit}',
+            '--image-opts', 'driver=throttle,throttle-group=g,file.driver=raw,'
+            f'file.file.driver=file,file.file.filename={image}'
+        ] if self.limit else ['--format=raw', image]
         # pylint: disable=consider-using-with
         self.processes.append(subprocess.Popen([
             self.bench.program('ours', 'qemu-nbd'), '--persistent',
-            '--shared=0', '--format=raw', *where,
-            f'--pid-file={pid_file}', self.bench.image(i, SIZE)],
+            '--shared=0', *where, f'--pid-file={pid_file}', *what],
             stdin=subprocess.DEVNULL))
         while not os.path.exists(pid_file):
             assert self.processes[i].poll() is None
