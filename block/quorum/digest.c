@@ -214,34 +214,45 @@ static void quorum_digest_copy_unit(QuorumDigestCursor *c, uint8_t *dst)
     }
 }
 
-/* The next unit where it is, if it is there in one piece, or a copy in @tmp. */
-static const void *quorum_digest_next_unit(QuorumDigestCursor *c, uint8_t *tmp)
+/*
+ * The digest of the next unit, which is in pieces.  Apart, because the compiler
+ * clears the copy.
+ */
+static uint64_t __attribute__((noinline))
+quorum_digest_torn_unit(const QuorumDigests *d, QuorumDigestCursor *c)
 {
-    if (c->iov->iov_len - c->offset > QUORUM_DIGEST_UNIT) {
-        c->offset += QUORUM_DIGEST_UNIT;
-        return c->iov->iov_base + c->offset - QUORUM_DIGEST_UNIT;
-    }
-    if (c->iov->iov_len - c->offset == QUORUM_DIGEST_UNIT) {
-        const void *unit = c->iov->iov_base + c->offset;
+    uint8_t unit[QUORUM_DIGEST_UNIT];
 
+    quorum_digest_copy_unit(c, unit);
+    return quorum_digest_unit(d, unit);
+}
+
+static uint64_t quorum_digest_next_unit(const QuorumDigests *d,
+                                        QuorumDigestCursor *c)
+{
+    size_t left = c->iov->iov_len - c->offset;
+    const void *unit = c->iov->iov_base + c->offset;
+
+    if (left < QUORUM_DIGEST_UNIT) {
+        return quorum_digest_torn_unit(d, c);
+    }
+    c->offset += QUORUM_DIGEST_UNIT;
+    if (left == QUORUM_DIGEST_UNIT) {
         c->iov++;
         c->offset = 0;
-        return unit;
     }
-    quorum_digest_copy_unit(c, tmp);
-    return tmp;
+    return quorum_digest_unit(d, unit);
 }
 
 void quorum_digests_hash(const QuorumDigests *d, const QEMUIOVector *qiov,
                          size_t qiov_offset, int64_t bytes, uint64_t *digests)
 {
     QuorumDigestCursor c = quorum_digest_cursor(qiov, qiov_offset);
-    uint8_t tmp[QUORUM_DIGEST_UNIT];
 
     assert(QEMU_IS_ALIGNED(bytes, QUORUM_DIGEST_UNIT));
     assert(bytes <= qiov->size && qiov_offset <= qiov->size - bytes);
     for (int64_t i = 0; i < bytes / QUORUM_DIGEST_UNIT; i++) {
-        digests[i] = quorum_digest_unit(d, quorum_digest_next_unit(&c, tmp));
+        digests[i] = quorum_digest_next_unit(d, &c);
     }
 }
 

@@ -102,7 +102,11 @@ static int64_t quorum_hedge_ns(const QuorumRequest *req, int i)
 
 /* --- whom to ask --- */
 
-/* The smaller, the sooner the child in slot @i should answer. */
+/*
+ * The smaller, the sooner the child in slot @i should answer.  What is in
+ * flight counts as much as how long it takes: the mean alone changes too late,
+ * so that all reads would go to one child, and then all to another.
+ */
 static int64_t quorum_score(const QuorumRequest *req, int i)
 {
     QuorumSlot *slot = &req->s->slots[i];
@@ -112,7 +116,7 @@ static int64_t quorum_score(const QuorumRequest *req, int i)
     if (!mean && stragglers) {
         return INT64_MAX / 2;   /* it has not answered yet, but others have */
     }
-    return mean * (1 + stragglers);
+    return mean * (1 + MAX(stragglers, qatomic_read(&slot->reading)));
 }
 
 static bool quorum_sits_out(const QuorumRequest *req, int i)
@@ -223,26 +227,19 @@ QuorumAnswer *quorum_early_fastest(QuorumRequest *req)
 {
     unsigned turn = qatomic_fetch_inc(&req->s->next_deferred);
     bool any_speed = turn % QUORUM_ROTATE_ALONE == 0;
-    int64_t best_score = INT64_MAX;
+    int64_t least = INT64_MAX;
     QuorumAnswer *fastest = NULL;
 
-    for (int i = 0; i < req->n; i++) {
-        const QuorumAnswer *a = &req->answers[i];
-
-        if (quorum_answer_counts(a) && !a->done) {
-            best_score = MIN(best_score, quorum_score(req, i));
-        }
-    }
     if (any_speed) {
         turn /= QUORUM_ROTATE_ALONE;
     }
-    for (int k = 0; k < req->n && !fastest; k++) {
+    for (int k = 0; k < req->n; k++) {
         int i = (turn + k) % req->n;
         QuorumAnswer *a = &req->answers[i];
+        int64_t cost = any_speed ? 0 : quorum_score(req, i);
 
-        if (quorum_answer_counts(a) && !a->done &&
-            (any_speed || !quorum_is_slower(quorum_score(req, i),
-                                            best_score))) {
+        if (quorum_answer_counts(a) && !a->done && cost < least) {
+            least = cost;
             fastest = a;
         }
     }

@@ -159,6 +159,7 @@ typedef struct QuorumSlot {
 
     /* Atomic: reads in flight on the child that were left, and their bytes. */
     unsigned stragglers;
+    unsigned reading;           /* reads in flight, with pattern checked */
     unsigned straggling_bytes;
 
     /* Used by late.c, in the main thread only. */

@@ -546,6 +546,8 @@ quorum_read_up_to_end(QuorumRequest *req, QuorumAnswer *a)
 
 int64_t coroutine_fn quorum_ask_read(QuorumRequest *req, QuorumAnswer *a)
 {
+    QuorumSlot *slot = &req->s->slots[quorum_answer_slot(a)];
+    bool counts = req->s->digests;
     BdrvRequestFlags flags = req->flags;
     int ret;
 
@@ -556,13 +558,15 @@ int64_t coroutine_fn quorum_ask_read(QuorumRequest *req, QuorumAnswer *a)
         /* The caller's memory is registered, our buffers are not. */
         flags &= ~BDRV_REQ_REGISTERED_BUF;
     }
-    if (unlikely(req->s->digests)) {
-        QuorumSlot *slot = &req->s->slots[quorum_answer_slot(a)];
-
+    if (unlikely(counts)) {
         stat64_add(&slot->counters.read_bytes, req->bytes);
+        qatomic_inc(&slot->reading);
     }
     ret = bdrv_co_preadv(a->child, req->offset, req->bytes,
                          quorum_answer_qiov(a), flags);
+    if (unlikely(counts)) {
+        qatomic_dec(&slot->reading);
+    }
     return ret < 0 ? quorum_read_failed(a, ret) : 0;
 }
 
