@@ -46,9 +46,12 @@ int quorum_state_change_begin(BlockDriverState *bs, BlockDriverState **nodes,
     if (!st) {
         return 0;
     }
-    if (n > QUORUM_STATE_RECORDS) {
-        error_setg(errp, "A quorum with state nodes can have up to %d "
-                   "children, not %d", QUORUM_STATE_RECORDS, n);
+    if (st->creating) {
+        error_setg(errp, "The state nodes of quorum '%s' are being created; "
+                   "try again when that has ended", bdrv_get_node_name(bs));
+        return -EBUSY;
+    }
+    if (!quorum_state_check_slots(n, errp)) {
         return -EINVAL;
     }
     new = g_new0(QuorumStateNode, n);
@@ -194,6 +197,11 @@ void quorum_state_gather_options(BlockDriverState *bs, QDict *target)
     qdict_put(target, "state", list);
 }
 
+bool quorum_state_in_use(const BDRVQuorumState *s)
+{
+    return s->state && s->state->loaded;
+}
+
 bool quorum_state_is_node(BdrvChild *child)
 {
     return child->role & BDRV_CHILD_METADATA;
@@ -290,14 +298,15 @@ int quorum_state_add_node(BlockDriverState *bs, const char *name,
     if (slot < 0) {
         return -EINVAL;
     }
-    if (s->state && !s->state->loaded) {
-        error_setg(errp, "Quorum '%s' is inactive", bdrv_get_node_name(bs));
+    if (!s->state) {
+        error_setg(errp, "Quorum '%s' has no state nodes; the command "
+                   "quorum-state-create gives it all of them at once",
+                   bdrv_get_node_name(bs));
         return -EINVAL;
     }
-    if (!s->state) {
-        error_setg(errp, "Quorum '%s' was opened without state nodes; give "
-                   "them, blank and with state-init=on, when it is opened",
-                   bdrv_get_node_name(bs));
+    if (!s->state->loaded) {
+        error_setg(errp, "Quorum '%s' is inactive, or its state nodes are "
+                   "being created", bdrv_get_node_name(bs));
         return -EINVAL;
     }
     child = bdrv_attach_child_tran(bs, node, name, &child_of_bds,

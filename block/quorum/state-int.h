@@ -5,7 +5,7 @@
  *
  * Copyright (c) 2026 The quorum project authors
  *
- * For state.c and state-open.c only.
+ * For the files state*.c only.
  */
 
 #ifndef BLOCK_QUORUM_STATE_INT_H
@@ -65,6 +65,7 @@ struct QuorumState {
     int num_nodes;              /* slots */
     QuorumStateNode *nodes;     /* [slot] */
     bool loaded;
+    bool creating;              /* nothing is promised yet: state-create.c */
     bool begun;                 /* it was once: init has done what it is for */
     bool init;                  /* what the option says */
 
@@ -138,11 +139,41 @@ static inline uint32_t quorum_state_num_pages(const QuorumState *st)
 /* "state.@i", the name of the state node of slot @i.  Owned by the caller. */
 char *quorum_state_name(int i);
 
+/*
+ * Run @fn in a coroutine, and wait for it.  In the main thread, with all
+ * requests drained.
+ */
+typedef int coroutine_fn GRAPH_RDLOCK QuorumStateFn(BlockDriverState *bs,
+                                                    Error **errp);
+int quorum_state_run(BlockDriverState *bs, QuorumStateFn *fn, Error **errp);
+
+/* Whether so many slots, or state nodes, can be or are enough. */
+bool quorum_state_check_slots(int slots, Error **errp);
+bool quorum_state_check_count(int nodes, int threshold, Error **errp);
+
+/*
+ * Whether a node @bs that begins with @labels, two places of a label, may
+ * become state.@i: it is blank or, if @set is given, of that set.
+ */
+bool quorum_state_check_blank(const uint8_t *labels, BlockDriverState *bs,
+                              int i, const QemuUUID *set, Error **errp);
+
 /* A state of @slots slots without state nodes, for bs. */
 QuorumState *quorum_state_new(BlockDriverState *bs, int slots);
 
 /* Begin a new set; no node has anything. */
 void quorum_state_begin_set(QuorumState *st);
+
+/* Another parent may have given the node of @child up: it is used again. */
+void GRAPH_RDLOCK quorum_state_attached(BdrvChild *child);
+
+/*
+ * Whether there is room on the state node in slot @i, which has @bytes, for
+ * what is written down: so many records as are used before those of members
+ * that have left are used again.
+ */
+bool GRAPH_RDLOCK quorum_state_check_room(QuorumState *st, int i, int64_t bytes,
+                                          Error **errp);
 
 /* A record for a newcomer in @slot, or -1 if there are too many. */
 int quorum_state_new_record(QuorumState *st, int slot);
@@ -205,6 +236,12 @@ void quorum_state_add_marked_locked(const QuorumState *st, unsigned long *map);
 
 /* Take away the mark of region @b; that is written with the next round. */
 void quorum_state_clear_mark_locked(QuorumState *st, int64_t b);
+
+/* R4: from the next round on, the disk is ours, and not closed well. */
+void quorum_state_begin_session_locked(QuorumState *st);
+
+/* Wait until no node has a round at work. */
+void coroutine_fn quorum_state_wait_all(QuorumState *st);
 
 /*
  * Wait until enough nodes have all that is wanted now.  Returns 0, or -EIO.

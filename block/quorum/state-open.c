@@ -66,6 +66,13 @@ char *quorum_state_name(int i)
     return g_strdup_printf(QUORUM_OPT_STATE "%d", i);
 }
 
+void quorum_state_attached(BdrvChild *child)
+{
+    if (bdrv_can_abandon(child)) {
+        bdrv_unabandon(child);
+    }
+}
+
 static int quorum_state_attach_node(BlockDriverState *bs, QDict *options, int i,
                                     Error **errp)
 {
@@ -127,18 +134,8 @@ int quorum_state_attach(BlockDriverState *bs, QDict *options, int slots,
         }
         nodes += st->nodes[i].child && s->slots[i].child;
     }
-    if (nodes < s->opts.threshold) {
-        error_setg(errp, "Option state gives %d state nodes, and "
-                   "vote-threshold=%d needs at least as many", nodes,
-                   s->opts.threshold);
-        return -EINVAL;
-    }
-    if (slots > QUORUM_STATE_RECORDS) {
-        error_setg(errp, "Option state can be used with up to %d children, "
-                   "not %d", QUORUM_STATE_RECORDS, slots);
-        return -EINVAL;
-    }
-    return 0;
+    return quorum_state_check_count(nodes, s->opts.threshold, errp) &&
+           quorum_state_check_slots(slots, errp) ? 0 : -EINVAL;
 }
 
 void quorum_state_detach(BlockDriverState *bs)
@@ -308,24 +305,32 @@ static char *quorum_state_describe(QuorumState *st, const QuorumStateFile *f)
     return g_string_free(text, false);
 }
 
-/*
- * Whether there is room on all state nodes for what is written down: so many
- * records as are used before those of members that have left are used again.
- */
-static bool quorum_state_has_room(QuorumState *st, const QuorumStateFile *f,
-                                  Error **errp)
+bool quorum_state_check_room(QuorumState *st, int i, int64_t bytes,
+                             Error **errp)
 {
     int records = MIN(2 * st->num_nodes + 1, QUORUM_STATE_RECORDS);
     int64_t needed = quorum_state_offset(
         quorum_state_stale_page(&st->label, records, 0), 0);
 
+    if (bytes < needed) {
+        error_setg(errp, "state.%d (node '%s') is too small: %" PRId64
+                   " bytes; what is written down of %d children of this "
+                   "disk takes %" PRId64, i,
+                   bdrv_get_node_name(st->nodes[i].child->bs), bytes,
+                   st->num_nodes, needed);
+        return false;
+    }
+    return true;
+}
+
+/* Whether there is on all of them. */
+static bool GRAPH_RDLOCK quorum_state_has_room(QuorumState *st,
+                                               const QuorumStateFile *f,
+                                               Error **errp)
+{
     for (int i = 0; i < st->num_nodes; i++) {
-        if (st->nodes[i].child && f[i].bytes < needed) {
-            error_setg(errp, "state.%d (node '%s') is too small: %" PRId64
-                       " bytes; what is written down of %d children of this "
-                       "disk takes %" PRId64, i,
-                       bdrv_get_node_name(st->nodes[i].child->bs), f[i].bytes,
-                       st->num_nodes, needed);
+        if (st->nodes[i].child &&
+            !quorum_state_check_room(st, i, f[i].bytes, errp)) {
             return false;
         }
     }
@@ -881,17 +886,18 @@ int coroutine_fn quorum_state_co_load(BlockDriverState *bs, Error **errp)
 {
     BDRVQuorumState *s = bs->opaque;
     QuorumState *st = s->state;
-    QuorumStateFile *f = g_new0(QuorumStateFile, st->num_nodes);
+    QuorumStateFile *f;
     bool all_blank = true, all_unborn = true, any_valid = false;
     int head = 0, needed;
 
+    if (st->creating) {
+        return 0;
+    }
+    f = g_new0(QuorumStateFile, st->num_nodes);
     quorum_state_reset(st);
     for (int i = 0; i < st->num_nodes; i++) {
-        BdrvChild *child = st->nodes[i].child;
-
-        /* Another quorum may have given it up before. */
-        if (child && qemu_in_main_thread() && bdrv_can_abandon(child)) {
-            bdrv_unabandon(child);
+        if (st->nodes[i].child && qemu_in_main_thread()) {
+            quorum_state_attached(st->nodes[i].child);
         }
     }
     for (int i = 0; i < st->num_nodes; i++) {
@@ -945,30 +951,7 @@ int coroutine_fn quorum_state_co_load(BlockDriverState *bs, Error **errp)
     return 0;
 }
 
-typedef struct QuorumStateLoad {
-    BlockDriverState *bs;
-    Error **errp;
-    bool done;
-    int ret;
-} QuorumStateLoad;
-
-static void coroutine_fn GRAPH_UNLOCKED quorum_state_load_entry(void *opaque)
-{
-    QuorumStateLoad *l = opaque;
-
-    WITH_GRAPH_RDLOCK_GUARD() {
-        l->ret = quorum_state_co_load(l->bs, l->errp);
-    }
-    l->done = true;
-    aio_wait_kick();
-}
-
 int quorum_state_load(BlockDriverState *bs, Error **errp)
 {
-    QuorumStateLoad l = { .bs = bs, .errp = errp };
-
-    aio_co_enter(bdrv_get_aio_context(bs),
-                 qemu_coroutine_create(quorum_state_load_entry, &l));
-    BDRV_POLL_WHILE(bs, !l.done);
-    return l.ret;
+    return quorum_state_run(bs, quorum_state_co_load, errp);
 }

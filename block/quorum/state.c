@@ -656,13 +656,12 @@ void quorum_state_node_failed(QuorumState *st, int i, const char *what, int ret)
     fatal = well < quorum_state_needed(st);
     qemu_mutex_unlock(&st->lock);
     trace_quorum_state_failed(st->bs->node_name, i, ret);
-    if (news) {
+    if (news && !st->creating) {
         quorum_state_tell_failure(st, i, strerror(-ret), fatal);
     }
 }
 
-/* Wait until no node has a round at work. */
-static void coroutine_fn quorum_state_wait_all(QuorumState *st)
+void coroutine_fn quorum_state_wait_all(QuorumState *st)
 {
     qemu_mutex_lock(&st->lock);
     while (quorum_state_any_busy_locked(st)) {
@@ -673,8 +672,7 @@ static void coroutine_fn quorum_state_wait_all(QuorumState *st)
 
 /* --- sessions --- */
 
-/* R4: from the next round on, the disk is ours, and not closed well. */
-static void quorum_state_begin_session_locked(QuorumState *st)
+void quorum_state_begin_session_locked(QuorumState *st)
 {
     QuorumStateLabel *l = &st->label;
 
@@ -785,6 +783,9 @@ int coroutine_fn quorum_state_do_prepare(BlockDriverState *bs, int64_t offset,
     uint64_t unmarked;
     int ret;
 
+    if (unlikely(st->creating)) {
+        return 0;
+    }
     if (unlikely(qatomic_read(&st->fenced))) {
         return -EIO;
     }
@@ -848,9 +849,13 @@ int coroutine_fn quorum_state_do_record(BlockDriverState *bs)
     BDRVQuorumState *s = bs->opaque;
     QuorumState *st = s->state;
     g_autofree bool *flagged = g_new0(bool, st->num_nodes);
-    int ret = quorum_state_begin_session(st);
     uint64_t ended;
+    int ret;
 
+    if (st->creating) {
+        return 0;
+    }
+    ret = quorum_state_begin_session(st);
     if (ret < 0) {
         return ret;
     }
@@ -893,12 +898,6 @@ static bool GRAPH_RDLOCK quorum_state_is_writable(const QuorumState *st)
     }
     return count >= quorum_state_needed(st);
 }
-
-typedef struct QuorumStateClean {
-    BlockDriverState *bs;
-    bool done;
-    int ret;
-} QuorumStateClean;
 
 /* Marks stay only where a crash would still make a difference. */
 static void quorum_state_unmark_all(QuorumState *st)
@@ -954,7 +953,8 @@ static bool GRAPH_RDLOCK quorum_state_is_outdated(QuorumState *st)
  * First all nodes get all that is known, so that each of them that is well can
  * say so of itself; then the label that says that this is all.
  */
-static int coroutine_fn GRAPH_RDLOCK quorum_state_co_clean(BlockDriverState *bs)
+static int coroutine_fn GRAPH_RDLOCK quorum_state_co_clean(BlockDriverState *bs,
+                                                           Error **errp)
 {
     BDRVQuorumState *s = bs->opaque;
     QuorumState *st = s->state;
@@ -1007,32 +1007,50 @@ static int coroutine_fn GRAPH_RDLOCK quorum_state_co_clean(BlockDriverState *bs)
     return ret;
 }
 
-static void coroutine_fn GRAPH_UNLOCKED quorum_state_clean_entry(void *opaque)
-{
-    QuorumStateClean *c = opaque;
-
-    WITH_GRAPH_RDLOCK_GUARD() {
-        c->ret = quorum_state_co_clean(c->bs);
-    }
-    c->done = true;
-    aio_wait_kick();
-}
-
 int quorum_state_clean(BlockDriverState *bs)
 {
     BDRVQuorumState *s = bs->opaque;
-    QuorumStateClean c = { .bs = bs };
+    int ret;
 
     if (!s->state || !s->state->loaded) {
         return 0;
     }
-    aio_co_enter(bdrv_get_aio_context(bs),
-                 qemu_coroutine_create(quorum_state_clean_entry, &c));
-    BDRV_POLL_WHILE(bs, !c.done);
+    ret = quorum_state_run(bs, quorum_state_co_clean, NULL);
     if (!s->state->session) {
         timer_del(s->state->timer);
     }
-    return c.ret;
+    return ret;
+}
+
+/* --- from the main loop --- */
+
+typedef struct QuorumStateRun {
+    BlockDriverState *bs;
+    QuorumStateFn *fn;
+    Error **errp;
+    bool done;
+    int ret;
+} QuorumStateRun;
+
+static void coroutine_fn GRAPH_UNLOCKED quorum_state_run_entry(void *opaque)
+{
+    QuorumStateRun *r = opaque;
+
+    WITH_GRAPH_RDLOCK_GUARD() {
+        r->ret = r->fn(r->bs, r->errp);
+    }
+    r->done = true;
+    aio_wait_kick();
+}
+
+int quorum_state_run(BlockDriverState *bs, QuorumStateFn *fn, Error **errp)
+{
+    QuorumStateRun r = { .bs = bs, .fn = fn, .errp = errp };
+
+    aio_co_enter(bdrv_get_aio_context(bs),
+                 qemu_coroutine_create(quorum_state_run_entry, &r));
+    BDRV_POLL_WHILE(bs, !r.done);
+    return r.ret;
 }
 
 /* --- what management is told --- */

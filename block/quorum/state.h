@@ -105,6 +105,18 @@ quorum_state_record(BlockDriverState *bs)
  */
 int quorum_state_clean(BlockDriverState *bs);
 
+/* --- state-create.c --- */
+
+/*
+ * Give a quorum that has none the @n state nodes @nodes, one for each slot or
+ * NULL, as the command quorum-state-create does: all or, with @errp set and
+ * -errno returned, none.  The second one takes them away again, blank.  In the
+ * main thread, with all requests drained.
+ */
+int quorum_state_create(BlockDriverState *bs, BlockDriverState **nodes, int n,
+                        Error **errp);
+void quorum_state_uncreate(BlockDriverState *bs);
+
 /* --- state-graph.c: in the main thread, with all requests drained --- */
 
 /*
@@ -141,6 +153,9 @@ quorum_state_del_node(BlockDriverState *bs, BdrvChild *child, Transaction *tran,
 /* Add the state nodes to @target, as the options take them. */
 void GRAPH_RDLOCK quorum_state_gather_options(BlockDriverState *bs,
                                               QDict *target);
+
+/* Whether it is written down how the children are. */
+bool quorum_state_in_use(const BDRVQuorumState *s);
 
 /* Whether @child is a state node. */
 bool quorum_state_is_node(BdrvChild *child);
