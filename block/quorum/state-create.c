@@ -54,19 +54,14 @@ static bool GRAPH_RDLOCK quorum_state_may_create(BlockDriverState *bs, int n,
     return false;
 }
 
-/* Whether @node can be the state node of the child in slot @i. */
-static bool GRAPH_RDLOCK quorum_state_may_use(BlockDriverState *bs, int i,
-                                              BlockDriverState *node,
-                                              Error **errp)
+bool quorum_state_check_node(BlockDriverState *bs, int i,
+                             BlockDriverState *node, Error **errp)
 {
     const char *name = bdrv_get_node_name(node);
     BDRVQuorumState *s = bs->opaque;
     BdrvChild *parent = QLIST_FIRST(&node->parents);
 
-    if (!s->slots[i].child) {
-        error_setg(errp, "There is no child for 'state.%d' to be beside in "
-                   "quorum '%s'; give null for it", i, bdrv_get_node_name(bs));
-    } else if (parent) {
+    if (parent) {
         g_autofree char *desc = parent->klass->get_parent_desc(parent);
 
         error_setg(errp, "Node '%s' cannot be state.%d of quorum '%s': %s uses "
@@ -75,6 +70,10 @@ static bool GRAPH_RDLOCK quorum_state_may_use(BlockDriverState *bs, int i,
     } else if (bdrv_is_read_only(node)) {
         error_setg(errp, "Node '%s' cannot be state.%d of quorum '%s': it is "
                    "read-only", name, i, bdrv_get_node_name(bs));
+    } else if (s->state && s->state->loaded) {
+        return quorum_state_check_room(s->state, i, node,
+                                       node->total_sectors * BDRV_SECTOR_SIZE,
+                                       errp);
     } else {
         return true;
     }
@@ -160,7 +159,13 @@ static bool GRAPH_WRLOCK quorum_state_attach_new(BlockDriverState *bs,
     }
     for (int i = 0; i < n; i++) {
         count += nodes[i] != NULL;
-        if (nodes[i] && !quorum_state_may_use(bs, i, nodes[i], errp)) {
+        if (nodes[i] && !s->slots[i].child) {
+            error_setg(errp, "There is no child for 'state.%d' to be beside in "
+                       "quorum '%s'; give null for it", i,
+                       bdrv_get_node_name(bs));
+            return false;
+        }
+        if (nodes[i] && !quorum_state_check_node(bs, i, nodes[i], errp)) {
             return false;
         }
     }
@@ -201,9 +206,15 @@ static bool coroutine_fn GRAPH_RDLOCK quorum_state_try_node(QuorumState *st,
     BdrvChild *child = node->child;
     const char *what = "read";
     bool blank = true;
+    int64_t length = bdrv_co_getlength(child->bs);
     int ret;
 
-    if (!quorum_state_check_room(st, i, bdrv_co_getlength(child->bs), errp)) {
+    if (length < 0) {
+        error_setg_errno(errp, -length, "state.%d (node '%s') cannot be read",
+                         i, bdrv_get_node_name(child->bs));
+        return false;
+    }
+    if (!quorum_state_check_room(st, i, child->bs, length, errp)) {
         return false;
     }
     /* If it does not answer, the timer gives it up like in a round. */

@@ -47,8 +47,9 @@ typedef struct QuorumStateNode {
     /* What was read from it may be in a cache only: flush it first. */
     bool cached;
 
-    /* It was added, and must be blank, or have been ours before. */
+    /* It was added, and must be blank, or have been ours before; it is not. */
     bool look;
+    bool foreign;
 
     /* Of each page, and at the end of the label: */
     unsigned long *dirty;       /* it is to be written */
@@ -68,6 +69,7 @@ struct QuorumState {
     bool creating;              /* nothing is promised yet: state-create.c */
     bool begun;                 /* it was once: init has done what it is for */
     bool init;                  /* what the option says */
+    bool changing;              /* the end of a change frees what has left */
 
     QemuMutex lock;
 
@@ -120,6 +122,9 @@ struct QuorumState {
     /* Which children have changed: R3. */
     uint64_t config_want;
 
+    /* A node was added that is to be written, also if nothing else is. */
+    bool joined;
+
     /* Used in the main thread. */
     QEMUTimer *timer;
     bool ticking;
@@ -147,9 +152,8 @@ typedef int coroutine_fn GRAPH_RDLOCK QuorumStateFn(BlockDriverState *bs,
                                                     Error **errp);
 int quorum_state_run(BlockDriverState *bs, QuorumStateFn *fn, Error **errp);
 
-/* Whether so many slots, or state nodes, can be or are enough. */
+/* Whether a quorum of so many slots can have state nodes. */
 bool quorum_state_check_slots(int slots, Error **errp);
-bool quorum_state_check_count(int nodes, int threshold, Error **errp);
 
 /*
  * Whether a node @bs that begins with @labels, two places of a label, may
@@ -168,12 +172,17 @@ void quorum_state_begin_set(QuorumState *st);
 void GRAPH_RDLOCK quorum_state_attached(BdrvChild *child);
 
 /*
- * Whether there is room on the state node in slot @i, which has @bytes, for
- * what is written down: so many records as are used before those of members
+ * Whether there is room on @node, which has @bytes and is or becomes state.@i,
+ * for what is written down: so many records as are used before those of members
  * that have left are used again.
  */
-bool GRAPH_RDLOCK quorum_state_check_room(QuorumState *st, int i, int64_t bytes,
-                                          Error **errp);
+bool quorum_state_check_room(const QuorumState *st, int i,
+                             BlockDriverState *node, int64_t bytes,
+                             Error **errp);
+
+/* Whether @node can become state.@i, as far as can be told without reading. */
+bool GRAPH_RDLOCK quorum_state_check_node(BlockDriverState *bs, int i,
+                                          BlockDriverState *node, Error **errp);
 
 /* A record for a newcomer in @slot, or -1 if there are too many. */
 int quorum_state_new_record(QuorumState *st, int slot);
@@ -236,6 +245,9 @@ void quorum_state_add_marked_locked(const QuorumState *st, unsigned long *map);
 
 /* Take away the mark of region @b; that is written with the next round. */
 void quorum_state_clear_mark_locked(QuorumState *st, int64_t b);
+
+/* Whether enough state nodes may be written to. */
+bool GRAPH_RDLOCK quorum_state_is_writable(const QuorumState *st);
 
 /* R4: from the next round on, the disk is ours, and not closed well. */
 void quorum_state_begin_session_locked(QuorumState *st);

@@ -305,7 +305,8 @@ static char *quorum_state_describe(QuorumState *st, const QuorumStateFile *f)
     return g_string_free(text, false);
 }
 
-bool quorum_state_check_room(QuorumState *st, int i, int64_t bytes,
+bool quorum_state_check_room(const QuorumState *st, int i,
+                             BlockDriverState *node, int64_t bytes,
                              Error **errp)
 {
     int records = MIN(2 * st->num_nodes + 1, QUORUM_STATE_RECORDS);
@@ -316,8 +317,7 @@ bool quorum_state_check_room(QuorumState *st, int i, int64_t bytes,
         error_setg(errp, "state.%d (node '%s') is too small: %" PRId64
                    " bytes; what is written down of %d children of this "
                    "disk takes %" PRId64, i,
-                   bdrv_get_node_name(st->nodes[i].child->bs), bytes,
-                   st->num_nodes, needed);
+                   bdrv_get_node_name(node), bytes, st->num_nodes, needed);
         return false;
     }
     return true;
@@ -330,7 +330,8 @@ static bool GRAPH_RDLOCK quorum_state_has_room(QuorumState *st,
 {
     for (int i = 0; i < st->num_nodes; i++) {
         if (st->nodes[i].child &&
-            !quorum_state_check_room(st, i, f[i].bytes, errp)) {
+            !quorum_state_check_room(st, i, st->nodes[i].child->bs, f[i].bytes,
+                                     errp)) {
             return false;
         }
     }

@@ -396,6 +396,8 @@ static void coroutine_fn GRAPH_UNLOCKED quorum_state_tick_entry(void *opaque)
         qemu_mutex_unlock(&st->lock);
         if (leader) {
             /* The next tick comes. */
+        } else if (st->joined) {
+            st->joined = quorum_state_do_prepare(bs, 0, 0) < 0;
         } else if (now - st->tidied_ns >= QUORUM_STATE_TIDY_NS) {
             st->tidied_ns = now;
             quorum_state_look_for_others(bs);
@@ -412,19 +414,20 @@ void quorum_state_tick(void *opaque)
 {
     QuorumState *st = opaque;
     BlockDriverState *bs = st->bs;
-    bool retry, busy;
+    bool retry, busy, join;
 
     bdrv_graph_rdlock_main_loop();
     quorum_state_look(st, &retry, &busy);
+    join = st->joined && quorum_state_is_writable(st);
     bdrv_graph_rdunlock_main_loop();
-    if (!st->session) {
+    if (!st->session && !join) {
         if (busy) {
             quorum_state_wake(st);
         }
         return;
     }
     if (!st->ticking && !qatomic_read(&bs->quiesce_counter) &&
-        (retry || quorum_now_ns() - st->tidied_ns >= QUORUM_STATE_TIDY_NS)) {
+        (retry || join || quorum_now_ns() - st->tidied_ns >= QUORUM_STATE_TIDY_NS)) {
         st->ticking = true;
         bdrv_inc_in_flight(bs);
         aio_co_enter(bdrv_get_aio_context(bs),

@@ -315,24 +315,18 @@ quorum_state_fill_job_locked(QuorumState *st, int i,
  * 0, or -errno.
  */
 static int coroutine_fn GRAPH_RDLOCK quorum_state_look_at(QuorumState *st,
-                                                          BdrvChild *child)
+                                                          QuorumStateNode *node)
 {
     g_autofree uint8_t *buf = g_malloc(2 * QUORUM_STATE_PAGE);
-    int ret = bdrv_co_pread(child, 0, 2 * QUORUM_STATE_PAGE, buf, 0);
+    int ret = bdrv_co_pread(node->child, 0, 2 * QUORUM_STATE_PAGE, buf, 0);
 
-    if (ret < 0 || quorum_state_is_blank(buf, 2 * QUORUM_STATE_PAGE)) {
-        return ret;
+    node->foreign = false;
+    if (ret >= 0 && !quorum_state_check_blank(buf, node->child->bs, 0,
+                                              &st->label.set, NULL)) {
+        node->foreign = true;
+        ret = -EEXIST;
     }
-    for (int place = 0; place < 2; place++) {
-        QuorumStateLabel label;
-
-        if (quorum_state_decode_label(buf + place * QUORUM_STATE_PAGE, &label,
-                                      NULL) &&
-            qemu_uuid_is_equal(&label.set, &st->label.set)) {
-            return 0;
-        }
-    }
-    return -EEXIST;
+    return ret;
 }
 
 /*
@@ -367,7 +361,7 @@ quorum_state_write_job(QuorumStateJob *job)
     int64_t length = child->bs->total_sectors * BDRV_SECTOR_SIZE;
     int ret = !(child->perm & BLK_PERM_WRITE) ? -EROFS :
               length < 2 * QUORUM_STATE_PAGE ? -ENOSPC :
-              job->look ? quorum_state_look_at(st, child) : 0;
+              job->look ? quorum_state_look_at(st, &st->nodes[job->slot]) : 0;
 
     if (job->flush && ret >= 0) {
         ret = bdrv_co_flush(child->bs);
@@ -639,7 +633,10 @@ void quorum_state_node_failed(QuorumState *st, int i, const char *what, int ret)
     news = node->state != QUORUM_STATE_NODE_STATE_FAILED;
     node->state = QUORUM_STATE_NODE_STATE_FAILED;
     g_free(node->error);
-    node->error = g_strdup_printf("could not be %s: %s", what, strerror(-ret));
+    node->error = node->foreign
+                  ? g_strdup("is neither blank nor of this disk")
+                  : g_strdup_printf("could not be %s: %s", what,
+                                    strerror(-ret));
     node->backoff_ns = MIN(MAX(node->backoff_ns * 2, QUORUM_STATE_BACKOFF_NS),
                            QUORUM_STATE_BACKOFF_MAX_NS);
     wait = node->backoff_ns;
@@ -657,7 +654,8 @@ void quorum_state_node_failed(QuorumState *st, int i, const char *what, int ret)
     qemu_mutex_unlock(&st->lock);
     trace_quorum_state_failed(st->bs->node_name, i, ret);
     if (news && !st->creating) {
-        quorum_state_tell_failure(st, i, strerror(-ret), fatal);
+        quorum_state_tell_failure(st, i, node->foreign ? node->error
+                                                       : strerror(-ret), fatal);
     }
 }
 
@@ -887,8 +885,7 @@ int coroutine_fn quorum_state_do_record(BlockDriverState *bs)
 
 /* --- closing well --- */
 
-/* Whether enough state nodes may be written to. */
-static bool GRAPH_RDLOCK quorum_state_is_writable(const QuorumState *st)
+bool quorum_state_is_writable(const QuorumState *st)
 {
     int count = 0;
 
@@ -1084,7 +1081,8 @@ QuorumStateInfo *quorum_state_info(BlockDriverState *bs)
         n = g_new0(QuorumStateNodeInfo, 1);
         n->child = quorum_child_name(i);
         n->node_name = g_strdup(bdrv_get_node_name(node->child->bs));
-        n->state = node->state;
+        n->state = node->foreign ? QUORUM_STATE_NODE_STATE_FOREIGN
+                                 : node->state;
         n->error = g_strdup(node->error);
         QAPI_LIST_APPEND(tail, n);
     }

@@ -136,6 +136,26 @@ void GRAPH_WRLOCK quorum_state_change_end(BlockDriverState *bs,
                                           QuorumStateNodesChange *change,
                                           bool commit);
 
+/* Whether so many state nodes, as an option gives them, are enough. */
+bool quorum_state_check_count(int nodes, int threshold, Error **errp);
+
+/* The state node in slot @i of those that there are now, or NULL. */
+BdrvChild *GRAPH_RDLOCK quorum_state_child(const BDRVQuorumState *s, int i);
+
+/*
+ * The state nodes are to be the @n @nodes beside the children @children, [slot]
+ * and NULL for none.  The first one looks whether they can be; it takes no lock
+ * and may poll.  The second one makes them so, when the children are that
+ * already; as above, the caller undoes what it has done if it fails.
+ */
+bool GRAPH_UNLOCKED
+quorum_state_check_nodes(BlockDriverState *bs, BlockDriverState **nodes,
+                         BlockDriverState **children, int n, Error **errp);
+int GRAPH_WRLOCK
+quorum_state_change_nodes(BlockDriverState *bs, BlockDriverState **nodes,
+                          int n, Transaction *tran, GSList **detached,
+                          Error **errp);
+
 /*
  * Make @node, which must be blank, the state node @name, "state.N", beside a
  * child that has none; or take away the state node @child.  As the callbacks
