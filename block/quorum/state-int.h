@@ -71,9 +71,18 @@ struct QuorumState {
     bool init;                  /* what the option says */
     bool changing;              /* the end of a change frees what has left */
 
+    /*
+     * Held for reading by who waits while it knows where in a map something is,
+     * and alone by who lays the maps out anew.  Taken after a range, and while
+     * it is held, state nodes are all that is waited for.
+     */
+    CoRwlock layout_lock;
+
     QemuMutex lock;
 
     /* Under lock. */
+
+    unsigned generation;        /* of the layout of the maps in memory */
 
     /*
      * What all labels have in common, as it is to be written; members, states
@@ -139,6 +148,12 @@ struct QuorumState {
 static inline uint32_t quorum_state_num_pages(const QuorumState *st)
 {
     return quorum_state_pages(&st->label);
+}
+
+/* The bit of the label, behind those of pages. */
+static inline long quorum_state_label_bit(const QuorumState *st)
+{
+    return quorum_state_num_pages(st);
 }
 
 /* "state.@i", the name of the state node of slot @i.  Owned by the caller. */
@@ -211,6 +226,25 @@ static inline int64_t quorum_state_stale_bits(const QuorumState *st)
                         INT64_C(1) << st->label.stale_shift);
 }
 
+/* Bits of the intent map that stand for some of the disk. */
+static inline int64_t quorum_state_disk_bits(const QuorumState *st)
+{
+    const BDRVQuorumState *s = st->bs->opaque;
+
+    return MIN(quorum_state_intent_bits(st),
+               DIV_ROUND_UP(quorum_sync_length(s->sync),
+                            INT64_C(1) << st->label.intent_shift));
+}
+
+/*
+ * Whether the maps are to be laid out anew before something is done up to @end
+ * of the disk; do that.  The second one may be called if it was done meanwhile,
+ * and returns 0 or -errno.
+ */
+bool quorum_state_wants_layout(QuorumState *st, int64_t end);
+int coroutine_fn GRAPH_RDLOCK quorum_state_lay_out_anew(QuorumState *st,
+                                                        int64_t end);
+
 /* All pages of the node in slot @i that were ever written are to be. */
 void quorum_state_dirty_all_locked(QuorumState *st, int i);
 
@@ -260,6 +294,13 @@ void coroutine_fn quorum_state_wait_all(QuorumState *st);
  * Takes no lock that others hold while they wait for this.
  */
 int coroutine_fn GRAPH_RDLOCK quorum_state_commit(QuorumState *st);
+
+/*
+ * The stale map of record @k is written with the next round; when that has
+ * ended, and it is durable if @done, that is what is stored.
+ */
+void quorum_state_store_begin_locked(QuorumState *st, int k);
+void quorum_state_store_end(QuorumState *st, bool done);
 
 /* Write the stale maps of all children that lack something, or did. */
 int coroutine_fn GRAPH_RDLOCK quorum_state_store(BlockDriverState *bs);

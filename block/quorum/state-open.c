@@ -99,6 +99,7 @@ QuorumState *quorum_state_new(BlockDriverState *bs, int slots)
     st->num_nodes = slots;
     st->nodes = g_new0(QuorumStateNode, slots);
     qemu_mutex_init(&st->lock);
+    qemu_co_rwlock_init(&st->layout_lock);
     qemu_co_queue_init(&st->waiters);
     st->timer = aio_timer_new(qemu_get_aio_context(), QEMU_CLOCK_REALTIME,
                               SCALE_NS, quorum_state_tick, st);
@@ -605,7 +606,9 @@ static bool quorum_state_merge_page(QuorumState *st, QuorumStateFile *f,
                                QUORUM_STATE_BITS);
             }
         }
-        *known += here || blank == 2;
+        /* Behind an older label, no page of this layout has ever counted. */
+        *known += here || blank == 2 ||
+                  f[i].label.layout != st->label.layout;
     }
     st->seq = MAX(st->seq, best);
     return best;
@@ -789,6 +792,18 @@ static void quorum_state_apply_intent(BDRVQuorumState *s, QuorumState *st)
     st->marked = bitmap_count_one(st->wanted, bits);
 }
 
+/* The maps are not valid: who is behind lacks everything. */
+static void quorum_state_take_for_stale(QuorumState *st, int k)
+{
+    const QuorumStateRecord *r = &st->label.records[k];
+
+    if (r->flags & QUORUM_STATE_BEHIND ||
+        r->status == QUORUM_STATE_REBUILDING) {
+        st->stored[k] = bitmap_new(quorum_state_stale_bits(st));
+        bitmap_fill(st->stored[k], quorum_state_stale_bits(st));
+    }
+}
+
 static void GRAPH_RDLOCK quorum_state_apply(BlockDriverState *bs,
                                             QuorumStateFile *f, int head,
                                             int needed)
@@ -803,10 +818,19 @@ static void GRAPH_RDLOCK quorum_state_apply(BlockDriverState *bs,
     stale_pages = quorum_state_stale_pages(&st->label);
     stale_bits = quorum_state_stale_bits(st);
     quorum_state_alloc_maps(st);
-    quorum_state_merge_map(st, f, 0, quorum_state_intent_pages(&st->label),
-                           st->intent, quorum_state_intent_bits(st), needed);
+    if (st->label.flags & QUORUM_STATE_MAPS_INVALID) {
+        bitmap_fill(st->intent, quorum_state_disk_bits(st));
+    } else {
+        quorum_state_merge_map(st, f, 0, quorum_state_intent_pages(&st->label),
+                               st->intent, quorum_state_intent_bits(st),
+                               needed);
+    }
     for (int k = 0; k < QUORUM_STATE_RECORDS; k++) {
         if (!st->label.records[k].status) {
+            continue;
+        }
+        if (st->label.flags & QUORUM_STATE_MAPS_INVALID) {
+            quorum_state_take_for_stale(st, k);
             continue;
         }
         st->stored[k] = bitmap_new(stale_bits);
@@ -883,6 +907,29 @@ static void GRAPH_RDLOCK quorum_state_tell_loaded(QuorumState *st)
     }
 }
 
+/*
+ * Whether the disk is not longer than the maps of @head cover, or may be.  If
+ * it was closed well, they are laid out anew before something is written; but
+ * what QEMU was doing when it died may be behind their end, and not marked.
+ */
+static bool quorum_state_may_grow(BlockDriverState *bs,
+                                  const QuorumStateLabel *head, Error **errp)
+{
+    BDRVQuorumState *s = bs->opaque;
+    int64_t length = quorum_sync_length(s->sync);
+
+    if (length <= head->max_bytes || head->flags & QUORUM_STATE_CLEAN) {
+        return true;
+    }
+    error_setg(errp, "The disk has grown to %" PRId64 " bytes without its state "
+               "nodes, which cover %" PRId64 ", and it was not closed well "
+               "before: shorten the children to %" PRId64 " bytes, as they "
+               "were then, and resize the quorum; or give blank state nodes "
+               "and state-init=on if the children are alike", length,
+               head->max_bytes, head->disk_bytes);
+    return false;
+}
+
 int coroutine_fn quorum_state_co_load(BlockDriverState *bs, Error **errp)
 {
     BDRVQuorumState *s = bs->opaque;
@@ -927,12 +974,7 @@ int coroutine_fn quorum_state_co_load(BlockDriverState *bs, Error **errp)
         head = -EINVAL;
     } else {
         head = quorum_state_choose_head(bs, f, &needed, errp);
-        if (head >= 0 &&
-            quorum_sync_length(s->sync) > f[head].label.max_bytes) {
-            error_setg(errp, "The disk has grown to %" PRId64 " bytes, and the "
-                       "state nodes were begun for up to %" PRId64 "; give "
-                       "blank ones and state-init=on if the children are alike",
-                       quorum_sync_length(s->sync), f[head].label.max_bytes);
+        if (head >= 0 && !quorum_state_may_grow(bs, &f[head].label, errp)) {
             head = -EFBIG;
         }
         if (head >= 0) {

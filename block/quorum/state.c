@@ -38,11 +38,6 @@
 
 /* --- what is dirty --- */
 
-static long quorum_state_label_bit(const QuorumState *st)
-{
-    return quorum_state_num_pages(st);
-}
-
 void quorum_state_dirty_page_locked(QuorumState *st, uint32_t number)
 {
     for (int i = 0; i < st->num_nodes; i++) {
@@ -119,6 +114,8 @@ typedef struct QuorumStateJob {
     long *pages;                /* bits of dirty */
     int num_pages;
     uint8_t *places;            /* where each goes */
+    long label;                 /* the bit of the label */
+    unsigned generation;        /* of the layout */
     uint64_t seq;               /* the highest in it */
     bool erase;                 /* the labels that are there, first */
     bool look;                  /* whether what is there may be overwritten */
@@ -168,7 +165,8 @@ static uint8_t *quorum_state_make_label_locked(QuorumState *st, int i,
     st->label.seq = seq;
     st->label.places = st->num_nodes;
     st->label.threshold = s->opts.threshold;
-    st->label.disk_bytes = quorum_sync_length(s->sync);
+    st->label.disk_bytes = MIN(quorum_sync_length(s->sync),
+                               st->label.max_bytes);
     st->label.member = st->label.records[st->nodes[i].record].member;
     quorum_state_encode_label(&st->label, buf);
     return buf;
@@ -281,16 +279,21 @@ quorum_state_fill_job_locked(QuorumState *st, int i,
 {
     QuorumStateNode *node = &st->nodes[i];
     long label = quorum_state_label_bit(st);
+    bool invalid = st->label.flags & QUORUM_STATE_MAPS_INVALID;
+    /* As long as the maps are not valid, pages wait. */
+    long first = invalid ? label : 0;
     int n = bitmap_count_one(node->dirty, label + 1);
     long p;
 
     *job = (QuorumStateJob) {
         .round = round,
         .slot = i,
+        .label = label,
+        .generation = st->generation,
         .pages = g_new(long, n),
         .places = g_new(uint8_t, n),
     };
-    for (p = find_first_bit(node->dirty, label + 1); p <= label;
+    for (p = find_next_bit(node->dirty, label + 1, first); p <= label;
          p = find_next_bit(node->dirty, label + 1, p + 1)) {
         uint8_t *buf = g_hash_table_lookup(round->pages, GINT_TO_POINTER(p));
 
@@ -304,7 +307,7 @@ quorum_state_fill_job_locked(QuorumState *st, int i,
         job->pages[job->num_pages] = p;
         job->places[job->num_pages++] = node->newest[p] == 0;
     }
-    bitmap_zero(node->dirty, label + 1);
+    bitmap_clear(node->dirty, first, label + 1 - first);
     job->erase = node->erase;
     job->look = node->look;
     job->flush = node->cached;
@@ -357,7 +360,7 @@ quorum_state_write_job(QuorumStateJob *job)
 {
     QuorumState *st = job->round->st;
     BdrvChild *child = st->nodes[job->slot].child;
-    long label = quorum_state_label_bit(st);
+    long label = job->label;
     int64_t length = child->bs->total_sectors * BDRV_SECTOR_SIZE;
     int ret = !(child->perm & BLK_PERM_WRITE) ? -EROFS :
               length < 2 * QUORUM_STATE_PAGE ? -ENOSPC :
@@ -408,11 +411,18 @@ static void GRAPH_RDLOCK quorum_state_end_job(QuorumStateJob *job, int ret)
     }
     qemu_mutex_lock(&st->lock);
     for (int j = 0; j < job->num_pages; j++) {
+        long p = job->pages[j];
+
+        if (p == job->label) {
+            p = quorum_state_label_bit(st);
+        } else if (job->generation != st->generation) {
+            continue;           /* there is another page of that number */
+        }
         if (ret < 0) {
             /* The same place again: the other one is valid. */
-            set_bit(job->pages[j], node->dirty);
+            set_bit(p, node->dirty);
         } else {
-            node->newest[job->pages[j]] = job->places[j];
+            node->newest[p] = job->places[j];
         }
     }
     if (ret >= 0) {
@@ -745,9 +755,7 @@ static bool quorum_state_is_marked_locked(const QuorumState *st, int64_t first,
 static void quorum_state_mark_locked(QuorumState *st, int64_t first,
                                      int64_t *last)
 {
-    int64_t bits = MIN(DIV_ROUND_UP(st->label.disk_bytes,
-                                    INT64_C(1) << st->label.intent_shift),
-                       quorum_state_intent_bits(st));
+    int64_t bits = quorum_state_disk_bits(st);
 
     if (first == st->last_mark + 1 && first <= *last) {
         /* A sequential stream needs one round in 16. */
@@ -770,39 +778,36 @@ void quorum_state_clear_mark_locked(QuorumState *st, int64_t b)
     quorum_state_dirty_page_locked(st, b / QUORUM_STATE_BITS);
 }
 
-int coroutine_fn quorum_state_do_prepare(BlockDriverState *bs, int64_t offset,
-                                         int64_t bytes)
+/* Whether nothing is to be written before the range may change. */
+static bool quorum_state_is_prepared(BlockDriverState *bs, int64_t offset,
+                                     int64_t bytes)
 {
     BDRVQuorumState *s = bs->opaque;
     QuorumState *st = s->state;
+    int64_t first, last;
+
+    QEMU_LOCK_GUARD(&st->lock);
+    first = offset >> st->label.intent_shift;
+    last = (offset + bytes - 1) >> st->label.intent_shift;
+    if (!st->session || st->durable < st->config_want || !st->config_want ||
+        (bytes && offset + bytes > st->label.max_bytes) ||
+        !quorum_state_is_marked_locked(st, first, last)) {
+        return false;
+    }
+    bitmap_set(st->touched, first, MAX(last - first + 1, 0));
+    return true;
+}
+
+/* R1: mark the range, which the maps cover, durably. */
+static int coroutine_fn GRAPH_RDLOCK
+quorum_state_mark(QuorumState *st, int64_t offset, int64_t bytes)
+{
     int64_t first = offset >> st->label.intent_shift;
     int64_t last = (offset + bytes - 1) >> st->label.intent_shift;
     int64_t ahead = last;
     uint64_t unmarked;
     int ret;
 
-    if (unlikely(st->creating)) {
-        return 0;
-    }
-    if (unlikely(qatomic_read(&st->fenced))) {
-        return -EIO;
-    }
-    if (bytes && offset + bytes > st->label.max_bytes) {
-        return -EFBIG;
-    }
-    qemu_mutex_lock(&st->lock);
-    if (st->session && st->durable >= st->config_want && st->config_want &&
-        quorum_state_is_marked_locked(st, first, last)) {
-        bitmap_set(st->touched, first, MAX(last - first + 1, 0));
-        qemu_mutex_unlock(&st->lock);
-        return 0;
-    }
-    qemu_mutex_unlock(&st->lock);
-
-    ret = quorum_state_begin_session(st);
-    if (ret < 0) {
-        return ret;
-    }
     qemu_mutex_lock(&st->lock);
     quorum_state_mark_locked(st, first, &ahead);
     unmarked = st->unmarked;
@@ -817,6 +822,37 @@ int coroutine_fn quorum_state_do_prepare(BlockDriverState *bs, int64_t offset,
         bitmap_set(st->touched, first, MAX(last - first + 1, 0));
         qemu_mutex_unlock(&st->lock);
     }
+    return ret;
+}
+
+int coroutine_fn quorum_state_do_prepare(BlockDriverState *bs, int64_t offset,
+                                         int64_t bytes)
+{
+    BDRVQuorumState *s = bs->opaque;
+    QuorumState *st = s->state;
+    int64_t end;
+    int ret;
+
+    if (unlikely(st->creating)) {
+        return 0;
+    }
+    if (unlikely(qatomic_read(&st->fenced))) {
+        return -EIO;
+    }
+    if (quorum_state_is_prepared(bs, offset, bytes)) {
+        return 0;
+    }
+    ret = quorum_state_begin_session(st);
+    end = MAX(bytes ? offset + bytes : 0, quorum_sync_length(s->sync));
+    if (ret == 0 && quorum_state_wants_layout(st, end)) {
+        ret = quorum_state_lay_out_anew(st, end);
+    }
+    if (ret < 0) {
+        return ret;
+    }
+    qemu_co_rwlock_rdlock(&st->layout_lock);
+    ret = quorum_state_mark(st, offset, bytes);
+    qemu_co_rwlock_unlock(&st->layout_lock);
     trace_quorum_state_mark(bs->node_name, offset, bytes, ret);
     return ret;
 }
@@ -968,6 +1004,9 @@ static int coroutine_fn GRAPH_RDLOCK quorum_state_co_clean(BlockDriverState *bs,
     }
     quorum_state_wait_all(st);
     ret = quorum_state_begin_session(st);
+    if (ret == 0) {
+        ret = quorum_state_lay_out_anew(st, 0);
+    }
     if (ret < 0) {
         return ret;
     }
