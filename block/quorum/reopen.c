@@ -315,7 +315,7 @@ static int quorum_reopen_prepare_state(BlockDriverState *bs, QuorumReopen *r,
     int count = 0;
 
     if (r->opts.state_init && s->state) {
-        error_setg(errp, "Quorum '%s' has state nodes already, so state-init=on "
+        error_setg(errp, "Quorum '%s' has state nodes already: state-init=on "
                    "has no meaning", bdrv_get_node_name(bs));
         return -EINVAL;
     }

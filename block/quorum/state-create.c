@@ -427,11 +427,11 @@ quorum_state_create_do(QuorumStateCreate *c, void (*fn)(QuorumStateCreate *c))
     qemu_coroutine_yield();
 }
 
-/* Take a step where the node is at home. */
+typedef bool coroutine_fn QuorumStateStep(QuorumState *st, Error **errp);
+
+/* Take a step where the node is at home, with the graph lock. */
 static bool coroutine_fn GRAPH_UNLOCKED
-quorum_state_create_step(QuorumStateCreate *c, bool coroutine_fn
-                         GRAPH_RDLOCK_PTR (*step)(QuorumState *st,
-                                                  Error **errp))
+quorum_state_create_step(QuorumStateCreate *c, QuorumStateStep *step)
 {
     BDRVQuorumState *s = c->bs->opaque;
     AioContext *old = bdrv_co_enter(c->bs);

@@ -73,7 +73,7 @@ struct QuorumState {
 
     /*
      * Held for reading by who waits while it knows where in a map something is,
-     * and alone by who lays the maps out anew.  Taken after a range, and while
+     * and alone by who lays the maps out again.  Taken after a range, and while
      * it is held, state nodes are all that is waited for.
      */
     CoRwlock layout_lock;
@@ -160,11 +160,10 @@ static inline long quorum_state_label_bit(const QuorumState *st)
 char *quorum_state_name(int i);
 
 /*
- * Run @fn in a coroutine, and wait for it.  In the main thread, with all
- * requests drained.
+ * Run @fn in a coroutine, with the graph lock, and wait for it.  In the main
+ * thread, with all requests drained.
  */
-typedef int coroutine_fn GRAPH_RDLOCK QuorumStateFn(BlockDriverState *bs,
-                                                    Error **errp);
+typedef int coroutine_fn QuorumStateFn(BlockDriverState *bs, Error **errp);
 int quorum_state_run(BlockDriverState *bs, QuorumStateFn *fn, Error **errp);
 
 /* Whether a quorum of so many slots can have state nodes. */
@@ -237,7 +236,7 @@ static inline int64_t quorum_state_disk_bits(const QuorumState *st)
 }
 
 /*
- * Whether the maps are to be laid out anew before something is done up to @end
+ * Whether the maps are to be laid out again before something is done up to @end
  * of the disk; do that.  The second one may be called if it was done meanwhile,
  * and returns 0 or -errno.
  */

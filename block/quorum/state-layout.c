@@ -5,7 +5,7 @@
  *
  * Copyright (c) 2026 The quorum project authors
  *
- * When the disk is to grow beyond what the maps cover, they are laid out anew,
+ * When the disk is to grow beyond what the maps cover, they are laid out again,
  * with coarser bits, while requests go on.  First, it is durable that the maps
  * are not valid: whoever opens the disk then takes all of it for marked, and
  * who is behind for stale throughout.  Then all pages are written in their new

@@ -909,7 +909,7 @@ static void GRAPH_RDLOCK quorum_state_tell_loaded(QuorumState *st)
 
 /*
  * Whether the disk is not longer than the maps of @head cover, or may be.  If
- * it was closed well, they are laid out anew before something is written; but
+ * it was closed well, they are laid out again before something is written; but
  * what QEMU was doing when it died may be behind their end, and not marked.
  */
 static bool quorum_state_may_grow(BlockDriverState *bs,
@@ -921,11 +921,11 @@ static bool quorum_state_may_grow(BlockDriverState *bs,
     if (length <= head->max_bytes || head->flags & QUORUM_STATE_CLEAN) {
         return true;
     }
-    error_setg(errp, "The disk has grown to %" PRId64 " bytes without its state "
-               "nodes, which cover %" PRId64 ", and it was not closed well "
-               "before: shorten the children to %" PRId64 " bytes, as they "
-               "were then, and resize the quorum; or give blank state nodes "
-               "and state-init=on if the children are alike", length,
+    error_setg(errp, "The disk has grown to %" PRId64 " bytes without its "
+               "state nodes, which cover %" PRId64 ", and it was not closed "
+               "well before: shorten the children to %" PRId64 " bytes, as "
+               "they were then, and resize the quorum; or give blank state "
+               "nodes and state-init=on if the children are alike", length,
                head->max_bytes, head->disk_bytes);
     return false;
 }

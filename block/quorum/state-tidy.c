@@ -449,7 +449,8 @@ void quorum_state_tick(void *opaque)
         return;
     }
     if (!st->ticking && !qatomic_read(&bs->quiesce_counter) &&
-        (retry || join || quorum_now_ns() - st->tidied_ns >= QUORUM_STATE_TIDY_NS)) {
+        (retry || join ||
+         quorum_now_ns() - st->tidied_ns >= QUORUM_STATE_TIDY_NS)) {
         st->ticking = true;
         bdrv_inc_in_flight(bs);
         aio_co_enter(bdrv_get_aio_context(bs),
