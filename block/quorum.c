@@ -24,6 +24,7 @@
 #include "qemu/option.h"
 #include "qemu/timer.h"
 #include "system/block-backend.h"
+#include "quorum/checked.h"
 #include "quorum/copy.h"
 #include "quorum/debug.h"
 #include "quorum/graph.h"
@@ -58,6 +59,8 @@ static const char *const quorum_mutable_opts[] = {
     QUORUM_OPT_STABLE_WRITES,
     QUORUM_OPT_STATE_FORCE,
     QUORUM_OPT_DIRTY_LIMIT,
+    QUORUM_OPT_DIGEST,
+    QUORUM_OPT_DIGEST_CACHE_SIZE,
     NULL
 };
 
@@ -184,6 +187,8 @@ quorum_co_invalidate_cache(BlockDriverState *bs, Error **errp)
     BDRVQuorumState *s = bs->opaque;
     int ret = quorum_vote_length(bs, errp);
 
+    /* Others have written meanwhile. */
+    quorum_checked_forget_all(s);
     if (ret >= 0 && s->state) {
         quorum_state_co_load(bs, errp);
         quorum_tell_states(bs);
@@ -199,6 +204,7 @@ static int GRAPH_RDLOCK quorum_inactivate(BlockDriverState *bs)
     /* The core drains later, and a write in flight must not be forgotten. */
     bdrv_drained_begin(bs);
     ret = quorum_state_clean(bs);
+    quorum_checked_forget_all(bs->opaque);
     bdrv_drained_end(bs);
     return ret;
 }
@@ -234,6 +240,7 @@ static void quorum_close(BlockDriverState *bs)
     quorum_late_cleanup(bs);
     quorum_slots_free(s->slots, s->num_slots);
     quorum_sync_free(s->sync);
+    quorum_digests_free(s->digests);
     range_lock_destroy(&s->range_lock);
     quorum_copies_destroy(s);
     buffer_pool_destroy(&s->pool);
@@ -469,16 +476,15 @@ static int GRAPH_RDLOCK quorum_judge_children(BlockDriverState *bs, int flags,
     return ret;
 }
 
-static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
-                       Error **errp)
+/*
+ * Read all @options but the children into the state.  Returns how many slots
+ * there are, of which *@occupied are given a child, or -errno with @errp set.
+ */
+static int quorum_open_options(BlockDriverState *bs, QDict *options,
+                               int *occupied, Error **errp)
 {
     BDRVQuorumState *s = bs->opaque;
-    int slots, occupied;
-    int ret;
-
-    if (!quorum_vote_init(errp)) {
-        return -ENOTSUP;
-    }
+    int slots, ret;
 
     /* The node's own options are what it is described by later. */
     if (!quorum_opts_normalise(options, errp) ||
@@ -486,16 +492,34 @@ static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
         !quorum_opts_normalise(bs->explicit_options, errp)) {
         return -EINVAL;
     }
-    slots = quorum_count_slots(options, &occupied, errp);
+    slots = quorum_count_slots(options, occupied, errp);
     if (slots < 0) {
         return slots;
     }
-    ret = quorum_read_options(&s->opts, options, slots, occupied, errp);
-    if (ret < 0) {
-        return ret;
-    }
+    ret = quorum_read_options(&s->opts, options, slots, *occupied, errp);
+    return ret < 0 ? ret : slots;
+}
 
+static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
+                       Error **errp)
+{
+    BDRVQuorumState *s = bs->opaque;
+    QuorumDigests *digests;
+    int slots, occupied;
+    int ret;
+
+    if (!quorum_vote_init(errp)) {
+        return -ENOTSUP;
+    }
+    slots = quorum_open_options(bs, options, &occupied, errp);
+    if (slots < 0) {
+        return slots;
+    }
+    if (!quorum_checked_make(s, &s->opts, &digests, errp)) {
+        return -ENOMEM;
+    }
     quorum_init_state(bs, slots);
+    quorum_checked_use(s, digests);
     if (s->opts.open_degraded) {
         bs->open_timeout_ms = s->opts.child_timeout_ms ?:
                               QUORUM_CHILD_TIMEOUT_DEFAULT;

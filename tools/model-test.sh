@@ -2,15 +2,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 #
 # Check the models of the driver's protocol, docs/devel/quorum.pml,
-# quorum-losses.pml and quorum-state.pml: spin tries all that can happen in them,
-# and finds nothing; and it finds something in each mutant, which leaves a rule out.
+# quorum-losses.pml, quorum-checked.pml and quorum-state.pml: spin tries all that can
+# happen in them, and finds nothing; and it finds something in each mutant, which
+# leaves a rule out.
 #
 # usage: model-test.sh             speaks TAP; about four minutes
 #        model-test.sh --long      larger ones, too, which take long and gigabytes
-#        model-test.sh [--losses | --state] -DNAME...
+#        model-test.sh [--losses | --checked | --state] -DNAME...
 #                                  one variant, with the way to what is wrong in it;
-#                                  with --losses, of quorum-losses.pml, and
-#                                  with --state, of quorum-state.pml
+#                                  with --losses, of quorum-losses.pml, and so on
+#        model-test.sh --checked   only quorum-checked.pml; about 40 seconds
 #        model-test.sh --state     only quorum-state.pml; about 90 seconds
 #
 # All is done in build/model.
@@ -92,6 +93,34 @@ command -v spin > /dev/null || {
     exit 0
 }
 
+# Reads from one child, whose digest is known.
+check_checked() {
+    model=quorum-checked.pml
+    clean checked               -DOTHER_READS=1
+    clean checked-failures      -DFAILURES=2 -DOTHER_READS=1
+    clean checked-two-writers   -DOTHERS=1 -DFAILURES=1
+    clean checked-losses        -DLOSSES=3 -DREADS=2 -DFAILURES=1
+    clean checked-rot           -DROTS=2 -DREADS=2
+    clean checked-loss-and-rot  -DLOSSES=1 -DROTS=1 -DREADS=2 -DFAILURES=1
+
+    caught FORGET_AFTER_SEND    -DOTHER_READS=2
+    caught HASH_OF_BUFFER
+    caught REMEMBER_FAILED      -DFAILURES=3
+    caught REMEMBER_AFTER_UNLOCK -DOTHERS=1
+    caught REMEMBER_ANYHOW      -DREADS=2
+    caught GENERATION_AFTER_QUESTION -DREADS=2
+    caught VOTE_BESIDE_CHANGE   -DREADS=2
+    caught ACCUSE_WITHOUT_RANGE
+    caught NO_SECOND_LOOKUP
+    caught DIGEST_DOES_NOT_DECIDE -DLOSSES=2
+    caught ALL_AGREE_ON_OLD     -DLOSSES=3
+    if [ "${1-}" = --long ]; then
+        clean long-checked-failures -DFAILURES=2 -DREADS=2 -DOTHER_READS=1
+        clean long-checked-losses   -DLOSSES=1 -DOTHER_READS=1
+        clean long-checked-rot      -DROTS=2 -DREADS=2 -DOTHERS=1
+    fi
+}
+
 # What must survive on the state nodes.
 check_state() {
     model=quorum-state.pml
@@ -113,6 +142,8 @@ check_state() {
     caught W_MINUS_1            -DCRASHES=1 -DOUTAGES=0 -DROUGH
     caught R_MINUS_1            -DCRASHES=1 -DOUTAGES=0 -DROUGH
     caught R_OF_MEMBERS         -DOUTAGES=0 -DLATER=1 -DREADS=0 -DREMOVES -DROUGH
+    caught W_OF_MEMBERS         -DOUTAGES=0 -DLATER=1 -DREADS=0 -DREMOVES -DROUGH
+    caught PENDING_ENDS_SOON    -DOUTAGES=0 -DLATER=1 -DREADS=0 -DREMOVES -DROUGH
     caught OVERWRITE_NEWEST     -DCRASHES=1 -DOUTAGES=0 -DREGIONS=2 -DWRITES=2 -DTORN -DROUGH
     caught SEQUENCE_ONLY        -DOUTAGES=0 -DREGIONS=2 -DLATER=1 -DREADS=0
     caught ORPHANS_SPLIT        -DOUTAGES=0 -DLATER=1 -DREADS=0 -DROUGH
@@ -154,6 +185,7 @@ finish() {
 only=
 case ${1-} in
 --losses) model=quorum-losses.pml; shift ;;
+--checked) model=quorum-checked.pml; only=checked; shift ;;
 --state)  model=quorum-state.pml; only=state; shift ;;
 esac
 case ${1-} in
@@ -163,10 +195,11 @@ case ${1-} in
     [ ! -f "$model.trail" ] || spin -t -p -g "$@" "$model"
     exit ;;
 ''|--long) ;;
-*)  die "unknown option: $1" "usage: model-test.sh [--state] [--long] | [--losses | --state] -DNAME..." ;;
+*)  die "unknown option: $1" "usage: model-test.sh [--checked | --state] [--long]" \
+         "       model-test.sh [--losses | --checked | --state] -DNAME..." ;;
 esac
 
-[ "$only" != state ] || { check_state "${1-}"; finish; }
+[ -z "$only" ] || { "check_$only" "${1-}"; finish; }
 
 clean all-at-once
 clean a-liar                    -DLIES -DOUTAGES=0 -DSCRUBS=0
@@ -282,5 +315,6 @@ if [ "${1-}" = --long ]; then
     clean long-unheard          -DREADS=0 -DUNHEARD=1 -DONE_CELL -DLOSSES=1 -DERRORS=1
     caught TELL_AGAIN           -DREADS=0 -DWRITES=2 -DFLUSHES=2
 fi
+check_checked "${1-}"
 check_state "${1-}"
 finish

@@ -168,4 +168,10 @@ const char *const quorum_branch_text[QUORUM_BRANCH__MAX] = {
     [QUORUM_BRANCH_TOLD] = "all agree after the loss was told",
     [QUORUM_BRANCH_CONFIRMED] = "unsure child confirmed",
     [QUORUM_BRANCH_WRITTEN_AGAIN] = "confirmed data written again",
+    [QUORUM_BRANCH_CHECKED] = "read checked by digests",
+    [QUORUM_BRANCH_WRONG_DIGEST] = "one child has a wrong digest",
+    [QUORUM_BRANCH_DIGEST_DISAGREES] = "all agree on what has a wrong digest",
+    [QUORUM_BRANCH_DIGEST_DECIDED] = "digest decided what no vote could",
+    [QUORUM_BRANCH_DIGEST_LOST] = "no child has the digest",
+    [QUORUM_BRANCH_DIGEST_TOLD] = "digest of what was lost, as was told",
 };

@@ -85,6 +85,12 @@ typedef enum QuorumBranch {
     QUORUM_BRANCH_TOLD,
     QUORUM_BRANCH_CONFIRMED,
     QUORUM_BRANCH_WRITTEN_AGAIN,
+    QUORUM_BRANCH_CHECKED,
+    QUORUM_BRANCH_WRONG_DIGEST,
+    QUORUM_BRANCH_DIGEST_DISAGREES,
+    QUORUM_BRANCH_DIGEST_DECIDED,
+    QUORUM_BRANCH_DIGEST_LOST,
+    QUORUM_BRANCH_DIGEST_TOLD,
     QUORUM_BRANCH__MAX
 } QuorumBranch;
 
@@ -97,6 +103,9 @@ typedef struct QuorumDebug {
 
     /* Leave out the paths that answer without a lock. */
     bool no_fast_path;
+
+    /* What a zero write has written reads as something else. */
+    bool odd_zeroes;
 
     /* The time that the driver is told, and who lets it sleep; 0: the clock. */
     int64_t now_ns;
@@ -144,6 +153,11 @@ static inline void quorum_reached(QuorumBranch branch)
 static inline bool quorum_debug_skips_fast_path(void)
 {
     return unlikely(quorum_debug.on) && quorum_debug.no_fast_path;
+}
+
+static inline bool quorum_debug_has_odd_zeroes(void)
+{
+    return unlikely(quorum_debug.on) && quorum_debug.odd_zeroes;
 }
 
 /*

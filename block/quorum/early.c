@@ -29,6 +29,9 @@
 /* Every so often a read asks a slow child, too, to see how it is. */
 #define QUORUM_ROTATE 32
 
+/* The same where a read asks no other: less than one of a hundred waits. */
+#define QUORUM_ROTATE_ALONE 128
+
 /* --- latencies --- */
 
 /* Up to which size a request counts as small. */
@@ -214,6 +217,36 @@ void quorum_early_choose(QuorumRequest *req, int need, int least)
     if (turn % QUORUM_ROTATE == 0) {
         quorum_ask_slow_one(req, turn / QUORUM_ROTATE);
     }
+}
+
+QuorumAnswer *quorum_early_fastest(QuorumRequest *req)
+{
+    unsigned turn = qatomic_fetch_inc(&req->s->next_deferred);
+    bool any_speed = turn % QUORUM_ROTATE_ALONE == 0;
+    int64_t best_score = INT64_MAX;
+    QuorumAnswer *fastest = NULL;
+
+    for (int i = 0; i < req->n; i++) {
+        const QuorumAnswer *a = &req->answers[i];
+
+        if (quorum_answer_counts(a) && !a->done) {
+            best_score = MIN(best_score, quorum_score(req, i));
+        }
+    }
+    if (any_speed) {
+        turn /= QUORUM_ROTATE_ALONE;
+    }
+    for (int k = 0; k < req->n && !fastest; k++) {
+        int i = (turn + k) % req->n;
+        QuorumAnswer *a = &req->answers[i];
+
+        if (quorum_answer_counts(a) && !a->done &&
+            (any_speed || !quorum_is_slower(quorum_score(req, i),
+                                            best_score))) {
+            fastest = a;
+        }
+    }
+    return fastest;
 }
 
 /* --- stragglers --- */

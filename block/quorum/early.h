@@ -52,6 +52,13 @@
 void GRAPH_RDLOCK quorum_early_choose(QuorumRequest *req, int need, int least);
 
 /*
+ * Of the children that take part and have not been asked, the one that should
+ * answer first; those that are about as fast as each other come in turn, and
+ * now and then a slow one does.  NULL if there is none.
+ */
+QuorumAnswer *GRAPH_RDLOCK quorum_early_fastest(QuorumRequest *req);
+
+/*
  * Ask the children that take part, and wait until they are enough, or can't
  * agree, or all of them have answered; if @hedge, ask a deferred one if one is
  * late or fails.  Followed by quorum_request_leave().

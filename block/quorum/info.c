@@ -10,6 +10,7 @@
 #include "block/block-io.h"
 #include "qapi/qapi-types-block-core.h"
 #include "qemu/timer.h"
+#include "checked.h"
 #include "early.h"
 #include "info.h"
 #include "request.h"
@@ -23,6 +24,7 @@ BlockStatsSpecific *quorum_get_stats(BlockDriverState *bs)
     QuorumChildStatsList **tail = &stats->u.quorum.children;
 
     stats->driver = BLOCKDEV_DRIVER_QUORUM;
+    stats->u.quorum.checked = quorum_checked_stats(s);
     for (int i = 0; i < s->num_slots; i++) {
         QuorumSlot *slot = &s->slots[i];
         QuorumChildStats *info = g_new0(QuorumChildStats, 1);
@@ -49,6 +51,8 @@ BlockStatsSpecific *quorum_get_stats(BlockDriverState *bs)
         info->has_write_latency_us = us >= 0;
         info->write_latency_us = MAX(us, 0);
         info->timeouts = stat64_get(&slot->counters.timeouts);
+        info->has_read_bytes = s->digests;
+        info->read_bytes = stat64_get(&slot->counters.read_bytes);
         QAPI_LIST_APPEND(tail, info);
     }
     return stats;

@@ -426,7 +426,8 @@ static QemuOptsList quorum_runtime_opts = {
             .type = QEMU_OPT_STRING,
             .help = "quorum: ask all children and vote; "
                     "threshold: ask just enough of them, and vote; "
-                    "fifo: ask one after the other until one answers",
+                    "fifo: ask one after the other until one answers; "
+                    "checked: ask one, and check the digest of what it says",
         },
         {
             .name = QUORUM_OPT_OPEN_DEGRADED,
@@ -468,6 +469,16 @@ static QemuOptsList quorum_runtime_opts = {
             .name = QUORUM_OPT_DIRTY_LIMIT,
             .type = QEMU_OPT_SIZE,
             .help = "How much of the disk may be marked at a time",
+        },
+        {
+            .name = QUORUM_OPT_DIGEST,
+            .type = QEMU_OPT_STRING,
+            .help = "What is remembered for checked reads: xxh3 or sha256",
+        },
+        {
+            .name = QUORUM_OPT_DIGEST_CACHE_SIZE,
+            .type = QEMU_OPT_SIZE,
+            .help = "How much memory may be used for that",
         },
         { /* end of list */ }
     },
@@ -514,6 +525,37 @@ static bool quorum_check_dirty_limit(uint64_t bytes, Error **errp)
     return true;
 }
 
+static bool quorum_check_digest_cache(uint64_t bytes, Error **errp)
+{
+    if (bytes < QUORUM_DIGEST_CACHE_LEAST || bytes > QUORUM_DIGEST_CACHE_MOST) {
+        error_setg(errp, "Parameter 'digest-cache-size' expects a size from "
+                   "%llu to %llu bytes; it is %" PRIu64,
+                   QUORUM_DIGEST_CACHE_LEAST, QUORUM_DIGEST_CACHE_MOST, bytes);
+        return false;
+    }
+    return true;
+}
+
+/* Read the options of pattern checked from @opts into @o. */
+static bool quorum_read_digest_options(QuorumOptions *o, QemuOpts *opts,
+                                       Error **errp)
+{
+    const char *name = qemu_opt_get(opts, QUORUM_OPT_DIGEST);
+    int value = qapi_enum_parse(&QuorumDigest_lookup, name,
+                                name ? -EINVAL : 0, NULL);
+
+    if (value < 0) {
+        error_setg(errp, "Parameter 'digest' expects %s; it is '%s'",
+                   QUORUM_DIGEST__MAX > 1 ? "xxh3 or sha256" :
+                   "sha256, as QEMU was built without libxxhash", name);
+        return false;
+    }
+    o->digest = value;
+    o->digest_cache_size = qemu_opt_get_size(opts, QUORUM_OPT_DIGEST_CACHE_SIZE,
+                                             QUORUM_DIGEST_CACHE_DEFAULT);
+    return quorum_check_digest_cache(o->digest_cache_size, errp);
+}
+
 /* Whether the options in @o go together. */
 static bool quorum_check_options(const QuorumOptions *o, int slots,
                                  int occupied, Error **errp)
@@ -522,6 +564,12 @@ static bool quorum_check_options(const QuorumOptions *o, int slots,
         error_setg(errp, "open-degraded=on needs a vote-threshold of more than "
                    "half the children: %d of %d, not %d",
                    slots / 2 + 1, slots, o->threshold);
+        return false;
+    }
+    if (o->read_pattern == QUORUM_READ_PATTERN_CHECKED && !o->stable_writes) {
+        error_setg(errp, "read-pattern=checked needs stable-writes=on: it "
+                   "remembers what was copied, and no other is sure to be what "
+                   "the children were given");
         return false;
     }
     if (!o->blkverify) {
@@ -582,8 +630,8 @@ int quorum_read_options(QuorumOptions *o, QDict *options, int slots,
     }
     if (value < 0) {
         error_setg(errp, "Please set read-pattern as fifo or quorum");
-        error_append_hint(errp, "read-pattern is '%s'; threshold is possible, "
-                          "too.\n", pattern);
+        error_append_hint(errp, "read-pattern is '%s'; threshold and checked "
+                          "are possible, too.\n", pattern);
         goto out;
     }
     *o = (QuorumOptions) {
@@ -608,7 +656,8 @@ int quorum_read_options(QuorumOptions *o, QDict *options, int slots,
         .dirty_limit = dirty_limit,
     };
     assert(o->threshold >= 1 && o->threshold <= occupied && occupied <= slots);
-    ret = quorum_check_options(o, slots, occupied, errp) ? 0 : -EINVAL;
+    ret = quorum_read_digest_options(o, opts, errp) &&
+          quorum_check_options(o, slots, occupied, errp) ? 0 : -EINVAL;
 out:
     qemu_opts_del(opts);
     return ret;

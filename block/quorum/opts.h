@@ -34,6 +34,8 @@
 #define QUORUM_OPT_STATE_INIT        "state-init"
 #define QUORUM_OPT_STATE_FORCE       "state-force"
 #define QUORUM_OPT_DIRTY_LIMIT       "dirty-limit"
+#define QUORUM_OPT_DIGEST            "digest"
+#define QUORUM_OPT_DIGEST_CACHE_SIZE "digest-cache-size"
 
 /*
  * Values of child-timeout, in ms.  Less than the smallest is less than what a
@@ -47,6 +49,11 @@
 /* Values of dirty-limit: a few regions must fit. */
 #define QUORUM_DIRTY_LIMIT_DEFAULT (4ULL << 30)
 #define QUORUM_DIRTY_LIMIT_MIN     (16ULL << 20)
+
+/* Values of digest-cache-size. */
+#define QUORUM_DIGEST_CACHE_DEFAULT (64ULL << 20)
+#define QUORUM_DIGEST_CACHE_LEAST   (1ULL << 20)
+#define QUORUM_DIGEST_CACHE_MOST    (1ULL << 40)
 
 typedef struct QuorumOptions {
     int threshold;              /* 1 to the number of occupied slots */
@@ -64,6 +71,8 @@ typedef struct QuorumOptions {
     bool state_init;            /* the state nodes are blank */
     bool state_force;           /* the newest one may be missing */
     uint64_t dirty_limit;       /* bytes that may be marked */
+    QuorumDigest digest;        /* pattern checked: what is remembered */
+    uint64_t digest_cache_size; /* and in how much memory */
 } QuorumOptions;
 
 /*

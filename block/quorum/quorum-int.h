@@ -46,6 +46,11 @@
  *    never a read without a winner there.  A child of another disk, of the
  *    losing side of a split, or that was rolled back, is recognised and not
  *    believed.
+ * 12. Checked means agreed (read pattern checked).  What one child says is
+ *    believed only if it has the digest that was remembered when at least
+ *    threshold children stored it or agreed on it, and nothing newer has been
+ *    acknowledged since.  Where a digest is known, it decides, not the vote; if
+ *    no child has such data, the read fails.
  *
  * What *stale* means is in sync.h.  Each room of the driver says in its own
  * header what others may ask of it: flush.c and resize.c in write.h, reopen.c
@@ -66,6 +71,7 @@
 #include "opts.h"
 #include "sync.h"
 
+typedef struct QuorumDigests QuorumDigests;
 typedef struct QuorumRepair QuorumRepair;
 typedef struct QuorumRequest QuorumRequest;
 typedef struct QuorumResync QuorumResync;
@@ -81,6 +87,7 @@ typedef struct QuorumCounters {
     Stat64 hedged_reads;        /* reads sent to it as others were late */
     Stat64 late_reads;          /* reads that have not waited for it */
     Stat64 timeouts;            /* times that it did not answer in time */
+    Stat64 read_bytes;          /* counted with read pattern checked */
 } QuorumCounters;
 
 /* What latencies are kept of. */
@@ -239,10 +246,21 @@ typedef struct BDRVQuorumState {
     /* When QUORUM_FAILURE may be sent again, in ms. */
     Stat64 next_failure;
 
+    /* How reads of one child have ended: see checked.h. */
+    Stat64 checked_hits;
+    Stat64 checked_misses;
+    Stat64 checked_mismatches;
+    bool digest_lost_told;      /* people know what that means */
+
     /* Thread-safe by themselves. */
 
     /* Which child stores what. */
     QuorumSync *sync;
+
+    /* Read pattern checked: what is remembered, and how; or NULL. */
+    QuorumDigests *digests;
+    int digest;                 /* QuorumDigest */
+    uint64_t digest_cache_size;
 
     /*
      * The coroutines that ask children, but for the one of each request itself

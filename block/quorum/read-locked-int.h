@@ -11,6 +11,7 @@
 #ifndef BLOCK_QUORUM_READ_LOCKED_INT_H
 #define BLOCK_QUORUM_READ_LOCKED_INT_H
 
+#include "digest.h"
 #include "read-locked.h"
 
 /* The bytes from start to end, without the latter. */
@@ -44,6 +45,9 @@ typedef struct QuorumLockedRead {
     unsigned long *no_winner;   /* of the vote */
     unsigned long *weak;        /* wrong, and nothing to repair it from */
     unsigned long *resolve;     /* unresolved, and one outcome was chosen */
+    unsigned long *by_digest;   /* the digest is known, and a child has it */
+    uint64_t *digests;          /* what is known; NULL: not pattern checked */
+    bool lost;                  /* somewhere no child has the known digest */
 
     /* [slot], for the unit at hand */
     const uint8_t **data;       /* NULL without an answer */
@@ -55,6 +59,12 @@ typedef struct QuorumLockedRead {
 
     uint8_t *result;            /* the winners; private */
 } QuorumLockedRead;
+
+/* Whether a digest is known that decides unit @u (promise 12). */
+static inline bool quorum_unit_is_known(const QuorumLockedRead *lr, int u)
+{
+    return lr->digests && lr->digests[u] != QUORUM_DIGEST_UNKNOWN;
+}
 
 /* The part of unit @u that is in the request. */
 QuorumRange quorum_unit(const QuorumLockedRead *lr, int u);

@@ -16,6 +16,7 @@
 
 #include "qemu/osdep.h"
 #include "block/block-io.h"
+#include "checked.h"
 #include "qemu/bitmap.h"
 #include "qemu/cutils.h"
 #include "qemu/units.h"
@@ -167,15 +168,21 @@ quorum_reread_unit(QuorumLockedRead *lr, int u)
 
 /*
  * The child in slot @i has other data than the winner in unit @u.  If it was
- * unsure there, it has lost the unit.
+ * unsure there, it has lost the unit.  If only the digest tells so (@outvotes
+ * the winner), the child must not vote any more, for the digest may be forgotten
+ * before the child is repaired.  (Where more than a unit is stale at a time, its
+ * neighbours would lose their votes with it.)
  */
-static void quorum_unit_is_lost(const QuorumLockedRead *lr, int i, int u)
+static void quorum_unit_is_lost(const QuorumLockedRead *lr, int i, int u,
+                                bool outvotes)
 {
+    QuorumSync *sync = lr->req->s->sync;
     QuorumRange unit = quorum_unit(lr, u);
 
-    if (test_bit(quorum_bit(lr, i, u), lr->unsure)) {
-        quorum_sync_mark_stale(lr->req->s->sync, i, unit.start,
-                               unit.end - unit.start, "lost");
+    if (test_bit(quorum_bit(lr, i, u), lr->unsure) ||
+        (outvotes && quorum_sync_granule_bytes(sync) == QUORUM_UNIT)) {
+        quorum_sync_mark_stale(sync, i, unit.start, unit.end - unit.start,
+                               "lost");
     }
 }
 
@@ -187,15 +194,16 @@ static void quorum_judge_unit(QuorumLockedRead *lr, int u, int winner,
                               int members, int voters)
 {
     QuorumRequest *req = lr->req;
-    bool outnumbers;
+    bool outvoted, outnumbers;
 
     /* What a late write may change at any moment supports no repair. */
     for (int i = 0; i < req->n; i++) {
         members -= lr->version[i] == winner &&
                    test_bit(quorum_bit(lr, i, u), lr->late);
     }
-    /* Promise 6: the winner must outnumber all others together. */
-    outnumbers = members > voters - members;
+    /* Promise 6: the winner must outnumber all others together, or be known. */
+    outvoted = members <= voters - members;
+    outnumbers = quorum_unit_is_known(lr, u) || !outvoted;
     for (int i = 0; i < req->n; i++) {
         if (!quorum_answer_is_member(&req->answers[i])) {
             continue;
@@ -209,7 +217,7 @@ static void quorum_judge_unit(QuorumLockedRead *lr, int u, int winner,
         } else if (lr->version[i] != QUORUM_NO_VERSION) {
             set_bit(quorum_bit(lr, i, u), lr->wrong);
             if (outnumbers) {
-                quorum_unit_is_lost(lr, i, u);
+                quorum_unit_is_lost(lr, i, u, outvoted);
             }
         } else {
             set_bit(quorum_bit(lr, i, u), lr->missing);
@@ -303,7 +311,8 @@ static const uint8_t *quorum_unit_answer(const QuorumLockedRead *lr, int i,
 }
 
 /*
- * The winner among @version[slot] of unit @u, and how many @members it has.
+ * The winner among @version[slot] of @data[slot], which are unit @u, and how
+ * many @members it has.
  *
  * Where no member is sure, all may have lost the same.  Before the guest has
  * been told that by a flush that failed, nothing can be believed (promise 10);
@@ -311,13 +320,17 @@ static const uint8_t *quorum_unit_answer(const QuorumLockedRead *lr, int i,
  * what a single disk does after such a flush.
  */
 static int quorum_unit_winner(const QuorumLockedRead *lr, int u,
-                              const int *version, int *members)
+                              const uint8_t *const *data, const int *version,
+                              int *members)
 {
     const QuorumRequest *req = lr->req;
     int threshold = req->s->opts.threshold;
     QuorumRange unit = quorum_unit(lr, u);
     int winner, all = 0;
 
+    if (quorum_unit_is_known(lr, u)) {
+        return quorum_checked_winner(lr, u, data, version, members);
+    }
     if (likely(!quorum_sync_any_unsure(req->s->sync))) {
         return quorum_winner(version, req->n, threshold, NULL, members);
     }
@@ -374,8 +387,9 @@ static bool quorum_vote_is_enough(QuorumRequest *req)
             data[i] = quorum_unit_answer(lr, i, u);
         }
         quorum_group_data(data, req->n, unit.end - unit.start, version);
-        if (quorum_unit_winner(lr, u, version, &members) < 0 &&
-            (quorum_winner(version, req->n, req->s->opts.threshold, NULL,
+        if (quorum_unit_winner(lr, u, data, version, &members) < 0 &&
+            (quorum_unit_is_known(lr, u) ||
+             quorum_winner(version, req->n, req->s->opts.threshold, NULL,
                            NULL) < 0 || quorum_sure_may_come(lr, u))) {
             return false;
         }
@@ -506,6 +520,35 @@ static int coroutine_fn GRAPH_RDLOCK quorum_resolve(QuorumLockedRead *lr)
     return ret;
 }
 
+/*
+ * The winner of unit @u, by its digest if that is known, and how many @members
+ * it has.  If fewer than @voters have given their *@answers, and there is none,
+ * they are asked for the unit alone.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+quorum_decide_unit(QuorumLockedRead *lr, int u, int voters, int *answers,
+                   int *members)
+{
+    QuorumRange unit = quorum_unit(lr, u);
+    int64_t size = unit.end - unit.start;
+    int winner;
+
+    quorum_group_data(lr->data, lr->req->n, size, lr->version);
+    winner = quorum_unit_winner(lr, u, lr->data, lr->version, members);
+    if (winner < 0 && *answers < voters) {
+        *answers += quorum_reread_unit(lr, u);
+        quorum_group_data(lr->data, lr->req->n, size, lr->version);
+        winner = quorum_unit_winner(lr, u, lr->data, lr->version, members);
+    }
+    if (winner < 0 && quorum_checked_gives_up(lr, u)) {
+        winner = quorum_unit_winner(lr, u, lr->data, lr->version, members);
+    }
+    if (quorum_unit_is_known(lr, u)) {
+        quorum_checked_decided(lr, u, winner >= 0, *members);
+    }
+    return winner;
+}
+
 /* Vote on unit @u.  Returns 0, or -errno: no winner. */
 static int coroutine_fn GRAPH_RDLOCK quorum_vote_unit(QuorumLockedRead *lr,
                                                       int u)
@@ -530,14 +573,9 @@ static int coroutine_fn GRAPH_RDLOCK quorum_vote_unit(QuorumLockedRead *lr,
         answers += lr->data[i] != NULL;
     }
 
-    quorum_group_data(lr->data, req->n, size, lr->version);
-    winner = quorum_unit_winner(lr, u, lr->version, &members);
-    if (winner < 0 && answers < voters) {
-        answers += quorum_reread_unit(lr, u);
-        quorum_group_data(lr->data, req->n, size, lr->version);
-        winner = quorum_unit_winner(lr, u, lr->version, &members);
-    }
-    if (unlikely(quorum_sync_is_unresolved(req->s->sync, unit.start, size))) {
+    winner = quorum_decide_unit(lr, u, voters, &answers, &members);
+    if (unlikely(quorum_sync_is_unresolved(req->s->sync, unit.start, size)) &&
+        (winner >= 0 || !quorum_unit_is_known(lr, u))) {
         winner = quorum_choose_outcome(lr, u, winner, answers, voters,
                                        &members);
         if (winner >= 0 && test_bit(u, lr->resolve)) {
@@ -552,6 +590,7 @@ static int coroutine_fn GRAPH_RDLOCK quorum_vote_unit(QuorumLockedRead *lr,
                                voters);
         winner = quorum_prefer(lr, u);
         if (winner >= 0) {
+            quorum_checked_unit_changes(lr, u);
             quorum_reached(QUORUM_BRANCH_PREFERRED);
             trace_quorum_preferred(req->bs->node_name, winner, unit.start,
                                    size);
@@ -567,8 +606,8 @@ static int coroutine_fn GRAPH_RDLOCK quorum_vote_unit(QuorumLockedRead *lr,
         }
         return -EIO;
     }
-
-    assert(members >= threshold && members <= voters);
+    assert(members >= (quorum_unit_is_known(lr, u) ? 1 : threshold));
+    assert(members <= voters);
     memcpy(quorum_at(lr, lr->result, unit.start), lr->data[winner], size);
     quorum_judge_unit(lr, u, winner, members, voters + lagging);
     return 0;
@@ -631,6 +670,8 @@ bool coroutine_fn quorum_locked_read_alloc(QuorumLockedRead *lr,
         .no_winner = bitmap_new(units),
         .weak = bitmap_new(units),
         .resolve = bitmap_new(units),
+        .by_digest = bitmap_new(units),
+        .digests = quorum_checked_vote_new(req, units),
         .data = g_new(const uint8_t *, req->n),
         .version = g_new(int, req->n),
         .sure = g_new(bool, req->n),
@@ -655,6 +696,8 @@ void quorum_locked_read_free(QuorumLockedRead *lr)
     g_free(lr->no_winner);
     g_free(lr->weak);
     g_free(lr->resolve);
+    g_free(lr->by_digest);
+    g_free(lr->digests);
     g_free(lr->data);
     g_free(lr->version);
     g_free(lr->sure);
@@ -700,6 +743,7 @@ quorum_locked_read_vote(QuorumLockedRead *lr, bool all_units)
     lr->may_verify = quorum_opts_verify(&req->s->opts) &&
                      !(req->bs->open_flags & BDRV_O_INACTIVE);
     lr->losses = bdrv_last_loss_generation();
+    quorum_checked_vote_begin(lr);
     quorum_notice_losses(req->bs);
     quorum_choose_voters(lr);
     req->enough = quorum_vote_is_enough;
@@ -720,6 +764,7 @@ quorum_locked_read_vote(QuorumLockedRead *lr, bool all_units)
 
         ret = ret ?: resolve_ret;
     }
+    quorum_checked_vote_end(lr, ret);
     return ret;
 }
 

@@ -26,6 +26,8 @@
 
 #include "qemu/osdep.h"
 #include "block/block-io.h"
+#include "qemu/memalign.h"
+#include "checked.h"
 #include "debug.h"
 #include "early.h"
 #include "late.h"
@@ -125,20 +127,6 @@ static QuorumEarly quorum_judge_vote(QuorumRequest *req)
 }
 
 /* --- what is worth a repair --- */
-
-/* Note which of the children that could not read should be repaired. */
-static void GRAPH_RDLOCK quorum_find_failed(QuorumFindings *found,
-                                            const QuorumRequest *req)
-{
-    quorum_find_reported(found, req);
-    for (int i = 0; i < req->n; i++) {
-        const QuorumAnswer *a = &req->answers[i];
-
-        if (quorum_answer_counts(a) && a->ret < 0 && quorum_worth_rewrite(a)) {
-            quorum_find_to_repair(found, req->s, i, "failed child");
-        }
-    }
-}
 
 /*
  * Note which children are stale in the range and should be repaired.  Returns
@@ -309,6 +297,7 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
                  QuorumFindings *found)
 {
     QuorumRequest *req = quorum_request_new(bs, offset, bytes, qiov, flags);
+    uint64_t generation = quorum_checked_generation(req);
     QuorumTally t;
 
     req->measured = QUORUM_LATENCY_READ;
@@ -342,7 +331,8 @@ quorum_read_vote(BlockDriverState *bs, int64_t offset, int64_t bytes,
         quorum_leave_out_stale_again(req);
     }
     t = quorum_tally(req);
-    if (quorum_tally_wins(req, &t, true) && !quorum_debug_skips_fast_path()) {
+    if (quorum_tally_wins(req, &t, true) && !quorum_debug_skips_fast_path() &&
+        quorum_checked_agree(req, t.one, generation)) {
         if (t.one->buf) {
             /*
              * The child that reads straight into @qiov is not the one we
@@ -619,15 +609,85 @@ quorum_read_unresolved(BlockDriverState *bs, int64_t offset, int64_t bytes,
     }
     /* One granule may be as much as is read at a time. */
     while (done < bytes && ret == 0) {
-        int64_t part = MIN(bytes - done, most / 2);
+        int64_t part;
         QEMUIOVector slice;
 
+        start = offset + done;
+        /* It ends with a unit, so that what is widened is no longer than that. */
+        part = QEMU_ALIGN_DOWN(start + MAX(most / 2, QUORUM_UNIT),
+                               QUORUM_UNIT) - start;
+        part = MIN(bytes - done, part);
+        size = part;
+        quorum_checked_widen(bs, &start, &size);
         qemu_iovec_init_slice(&slice, qiov, done, part);
-        ret = quorum_locked_read(bs, offset + done, part, 0, &slice, flags,
-                                 found, "unresolved");
+        ret = quorum_locked_read(bs, start, size, offset + done - start, &slice,
+                                 flags, found, "unresolved");
         qemu_iovec_destroy(&slice);
         done += part;
     }
+    return ret;
+}
+
+/* --- pattern checked --- */
+
+/* Read from one child if the digests are known, else vote. */
+static int coroutine_fn GRAPH_RDLOCK
+quorum_read_checked(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                    QEMUIOVector *qiov, BdrvRequestFlags flags,
+                    QuorumFindings *found)
+{
+    switch (quorum_checked_read(bs, offset, bytes, qiov, flags, found)) {
+    case QUORUM_CHECKED_RIGHT:
+        return 0;
+    case QUORUM_CHECKED_WRONG:
+        return quorum_locked_read(bs, offset, bytes, 0, qiov, flags, found,
+                                  "wrong digest");
+    case QUORUM_CHECKED_UNKNOWN:
+        return quorum_read_vote(bs, offset, bytes, qiov, flags, found);
+    default:
+        g_assert_not_reached();
+    }
+}
+
+/*
+ * The same for a range that does not begin and end with a unit: read all of the
+ * units that it touches.  Else it would be voted on each time, and a vote on a
+ * part of a unit can't ask its digest which child is right.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+quorum_read_checked_units(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                          QEMUIOVector *qiov, BdrvRequestFlags flags,
+                          QuorumFindings *found)
+{
+    int64_t start = offset, size = bytes, end;
+    QEMUIOVector units;
+    uint8_t *head, *tail;
+    int ret;
+
+    quorum_checked_widen(bs, &start, &size);
+    if (size == bytes || size > quorum_request_max_bytes(bs)) {
+        return quorum_read_checked(bs, offset, bytes, qiov, flags, found);
+    }
+    if (qiov->niov > IOV_MAX - 2) {
+        /* A child can't read into a vector of more than that. */
+        return quorum_locked_read(bs, start, size, offset - start, qiov, flags,
+                                  found, "long vector");
+    }
+    end = start + size;
+    head = qemu_blockalign(bs, 2 * QUORUM_UNIT);
+    tail = head + QUORUM_UNIT;
+    qemu_iovec_init(&units, qiov->niov + 2);
+    if (start < offset) {
+        qemu_iovec_add(&units, head, offset - start);
+    }
+    qemu_iovec_concat(&units, qiov, 0, bytes);
+    if (end > offset + bytes) {
+        qemu_iovec_add(&units, tail, end - (offset + bytes));
+    }
+    ret = quorum_read_checked(bs, start, size, &units,
+                              flags & ~BDRV_REQ_REGISTERED_BUF, found);
+    qemu_iovec_destroy(&units);
+    qemu_vfree(head);
     return ret;
 }
 
@@ -667,6 +727,8 @@ quorum_read(BlockDriverState *bs, int64_t offset, int64_t bytes,
                                      start, size);
         start = offset;
         size = bytes;
+    } else if (unlikely(s->digests)) {
+        ret = quorum_read_checked_units(bs, offset, bytes, qiov, flags, &found);
     } else if (s->opts.read_pattern != QUORUM_READ_PATTERN_FIFO) {
         ret = quorum_read_vote(bs, offset, bytes, qiov, flags, &found);
     } else if (quorum_sync_widen_unverified(s->sync, &start, &size)) {
@@ -686,7 +748,7 @@ int coroutine_fn quorum_co_preadv(BlockDriverState *bs, int64_t offset,
                                   int64_t bytes, QEMUIOVector *qiov,
                                   BdrvRequestFlags flags)
 {
-    int64_t most = quorum_request_max_bytes(bs);
+    int64_t most = quorum_checked_max_bytes(bs, offset, bytes);
     int64_t done = 0;
     int ret = 0;
 

@@ -19,12 +19,14 @@
 #include "qemu/cutils.h"
 #include "qobject/qbool.h"
 #include "qobject/qdict.h"
+#include "checked.h"
 #include "graph.h"
 #include "state.h"
 
 /* What a reopen asks for */
 typedef struct QuorumReopen {
     QuorumOptions opts;
+    QuorumDigests *digests;     /* for them; owned if it is not the node's */
     BlockDriverState **nodes;   /* [slot], NULL: vacant; with references */
     int n;
     bool has_state;             /* state nodes are given, as well: */
@@ -39,6 +41,9 @@ static void GRAPH_UNLOCKED quorum_reopen_free(BDRVReopenState *state)
     for (int i = 0; i < r->n; i++) {
         bdrv_unref(r->nodes[i]);
         bdrv_unref(r->state[i]);
+    }
+    if (r->digests != ((BDRVQuorumState *)state->bs->opaque)->digests) {
+        quorum_digests_free(r->digests);
     }
     g_free(r->nodes);
     g_free(r->state);
@@ -379,6 +384,11 @@ int quorum_reopen_prepare(BDRVReopenState *state, BlockReopenQueue *queue,
         ret = -EINVAL;
         goto fail;
     }
+    if (!quorum_checked_make(s, &r->opts, &r->digests, errp)) {
+        ret = -ENOMEM;
+        goto fail;
+    }
+    /* Last, for what has been created would have to go again. */
     ret = quorum_reopen_prepare_state(bs, r, errp);
     if (ret < 0) {
         goto fail;
@@ -423,6 +433,8 @@ void quorum_reopen_commit(BDRVReopenState *state)
     /* It was begun, now or when the node was opened. */
     qdict_del(state->options, QUORUM_OPT_STATE_INIT);
     qdict_del(state->explicit_options, QUORUM_OPT_STATE_INIT);
+    quorum_checked_use(state->bs->opaque,
+                       ((QuorumReopen *)state->opaque)->digests);
     quorum_reopen_free(state);
 }
 

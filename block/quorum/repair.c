@@ -12,6 +12,7 @@
 #include "qemu/lockable.h"
 #include "qemu/timer.h"
 #include "qemu/units.h"
+#include "checked.h"
 #include "debug.h"
 #include "read-locked.h"
 #include "repair.h"
@@ -250,6 +251,7 @@ void coroutine_fn quorum_repair_behind(BlockDriverState *bs, int64_t offset,
     const char *dropped = NULL;
     bool at_work = false;
 
+    quorum_checked_widen(bs, &offset, &bytes);
     *r = (QuorumRepair) {
         .bs = bs,
         .start = offset,

@@ -122,6 +122,9 @@ void coroutine_fn quorum_request_free(QuorumRequest *req)
     if (req->coroutines) {
         fair_budget_give_back(&req->s->budget, req->coroutines);
     }
+    if (req->checked.digests != &req->checked.one) {
+        g_free(req->checked.digests);
+    }
     g_free(req);
 }
 
@@ -553,6 +556,11 @@ int64_t coroutine_fn quorum_ask_read(QuorumRequest *req, QuorumAnswer *a)
         /* The caller's memory is registered, our buffers are not. */
         flags &= ~BDRV_REQ_REGISTERED_BUF;
     }
+    if (unlikely(req->s->digests)) {
+        QuorumSlot *slot = &req->s->slots[quorum_answer_slot(a)];
+
+        stat64_add(&slot->counters.read_bytes, req->bytes);
+    }
     ret = bdrv_co_preadv(a->child, req->offset, req->bytes,
                          quorum_answer_qiov(a), flags);
     return ret < 0 ? quorum_read_failed(a, ret) : 0;
@@ -817,6 +825,18 @@ void quorum_find_reported(QuorumFindings *found, const QuorumRequest *req)
                 found->reported = g_new0(bool, req->n);
             }
             found->reported[i] = true;
+        }
+    }
+}
+
+void quorum_find_failed(QuorumFindings *found, const QuorumRequest *req)
+{
+    quorum_find_reported(found, req);
+    for (int i = 0; i < req->n; i++) {
+        const QuorumAnswer *a = &req->answers[i];
+
+        if (quorum_answer_counts(a) && a->ret < 0 && quorum_worth_rewrite(a)) {
+            quorum_find_to_repair(found, req->s, i, "failed child");
         }
     }
 }

@@ -177,6 +177,13 @@ struct QuorumRequest {
         QuorumFindings found;   /* by stragglers */
     } early;
 
+    struct {                    /* used by checked.c */
+        uint64_t *digests;      /* of the whole units of a write, or NULL */
+        uint64_t one;           /* room for that of one unit */
+        int64_t offset, bytes;  /* what a change has begun with */
+        const struct QuorumKnown *known;    /* what an early read checks */
+    } checked;
+
     QuorumTell tell;            /* children that can't read */
     bool background;            /* no guest waits for it */
     int coroutines;             /* taken from the budget */
@@ -536,6 +543,13 @@ void GRAPH_RDLOCK quorum_tell_errors_in_order(QuorumRequest *req,
 void GRAPH_RDLOCK quorum_find_to_repair(QuorumFindings *found,
                                         const BDRVQuorumState *s, int i,
                                         const char *why);
+
+/*
+ * Add the children that @req has reported, and those that could not read and
+ * should be repaired.
+ */
+void GRAPH_RDLOCK quorum_find_failed(QuorumFindings *found,
+                                     const QuorumRequest *req);
 
 /* Add the children that @req has reported. */
 void GRAPH_RDLOCK quorum_find_reported(QuorumFindings *found,

@@ -77,7 +77,8 @@ static void quorum_scrub_add_range(QuorumScrub *scrub,
 /* Whose data belong into unit @u */
 static QuorumScrubWinner quorum_unit_winner(const QuorumLockedRead *lr, int u)
 {
-    return !test_bit(u, lr->no_winner) ? QUORUM_SCRUB_WINNER_VOTED :
+    return test_bit(u, lr->by_digest) ? QUORUM_SCRUB_WINNER_DIGEST :
+           !test_bit(u, lr->no_winner) ? QUORUM_SCRUB_WINNER_VOTED :
            test_bit(u, lr->weak) ? QUORUM_SCRUB_WINNER_NONE :
                                    QUORUM_SCRUB_WINNER_PREFERRED;
 }
@@ -224,6 +225,9 @@ static int coroutine_fn GRAPH_RDLOCK quorum_scrub_range(QuorumLockedRead *lr)
     int vote_ret, repair_ret = 0;
 
     vote_ret = quorum_locked_read_vote(lr, true);
+    for (int u = 0; u < lr->units; u++) {
+        scrub->known += quorum_unit_is_known(lr, u) ? QUORUM_UNIT : 0;
+    }
     quorum_report_wrong(lr);
     if (scrub->repair) {
         repair_ret = quorum_repair_all(lr);
@@ -253,6 +257,7 @@ int coroutine_fn quorum_co_scrub(BlockDriverState *bs, int64_t offset,
     scrub->in_repaired = (QuorumFigures) { 0 };
     scrub->left = (QuorumFigures) { 0 };
     scrub->write_failed = false;
+    scrub->known = 0;
     req->scrub = scrub;
     if (scrub->repair) {
         quorum_extend_children(bs, offset + bytes, scrub);

@@ -51,6 +51,7 @@ struct QuorumScrub {
      */
     QuorumFigures in_repaired;
     QuorumFigures left;
+    int64_t known;              /* bytes that a digest decided, or should */
     bool write_failed;          /* what it returns is the error of a write */
 
     /*

@@ -25,6 +25,7 @@
 #include "qemu/bitmap.h"
 #include "qemu/stats64.h"
 #include "qemu/units.h"
+#include "checked.h"
 #include "resync.h"
 #include "scrub-chunk.h"
 #include "trace.h"
@@ -65,6 +66,7 @@ typedef struct QuorumScrubJob {
 
     /* Atomic: the job's coroutine writes, query commands read. */
     Stat64 checked;
+    Stat64 known;
     Stat64 mismatched;
     Stat64 missing;
     Stat64 repaired;
@@ -224,6 +226,7 @@ quorum_scrub_advance(QuorumScrubJob *sj, int64_t bytes)
     quorum_scrub_count(sj, &sj->scrub.left);
     quorum_scrub_tell_ranges(sj, false);
     stat64_add(&sj->checked, bytes);
+    stat64_add(&sj->known, sj->scrub.known);
     if (sj->sync == QUORUM_SCRUB_SYNC_STALE) {
         BDRVQuorumState *s = sj->bs->opaque;
 
@@ -478,6 +481,7 @@ static void quorum_scrub_describe(QuorumScrubJob *sj,
         .repair = sj->scrub.repair,
         .sync = sj->sync,
         .checked_bytes = stat64_get(&sj->checked),
+        .digest_bytes = stat64_get(&sj->known),
         .mismatched_bytes = stat64_get(&sj->mismatched),
         .missing_bytes = stat64_get(&sj->missing),
         .repaired_bytes = stat64_get(&sj->repaired),
@@ -532,6 +536,7 @@ void qmp_quorum_scrub(const char *job_id, const char *node,
                       bool has_repair, bool repair,
                       bool has_sync, QuorumScrubSync sync,
                       const char *prefer,
+                      bool has_digests, QuorumScrubDigests digests,
                       bool has_speed, int64_t speed,
                       bool has_on_error, BlockdevOnError on_error,
                       bool has_auto_finalize, bool auto_finalize,
@@ -583,6 +588,9 @@ void qmp_quorum_scrub(const char *job_id, const char *node,
     /* Nothing that is done to the node meanwhile harms a scrub. */
     bdrv_op_unblock_all(bs, sj->common.blocker);
 
+    if (has_digests && digests == QUORUM_SCRUB_DIGESTS_FORGET) {
+        quorum_checked_forget_all(bs->opaque);
+    }
     sj->bs = bs;
     sj->sync = has_sync ? sync : QUORUM_SCRUB_SYNC_FULL;
     sj->on_error = has_on_error ? on_error : BLOCKDEV_ON_ERROR_REPORT;
@@ -590,6 +598,7 @@ void qmp_quorum_scrub(const char *job_id, const char *node,
     sj->scrub.prefer = preferred;
     quorum_scrub_ranges_init(&sj->scrub);
     stat64_init(&sj->checked, 0);
+    stat64_init(&sj->known, 0);
     stat64_init(&sj->mismatched, 0);
     stat64_init(&sj->missing, 0);
     stat64_init(&sj->repaired, 0);

@@ -332,6 +332,8 @@ static bool coroutine_fn GRAPH_RDLOCK quorum_state_co_begin(QuorumState *st,
         return false;
     }
     qemu_mutex_lock(&st->lock);
+    /* There is no earlier configuration that could know better. */
+    quorum_state_note_change(st);
     /* It is known from the first label on, which says all. */
     quorum_state_begin_session_locked(st);
     st->label.flags |= QUORUM_STATE_BEGUN;

@@ -21,7 +21,8 @@
 #define LABEL_FLAGS   (QUORUM_STATE_CLEAN | QUORUM_STATE_MAPS_INVALID | \
                        QUORUM_STATE_BEGUN)
 #define RECORD_FLAGS  (QUORUM_STATE_BEHIND | QUORUM_STATE_OUT | \
-                       QUORUM_STATE_FAILED)
+                       QUORUM_STATE_FAILED | QUORUM_STATE_JOINED | \
+                       QUORUM_STATE_LEFT)
 
 /* All numbers are little endian. */
 typedef struct QEMU_PACKED QuorumStateHeaderDisk {
@@ -67,7 +68,8 @@ typedef struct QEMU_PACKED QuorumStateLabelDisk {
     uint16_t capacity;
     uint16_t places;
     uint16_t threshold;
-    uint32_t reserved;
+    uint16_t old_threshold;
+    uint16_t reserved;
     uint64_t config;
     uint64_t disk_bytes;
     uint64_t max_bytes;
@@ -260,6 +262,7 @@ void quorum_state_encode_label(const QuorumStateLabel *label, uint8_t *buf)
     stw_le_p(&d->capacity, QUORUM_STATE_RECORDS);
     stw_le_p(&d->places, label->places);
     stw_le_p(&d->threshold, label->threshold);
+    stw_le_p(&d->old_threshold, label->old_threshold);
     stq_le_p(&d->config, label->config);
     stq_le_p(&d->disk_bytes, label->disk_bytes);
     stq_le_p(&d->max_bytes, label->max_bytes);
@@ -308,7 +311,19 @@ static bool quorum_state_ids_are_sane(const QuorumStateLabel *l)
     return !qemu_uuid_is_null(&l->set) && !qemu_uuid_is_null(&l->member) &&
            !qemu_uuid_is_null(&l->session) && !(l->flags & ~LABEL_FLAGS) &&
            l->threshold > 0 && l->threshold <= l->places &&
-           l->places <= INT16_MAX;
+           l->places <= INT16_MAX && l->old_threshold <= INT16_MAX;
+}
+
+/* Whether @r says only what it can of what it was before a change. */
+static bool quorum_state_change_is_sane(const QuorumStateLabel *l,
+                                        const QuorumStateRecord *r)
+{
+    int other = r->status == QUORUM_STATE_REMOVED ? QUORUM_STATE_JOINED
+                                                  : QUORUM_STATE_LEFT;
+
+    return !r->status || !(r->flags & (l->old_threshold ? other :
+                                       QUORUM_STATE_JOINED |
+                                       QUORUM_STATE_LEFT));
 }
 
 /* Whether no member has two records, and no place two members. */
@@ -317,6 +332,9 @@ static bool quorum_state_records_are_sane(const QuorumStateLabel *l)
     for (int i = 0; i < QUORUM_STATE_RECORDS; i++) {
         const QuorumStateRecord *r = &l->records[i];
 
+        if (!quorum_state_change_is_sane(l, r)) {
+            return false;
+        }
         for (int j = 0; j < i && r->status; j++) {
             const QuorumStateRecord *other = &l->records[j];
 
@@ -359,6 +377,7 @@ bool quorum_state_decode_label(const uint8_t *buf, QuorumStateLabel *label,
         .stale_shift = d->stale_shift,
         .places = lduw_le_p(&d->places),
         .threshold = lduw_le_p(&d->threshold),
+        .old_threshold = lduw_le_p(&d->old_threshold),
         .config = ldq_le_p(&d->config),
         .disk_bytes = ldq_le_p(&d->disk_bytes),
         .max_bytes = ldq_le_p(&d->max_bytes),
@@ -456,6 +475,19 @@ int quorum_state_head(QuorumStateLabel *const *labels, int n, int *a, int *b)
         }
     }
     return head;
+}
+
+bool quorum_state_is_member(const QuorumStateLabel *label, int k, bool old)
+{
+    const QuorumStateRecord *r = &label->records[k];
+    bool now = r->status == QUORUM_STATE_MEMBER ||
+               r->status == QUORUM_STATE_REBUILDING;
+
+    if (!old) {
+        return now;
+    }
+    return now ? !(r->flags & QUORUM_STATE_JOINED)
+               : r->status && r->flags & QUORUM_STATE_LEFT;
 }
 
 int quorum_state_find(const QuorumStateLabel *label, const QemuUUID *member)

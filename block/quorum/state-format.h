@@ -49,6 +49,8 @@ typedef enum QuorumStateStatus {
 #define QUORUM_STATE_BEHIND 0x1     /* it may lack more than its map says */
 #define QUORUM_STATE_OUT    0x2     /* excluded: it lacks everything */
 #define QUORUM_STATE_FAILED 0x4     /* its state node could not be written */
+#define QUORUM_STATE_JOINED 0x8     /* not of the configuration before */
+#define QUORUM_STATE_LEFT   0x10    /* removed, and of the one before */
 
 /* Bits of QuorumStateLabel.flags. */
 #define QUORUM_STATE_CLEAN        0x1   /* closed well, nothing written since */
@@ -76,6 +78,7 @@ typedef struct QuorumStateLabel {
     uint32_t flags;
     int places;                 /* slots */
     int threshold;
+    int old_threshold;          /* see quorum_state_is_member(); or 0 */
     uint64_t config;            /* grows when members come and go */
     int64_t disk_bytes;
     int64_t max_bytes;          /* what the maps can cover */
@@ -178,6 +181,15 @@ bool quorum_state_knows(const QuorumStateLabel *label, const QemuUUID *session);
  * one of a session that died before it had begun: nothing was done in it.
  */
 int quorum_state_head(QuorumStateLabel *const *labels, int n, int *a, int *b);
+
+/*
+ * Whether record @k of @label is a member; or with @old, was one before the
+ * last change of members or of the threshold.  As long as that is not durable,
+ * which @label->old_threshold says, a program that does not know of it may go
+ * on with the old configuration.  So what is durable is so in both of them,
+ * and enough state nodes of both must be readable.
+ */
+bool quorum_state_is_member(const QuorumStateLabel *label, int k, bool old);
 
 /* The record of @member in @label, or -1. */
 int quorum_state_find(const QuorumStateLabel *label, const QemuUUID *member);

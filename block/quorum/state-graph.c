@@ -126,12 +126,10 @@ static void GRAPH_WRLOCK quorum_state_config_changed(QuorumState *st)
             here |= st->nodes[i].record == k;
         }
         if (r->status && !here && !st->away[k]) {
-            r->status = QUORUM_STATE_REMOVED;
-            r->place = -1;
+            quorum_state_leave(r);
         } else if (st->away[k] && r->place >= 0 &&
                    (r->place >= st->num_nodes || s->slots[r->place].child)) {
-            r->status = QUORUM_STATE_REMOVED;
-            r->place = -1;
+            quorum_state_leave(r);
             g_clear_pointer(&st->away[k], g_free);
         }
     }
@@ -139,6 +137,7 @@ static void GRAPH_WRLOCK quorum_state_config_changed(QuorumState *st)
         quorum_sync_set_recorded(s->sync, i, st->nodes[i].record < 0);
     }
     st->label.config++;
+    quorum_state_note_change(st);
     /* Fewer nodes may be enough now to read it all. */
     quorum_state_dirty_set_locked(st);
     st->config_want = st->want + 1;
@@ -239,7 +238,9 @@ static void GRAPH_WRLOCK quorum_state_one_abort(void *opaque)
     QuorumStateNode *node = &s->state->nodes[one->slot];
 
     if (!one->was.child) {
-        s->state->label.records[node->record].status = QUORUM_STATE_UNUSED;
+        s->state->label.records[node->record] = (QuorumStateRecord) {
+            .status = QUORUM_STATE_UNUSED,
+        };
         quorum_state_free_node(node);
     }
     *node = one->was;

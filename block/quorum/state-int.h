@@ -41,6 +41,12 @@ typedef struct QuorumStateNode {
     int64_t backoff_ns;
     bool abandoned;
 
+    /*
+     * It has failed, and what it was asked may still be done, over what is
+     * written next: so it is asked for an answer first.
+     */
+    bool unheard;
+
     /* Its labels are not ours, or say more than it has: erase them first. */
     bool erase;
 
@@ -143,6 +149,9 @@ struct QuorumState {
     bool fenced;
 
     int64_t tidied_ns;
+
+    /* When all that is written down is to be written once more, or 0. */
+    int64_t again_ns;
 };
 
 static inline uint32_t quorum_state_num_pages(const QuorumState *st)
@@ -201,17 +210,24 @@ bool GRAPH_RDLOCK quorum_state_check_node(BlockDriverState *bs, int i,
 /* A record for a newcomer in @slot, or -1 if there are too many. */
 int quorum_state_new_record(QuorumState *st, int slot);
 
-/* How many state nodes must have what is durable. */
-static inline int quorum_state_needed(const QuorumState *st)
-{
-    const BDRVQuorumState *s = st->bs->opaque;
-    int nodes = 0;
+/* The member whose record is @r has left. */
+void quorum_state_leave(QuorumStateRecord *r);
 
-    for (int i = 0; i < st->num_nodes; i++) {
-        nodes += st->nodes[i].record >= 0;
-    }
-    return MIN(s->opts.threshold, nodes);
-}
+/*
+ * Records or the threshold may have changed: from now on, what is durable is so
+ * for the old configuration, too, until quorum_state_end_change_locked().
+ */
+void quorum_state_note_change(QuorumState *st);
+
+/* If the last change is durable, there is no old configuration any more. */
+void quorum_state_end_change_locked(QuorumState *st);
+
+/*
+ * Whether something is durable that the state nodes in @slots have, of which
+ * bit i is slot i.
+ */
+bool quorum_state_is_enough(const QuorumState *st, uint64_t slots);
+QEMU_BUILD_BUG_ON(QUORUM_STATE_RECORDS > 64);
 
 static inline int64_t quorum_state_intent_bits(const QuorumState *st)
 {
@@ -241,7 +257,7 @@ static inline int64_t quorum_state_disk_bits(const QuorumState *st)
  * and returns 0 or -errno.
  */
 bool quorum_state_wants_layout(QuorumState *st, int64_t end);
-int coroutine_fn GRAPH_RDLOCK quorum_state_lay_out_anew(QuorumState *st,
+int coroutine_fn GRAPH_RDLOCK quorum_state_lay_out_again(QuorumState *st,
                                                         int64_t end);
 
 /* All pages of the node in slot @i that were ever written are to be. */

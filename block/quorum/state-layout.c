@@ -160,7 +160,7 @@ quorum_state_change_layout(QuorumState *st, int64_t bytes)
     return ret;
 }
 
-int coroutine_fn quorum_state_lay_out_anew(QuorumState *st, int64_t end)
+int coroutine_fn quorum_state_lay_out_again(QuorumState *st, int64_t end)
 {
     BDRVQuorumState *s = st->bs->opaque;
     int64_t bytes = MAX(end, quorum_sync_length(s->sync));

@@ -24,6 +24,8 @@
 #include "qemu/error-report.h"
 #include "qemu/timer.h"
 #include "qemu/units.h"
+#include "debug.h"
+#include "late.h"
 #include "state-int.h"
 #include "trace.h"
 
@@ -186,8 +188,8 @@ static void quorum_state_files_free(QuorumStateFile *files, int n)
 }
 
 /* Read all of the state node @child. */
-static void coroutine_fn GRAPH_RDLOCK quorum_state_read(BdrvChild *child,
-                                                        QuorumStateFile *f)
+static void coroutine_fn GRAPH_RDLOCK quorum_state_read_all(BdrvChild *child,
+                                                            QuorumStateFile *f)
 {
     int64_t length = bdrv_co_getlength(child->bs);
     int64_t bytes;
@@ -220,6 +222,23 @@ static void coroutine_fn GRAPH_RDLOCK quorum_state_read(BdrvChild *child,
     }
 }
 
+/* The same of the node in slot @i, which is given up if it does not answer. */
+static void coroutine_fn GRAPH_RDLOCK quorum_state_read(QuorumState *st, int i,
+                                                        QuorumStateFile *f)
+{
+    QuorumStateNode *node = &st->nodes[i];
+
+    WITH_QEMU_LOCK_GUARD(&st->lock) {
+        node->busy = true;
+        node->busy_ns = quorum_now_ns();
+    }
+    quorum_state_wake(st);
+    quorum_state_read_all(node->child, f);
+    WITH_QEMU_LOCK_GUARD(&st->lock) {
+        node->busy = false;
+    }
+}
+
 /* The highest sequence number that is on the state node. */
 static void quorum_state_find_seq(QuorumStateFile *f)
 {
@@ -238,6 +257,27 @@ static void quorum_state_find_seq(QuorumStateFile *f)
             }
         }
     }
+}
+
+/*
+ * Whether there is room for what was written down of the members of its label.
+ * A page that was cut off must not be taken for one that was never written.
+ */
+static bool quorum_state_is_whole(const QuorumStateFile *f, Error **errp)
+{
+    int64_t needed = 0;
+
+    for (int k = 0; k < QUORUM_STATE_RECORDS; k++) {
+        if (f->label.records[k].status) {
+            needed = quorum_state_offset(
+                quorum_state_stale_page(&f->label, k + 1, 0), 0);
+        }
+    }
+    if (f->bytes < needed) {
+        error_setg(errp, "was cut short: it has %" PRId64 " bytes, and what is "
+                   "written down takes %" PRId64, f->bytes, needed);
+    }
+    return f->bytes >= needed;
 }
 
 /* Find the label in what was read. */
@@ -262,7 +302,10 @@ static void quorum_state_judge_label(QuorumStateFile *f)
             f->valid = true;
         }
     }
-    if (f->valid) {
+    if (f->valid && !quorum_state_is_whole(f, &f->err)) {
+        f->valid = false;
+        error_free(err);
+    } else if (f->valid) {
         quorum_state_find_seq(f);
         error_free(err);
     } else if (quorum_state_is_blank(f->data, 2 * QUORUM_STATE_PAGE)) {
@@ -402,6 +445,7 @@ static void GRAPH_RDLOCK quorum_state_begin(QuorumState *st,
                 QUORUM_STATE_MEMBER;
         }
     }
+    quorum_state_note_change(st);
 }
 
 /*
@@ -436,38 +480,74 @@ static char *quorum_state_complaint(const QuorumStateFile *f,
 }
 
 /*
- * Whether the state node @f may be one of those that make something durable: it
- * has all that was ever known to be on it.
+ * Whether the state node @f has all that was ever known to be on it, so that
+ * what it does not know is not durable.  It may be of a member that has left.
  */
-static bool quorum_state_is_good(const QuorumStateFile *f,
+static bool quorum_state_has_all(const QuorumStateFile *f,
                                  const QuorumStateLabel *head)
 {
     int k = f->valid ? quorum_state_find(head, &f->label.member) : -1;
     g_autofree char *why = NULL;
 
-    if (k < 0 || f->seq < head->records[k].state_seq) {
+    if (k < 0 || f->seq < head->records[k].state_seq ||
+        !quorum_state_knows(head, &f->label.session)) {
         return false;
     }
     why = quorum_state_complaint(f, head, &head->records[k]);
-    return !why;
+    return !why || head->records[k].status == QUORUM_STATE_REMOVED;
 }
 
-/*
- * Find out which of @f are good; how many members of the head have a state
- * node, and how many of them are.
- */
-static void quorum_state_count(QuorumState *st, QuorumStateFile *f,
-                               const QuorumStateLabel *head, int *members,
-                               int *readable)
+/* How many members have a state node that can be used, and must have one */
+typedef struct QuorumStateCount {
+    int members;
+    int readable;
+    int needed;
+} QuorumStateCount;
+
+/* Of the configuration of @head, or with @old, of the one before. */
+static QuorumStateCount quorum_state_count(const QuorumState *st,
+                                           const QuorumStateFile *f,
+                                           const QuorumStateLabel *head,
+                                           bool old)
 {
-    *members = *readable = 0;
+    int threshold = old ? head->old_threshold : head->threshold;
+    QuorumStateCount c = { 0 };
+
     for (int k = 0; k < QUORUM_STATE_RECORDS; k++) {
-        *members += head->records[k].place >= 0 && head->records[k].status;
+        c.members += quorum_state_is_member(head, k, old);
     }
     for (int i = 0; i < st->num_nodes; i++) {
-        f[i].good = quorum_state_is_good(&f[i], head);
-        *readable += f[i].good;
+        c.readable += quorum_state_has_all(&f[i], head) &&
+                      quorum_state_is_member(
+                          head, quorum_state_find(head, &f[i].label.member),
+                          old);
     }
+    c.needed = threshold ? c.members - MIN(threshold, c.members) + 1 : 0;
+    return c;
+}
+
+/* Whether what can be used has the newest of all that is durable. */
+static bool quorum_state_is_newest(const QuorumStateCount *now,
+                                   const QuorumStateCount *old,
+                                   const char *text, Error **errp)
+{
+    if (now->readable < now->needed) {
+        error_setg(errp, "%d of %d state nodes can be used, and %d are needed "
+                   "to know that the newest one is among them (%s); "
+                   "state-force=on does without", now->readable, now->members,
+                   now->needed, text);
+        return false;
+    }
+    if (old->readable < old->needed) {
+        error_setg(errp, "The children or the threshold were being changed: "
+                   "%d of the %d state nodes from before can be used, and %d "
+                   "are needed to know that the newest one is among them (%s); "
+                   "give also the children that were taken out; "
+                   "state-force=on does without", old->readable, old->members,
+                   old->needed, text);
+        return false;
+    }
+    return true;
 }
 
 /* Whether two state nodes say that they are the same one. */
@@ -500,7 +580,7 @@ static int quorum_state_choose_head(BlockDriverState *bs, QuorumStateFile *f,
     g_autofree QuorumStateLabel **labels = g_new0(QuorumStateLabel *,
                                                   st->num_nodes);
     g_autofree char *text = quorum_state_describe(st, f);
-    int members, readable;
+    QuorumStateCount now, old;
     int first = -1, a, b;
     int head;
 
@@ -543,16 +623,20 @@ static int quorum_state_choose_head(BlockDriverState *bs, QuorumStateFile *f,
                    "are alike, give blank state nodes and state-init=on", text);
         return -EINVAL;
     }
-    quorum_state_count(st, f, labels[head], &members, &readable);
-    *needed = members - MIN(labels[head]->threshold, members) + 1;
-    if (readable < *needed && !s->opts.state_force) {
-        error_setg(errp, "%d of %d state nodes can be used, and %d are needed "
-                   "to know that the newest one is among them (%s); "
-                   "state-force=on does without", readable, members, *needed,
-                   text);
+    now = quorum_state_count(st, f, labels[head], false);
+    old = quorum_state_count(st, f, labels[head], true);
+    if (!s->opts.state_force && !quorum_state_is_newest(&now, &old, text,
+                                                        errp)) {
         return -EINVAL;
     }
-    *needed = MAX(1, MIN(*needed, readable));
+    for (int i = 0; i < st->num_nodes; i++) {
+        f[i].good = quorum_state_has_all(&f[i], labels[head]) &&
+                    quorum_state_is_member(
+                        labels[head],
+                        quorum_state_find(labels[head], &f[i].label.member),
+                        false);
+    }
+    *needed = MAX(1, MIN(now.needed, now.readable));
     return head;
 }
 
@@ -647,7 +731,8 @@ static int quorum_state_find_record(const QuorumState *st,
                                     QuorumStateStatus status)
 {
     for (int k = 0; k < QUORUM_STATE_RECORDS; k++) {
-        if (st->label.records[k].status == status) {
+        if (st->label.records[k].status == status &&
+            !quorum_state_is_member(&st->label, k, true)) {
             return k;
         }
     }
@@ -670,6 +755,7 @@ int quorum_state_new_record(QuorumState *st, int slot)
     st->label.records[k] = (QuorumStateRecord) {
         .status = QUORUM_STATE_REBUILDING,
         .place = slot,
+        .flags = QUORUM_STATE_JOINED,
     };
     qemu_uuid_generate(&st->label.records[k].member);
     g_clear_pointer(&st->stored[k], g_free);
@@ -710,8 +796,7 @@ static void quorum_state_is_away(QuorumState *st, int k)
     if (r->place >= 0 && (r->place >= s->num_slots ||
                           s->slots[r->place].child)) {
         /* Another child has its place. */
-        r->place = -1;
-        r->status = QUORUM_STATE_REMOVED;
+        quorum_state_leave(r);
         g_clear_pointer(&st->away[k], g_free);
     }
 }
@@ -860,6 +945,14 @@ static void GRAPH_RDLOCK quorum_state_apply(BlockDriverState *bs,
         }
     }
     for (int i = 0; i < st->num_nodes; i++) {
+        BdrvChild *child = st->nodes[i].child;
+
+        if (!(st->label.flags & QUORUM_STATE_CLEAN) ||
+            (child && bdrv_late(child) != BDRV_LATE_ENDED)) {
+            st->again_ns = quorum_now_ns() + QUORUM_LATE_QUARANTINE_NS;
+        }
+    }
+    for (int i = 0; i < st->num_nodes; i++) {
         quorum_state_apply_child(bs, i, f);
     }
     /* Members that are not here miss what is written meanwhile. */
@@ -872,6 +965,31 @@ static void GRAPH_RDLOCK quorum_state_apply(BlockDriverState *bs,
             quorum_state_is_away(st, k);
         }
     }
+    quorum_state_note_change(st);
+}
+
+/*
+ * Whether enough state nodes are here, well or not, that nobody can go on with
+ * the others alone.
+ */
+static bool quorum_state_can_go_on(BlockDriverState *bs, Error **errp)
+{
+    BDRVQuorumState *s = bs->opaque;
+    QuorumState *st = s->state;
+    uint64_t slots = 0;
+
+    for (int i = 0; i < st->num_nodes; i++) {
+        slots |= (uint64_t)(st->nodes[i].record >= 0) << i;
+    }
+    if (bdrv_is_read_only(bs) || quorum_state_is_enough(st, slots)) {
+        return true;
+    }
+    error_setg(errp, "State nodes of members are missing: when the disk was "
+               "closed, vote-threshold was %d, and as many of those that were "
+               "there then are needed to go on, so that the others can't; "
+               "state-force=on does without", st->label.old_threshold
+               ? st->label.old_threshold : st->label.threshold);
+    return false;
 }
 
 /* Begin with what an earlier load has left. */
@@ -882,11 +1000,13 @@ static void quorum_state_reset(QuorumState *st)
         st->nodes[i].record = -1;
         st->nodes[i].durable = st->nodes[i].seq = 0;
         st->nodes[i].cached = true;
+        st->nodes[i].unheard = false;
         g_clear_pointer(&st->nodes[i].error, g_free);
     }
     st->loaded = st->session = false;
     st->want = st->durable = st->failed = st->config_want = 0;
     st->seq = 0;
+    st->again_ns = 0;
     st->fenced = false;
 }
 
@@ -944,13 +1064,15 @@ int coroutine_fn quorum_state_co_load(BlockDriverState *bs, Error **errp)
     f = g_new0(QuorumStateFile, st->num_nodes);
     quorum_state_reset(st);
     for (int i = 0; i < st->num_nodes; i++) {
+        /* Another quorum may have given it up before. */
         if (st->nodes[i].child && qemu_in_main_thread()) {
             quorum_state_attached(st->nodes[i].child);
+            st->nodes[i].abandoned = false;
         }
     }
     for (int i = 0; i < st->num_nodes; i++) {
         if (st->nodes[i].child) {
-            quorum_state_read(st->nodes[i].child, &f[i]);
+            quorum_state_read(st, i, &f[i]);
             quorum_state_judge_label(&f[i]);
             all_blank &= f[i].blank;
             all_unborn &= f[i].unborn;
@@ -979,6 +1101,7 @@ int coroutine_fn quorum_state_co_load(BlockDriverState *bs, Error **errp)
         }
         if (head >= 0) {
             quorum_state_apply(bs, f, head, needed);
+            head = quorum_state_can_go_on(bs, errp) ? 0 : -EINVAL;
         }
     }
     quorum_state_files_free(f, st->num_nodes);

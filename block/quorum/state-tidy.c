@@ -18,10 +18,18 @@
 #include "qemu/bitmap.h"
 #include "qemu/timer.h"
 #include "debug.h"
+#include "late.h"
 #include "state-int.h"
 
 #define QUORUM_STATE_TICK_NS (500 * SCALE_MS)
 #define QUORUM_STATE_TIDY_NS (5 * NANOSECONDS_PER_SECOND)
+
+/*
+ * For how long a state node that has failed is asked for an answer, with
+ * breaks: the first requests may just let a client connect again.
+ */
+#define QUORUM_STATE_PROBE_NS       (4 * NANOSECONDS_PER_SECOND)
+#define QUORUM_STATE_PROBE_BREAK_NS (50 * SCALE_MS)
 
 /* How many regions are tidied up at a time. */
 #define QUORUM_STATE_TIDY_REGIONS 256
@@ -140,6 +148,43 @@ static bool quorum_state_is_stored(QuorumState *st, int i, int64_t offset,
     return true;
 }
 
+/*
+ * Whether as many children as must vote in the region have all of it after a
+ * crash, too, if they do now.  A child may have had since what is stored that
+ * it lacks; without a mark, nothing would be chosen there of what fewer have.
+ */
+static bool quorum_state_has_voters(QuorumState *st, int64_t offset,
+                                    int64_t bytes)
+{
+    BDRVQuorumState *s = st->bs->opaque;
+    int shift = st->label.stale_shift;
+    int64_t first = offset >> shift;
+    int64_t count = MIN(DIV_ROUND_UP(bytes, INT64_C(1) << shift),
+                        quorum_state_stale_bits(st) - first);
+    g_autofree int *now = g_new0(int, count);
+    g_autofree int *then = g_new0(int, count);
+
+    QEMU_LOCK_GUARD(&st->lock);
+    for (int i = 0; i < st->num_nodes; i++) {
+        int k = st->nodes[i].record;
+        const unsigned long *stored = k >= 0 ? st->stored[k] : NULL;
+        g_autofree unsigned long *lacks = bitmap_new(count);
+
+        quorum_sync_lacking_bits(s->sync, i, shift, first, count, lacks);
+        for (int64_t b = 0; b < count && s->slots[i].child; b++) {
+            now[b] += !test_bit(b, lacks);
+            then[b] += !test_bit(b, lacks) &&
+                       !(stored && test_bit(first + b, stored));
+        }
+    }
+    for (int64_t b = 0; b < count; b++) {
+        if (now[b] >= s->opts.threshold && then[b] < s->opts.threshold) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* R5: take away the mark of region @b, if that is safe. */
 static bool coroutine_fn GRAPH_RDLOCK quorum_state_unmark(BlockDriverState *bs,
                                                           int64_t b)
@@ -158,7 +203,8 @@ static bool coroutine_fn GRAPH_RDLOCK quorum_state_unmark(BlockDriverState *bs,
     safe = shift == st->label.intent_shift &&
            b < quorum_state_intent_bits(st) &&
            quorum_sync_is_flushed(s->sync, offset, bytes) &&
-           quorum_state_away_is_stored(st, offset, bytes);
+           quorum_state_away_is_stored(st, offset, bytes) &&
+           quorum_state_has_voters(st, offset, bytes);
     for (int i = 0; i < st->num_nodes && safe; i++) {
         safe = quorum_state_is_stored(st, i, offset, bytes);
     }
@@ -309,6 +355,97 @@ static void coroutine_fn GRAPH_RDLOCK quorum_state_tidy(BlockDriverState *bs)
 
 /* --- the timer --- */
 
+/* A read of the node in slot @i, which was busy with it, has ended. */
+static void GRAPH_RDLOCK quorum_state_end_read(QuorumState *st, int i, int ret)
+{
+    if (ret < 0) {
+        quorum_state_node_failed(st, i, "read", ret);
+    }
+    QEMU_LOCK_GUARD(&st->lock);
+    st->nodes[i].busy = false;
+    qemu_co_queue_restart_all(&st->waiters);
+}
+
+/* A state node that is asked for an answer */
+typedef struct QuorumStateProbe {
+    QuorumState *st;
+    int slot;
+} QuorumStateProbe;
+
+/*
+ * As of a child (see late.h), what a state node was asked before may come,
+ * where no one can tell, for some time from its first answer on.
+ */
+static void coroutine_fn GRAPH_UNLOCKED quorum_state_probe_entry(void *opaque)
+{
+    QuorumStateProbe *probe = opaque;
+    QuorumState *st = probe->st;
+    QuorumStateNode *node = &st->nodes[probe->slot];
+    g_autofree uint8_t *buf = g_malloc(QUORUM_STATE_PAGE);
+    int64_t start = quorum_now_ns();
+    int ret;
+
+    do {
+        WITH_GRAPH_RDLOCK_GUARD() {
+            ret = bdrv_co_pread(node->child, 0, QUORUM_STATE_PAGE, buf, 0);
+        }
+        if (ret < 0) {
+            quorum_co_sleep_ns(QUORUM_STATE_PROBE_BREAK_NS);
+        }
+    } while (ret < 0 && !node->abandoned &&
+             !qatomic_read(&st->bs->quiesce_counter) &&
+             quorum_now_ns() - start < QUORUM_STATE_PROBE_NS);
+
+    WITH_GRAPH_RDLOCK_GUARD() {
+        quorum_state_end_read(st, probe->slot, ret);
+        if (ret >= 0) {
+            BdrvLate late = bdrv_late(node->child);
+            int64_t wait = late == BDRV_LATE_ENDED
+                           ? 0 : QUORUM_LATE_QUARANTINE_NS;
+
+            QEMU_LOCK_GUARD(&st->lock);
+            node->unheard = late == BDRV_LATE_PENDING;
+            node->retry_ns = quorum_now_ns() + wait;
+        }
+    }
+    bdrv_dec_in_flight(st->bs);
+    g_free(probe);
+}
+
+/* Ask the node in slot @i for an answer. */
+static void GRAPH_RDLOCK quorum_state_probe(QuorumState *st, int i)
+{
+    QuorumStateProbe *probe = g_new(QuorumStateProbe, 1);
+
+    *probe = (QuorumStateProbe) { .st = st, .slot = i };
+    WITH_QEMU_LOCK_GUARD(&st->lock) {
+        st->nodes[i].busy = true;
+        st->nodes[i].busy_ns = quorum_now_ns();
+    }
+    bdrv_inc_in_flight(st->bs);
+    aio_co_enter(bdrv_get_aio_context(st->bs),
+                 qemu_coroutine_create(quorum_state_probe_entry, probe));
+}
+
+/*
+ * Whether the label is to be written though no request waits for that: children
+ * have come or gone, that is durable by now, or another node has failed.
+ */
+static bool quorum_state_label_is_due(QuorumState *st)
+{
+    QEMU_LOCK_GUARD(&st->lock);
+    for (int i = 0; i < st->num_nodes; i++) {
+        const QuorumStateNode *node = &st->nodes[i];
+
+        if (node->record >= 0 && !node->busy &&
+            node->state == QUORUM_STATE_NODE_STATE_OK &&
+            test_bit(quorum_state_num_pages(st), node->dirty)) {
+            return st->session;
+        }
+    }
+    return false;
+}
+
 /* Nodes that do not answer are given up; those that have failed tried again. */
 static void GRAPH_RDLOCK quorum_state_look(QuorumState *st, bool *retry,
                                            bool *busy)
@@ -316,23 +453,26 @@ static void GRAPH_RDLOCK quorum_state_look(QuorumState *st, bool *retry,
     BDRVQuorumState *s = st->bs->opaque;
     int64_t now = quorum_now_ns();
     int64_t timeout = s->opts.child_timeout_ms * (int64_t)SCALE_MS;
+    bool quiet = qatomic_read(&st->bs->quiesce_counter);
 
-    *retry = *busy = false;
+    *busy = false;
+    *retry = quorum_state_label_is_due(st) ||
+             (st->again_ns && now >= st->again_ns);
     for (int i = 0; i < st->num_nodes; i++) {
         QuorumStateNode *node = &st->nodes[i];
-        bool late;
+        bool late, again;
 
-        if (node->record < 0) {
-            continue;
+        if (node->record < 0 && !node->busy) {
+            continue;           /* what has no record may be read now */
         }
         qemu_mutex_lock(&st->lock);
         *busy |= node->busy || node->state == QUORUM_STATE_NODE_STATE_FAILED;
-        late = node->busy && timeout && now - node->busy_ns > timeout &&
-               !node->abandoned;
-        if (!node->busy && node->state == QUORUM_STATE_NODE_STATE_FAILED &&
-            now >= node->retry_ns) {
-            *retry = true;
-        }
+        /* Nobody who drains waits for one that is just asked for an answer. */
+        late = node->busy && timeout && !node->abandoned &&
+               (now - node->busy_ns > timeout || (node->unheard && quiet));
+        again = !node->busy && node->state == QUORUM_STATE_NODE_STATE_FAILED &&
+                now >= node->retry_ns;
+        *retry |= again && !node->unheard;
         qemu_mutex_unlock(&st->lock);
         if (late && bdrv_can_abandon(node->child)) {
             node->abandoned = true;
@@ -341,6 +481,9 @@ static void GRAPH_RDLOCK quorum_state_look(QuorumState *st, bool *retry,
                    bdrv_late(node->child) != BDRV_LATE_PENDING) {
             bdrv_unabandon(node->child);
             node->abandoned = false;
+        } else if (again && node->unheard && !node->abandoned && !quiet &&
+                   st->session) {
+            quorum_state_probe(st, i);
         }
     }
 }
@@ -368,19 +511,12 @@ static void coroutine_fn GRAPH_RDLOCK quorum_state_look_for_others(
         qemu_mutex_unlock(&st->lock);
         return;
     }
-    /* If it does not answer, it is given up like a round. */
     node->busy = true;
     node->busy_ns = quorum_now_ns();
     qemu_mutex_unlock(&st->lock);
 
     ret = bdrv_co_pread(node->child, 0, 2 * QUORUM_STATE_PAGE, buf, 0);
-    if (ret < 0) {
-        quorum_state_node_failed(st, i, "read", ret);
-    }
-    qemu_mutex_lock(&st->lock);
-    node->busy = false;
-    qemu_co_queue_restart_all(&st->waiters);
-    qemu_mutex_unlock(&st->lock);
+    quorum_state_end_read(st, i, ret);
     if (ret < 0) {
         return;
     }
@@ -398,6 +534,19 @@ static void coroutine_fn GRAPH_RDLOCK quorum_state_look_for_others(
         quorum_state_tell_failure(st, i, "another program has written to the "
                                   "disk", true);
     }
+}
+
+/*
+ * What the QEMU before, which has died, has asked state nodes for may have been
+ * done meanwhile, over what was written since.
+ */
+static void coroutine_fn GRAPH_RDLOCK quorum_state_write_again(QuorumState *st)
+{
+    WITH_QEMU_LOCK_GUARD(&st->lock) {
+        st->again_ns = 0;
+        quorum_state_dirty_set_locked(st);
+    }
+    quorum_state_commit(st);
 }
 
 static void coroutine_fn GRAPH_UNLOCKED quorum_state_tick_entry(void *opaque)
@@ -418,6 +567,8 @@ static void coroutine_fn GRAPH_UNLOCKED quorum_state_tick_entry(void *opaque)
         qemu_mutex_unlock(&st->lock);
         if (leader) {
             /* The next tick comes. */
+        } else if (st->again_ns && now >= st->again_ns) {
+            quorum_state_write_again(st);
         } else if (st->joined) {
             st->joined = quorum_state_do_prepare(bs, 0, 0) < 0;
         } else if (now - st->tidied_ns >= QUORUM_STATE_TIDY_NS) {

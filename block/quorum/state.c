@@ -96,6 +96,87 @@ void quorum_state_dirty_set_locked(QuorumState *st)
     }
 }
 
+/* --- what is durable --- */
+
+/*
+ * The same for the configuration that is, or with @old for the one before, of
+ * which those that have left can't have it.  Members that are not here count.
+ */
+static bool quorum_state_is_enough_of(const QuorumState *st, uint64_t slots,
+                                      bool old)
+{
+    const BDRVQuorumState *s = st->bs->opaque;
+    int threshold = old ? st->label.old_threshold : s->opts.threshold;
+    int nodes = 0, here = 0, have = 0;
+
+    for (int k = 0; k < QUORUM_STATE_RECORDS; k++) {
+        nodes += quorum_state_is_member(&st->label, k, false) &&
+                 quorum_state_is_member(&st->label, k, old);
+    }
+    for (int i = 0; i < st->num_nodes; i++) {
+        int k = st->nodes[i].record;
+
+        if (k >= 0 && quorum_state_is_member(&st->label, k, old)) {
+            here++;
+            have += slots >> i & 1;
+        }
+    }
+    return have >= MIN(threshold, s->opts.state_force ? here : nodes);
+}
+
+bool quorum_state_is_enough(const QuorumState *st, uint64_t slots)
+{
+    return quorum_state_is_enough_of(st, slots, false) &&
+           quorum_state_is_enough_of(st, slots, true);
+}
+
+void quorum_state_leave(QuorumStateRecord *r)
+{
+    r->flags = r->status == QUORUM_STATE_REMOVED
+               ? r->flags : r->flags & QUORUM_STATE_JOINED
+               ? 0 : QUORUM_STATE_LEFT;
+    r->status = QUORUM_STATE_REMOVED;
+    r->place = -1;
+}
+
+/* All records are what they always were. */
+static void quorum_state_forget_change(QuorumState *st)
+{
+    st->label.old_threshold = 0;
+    for (int k = 0; k < QUORUM_STATE_RECORDS; k++) {
+        st->label.records[k].flags &= ~(QUORUM_STATE_JOINED |
+                                        QUORUM_STATE_LEFT);
+    }
+}
+
+void quorum_state_note_change(QuorumState *st)
+{
+    const BDRVQuorumState *s = st->bs->opaque;
+    QuorumStateLabel *l = &st->label;
+    bool changed = l->threshold != s->opts.threshold;
+
+    for (int k = 0; k < QUORUM_STATE_RECORDS; k++) {
+        const QuorumStateRecord *r = &l->records[k];
+
+        changed |= r->status &&
+                   r->flags & (QUORUM_STATE_JOINED | QUORUM_STATE_LEFT);
+    }
+    if (!l->opens) {
+        quorum_state_forget_change(st);     /* nobody knows of anything */
+    } else if (changed && !l->old_threshold) {
+        l->old_threshold = l->threshold;
+    }
+}
+
+void quorum_state_end_change_locked(QuorumState *st)
+{
+    if (st->label.old_threshold && st->session && st->config_want &&
+        st->durable >= st->config_want) {
+        quorum_state_forget_change(st);
+        quorum_state_dirty_label_locked(st);
+    }
+}
+
 /* --- rounds --- */
 
 /* What one round writes; freed by the last node that has it. */
@@ -148,7 +229,7 @@ quorum_state_fill_record_locked(QuorumState *st, int i)
     r->place = i;
     r->status = quorum_sync_is_rebuilding(s->sync, i) ? QUORUM_STATE_REBUILDING
                                                       : QUORUM_STATE_MEMBER;
-    r->flags &= QUORUM_STATE_BEHIND;
+    r->flags &= QUORUM_STATE_BEHIND | QUORUM_STATE_JOINED;
     r->flags |= (quorum_sync_is_excluded(s->sync, i) ? QUORUM_STATE_OUT : 0) |
                 (node->state == QUORUM_STATE_NODE_STATE_FAILED ?
                  QUORUM_STATE_FAILED : 0);
@@ -466,6 +547,7 @@ static bool quorum_state_may_write_locked(const QuorumState *st, int i)
     const QuorumStateNode *node = &st->nodes[i];
 
     return node->record >= 0 && !node->busy && !node->abandoned &&
+           !node->unheard &&
            (node->state != QUORUM_STATE_NODE_STATE_FAILED ||
             quorum_now_ns() >= node->retry_ns);
 }
@@ -473,18 +555,18 @@ static bool quorum_state_may_write_locked(const QuorumState *st, int i)
 /* What is durable by now, on enough nodes. */
 static uint64_t quorum_state_durable_locked(const QuorumState *st)
 {
-    int needed = quorum_state_needed(st);
     uint64_t best = 0;
 
     for (int i = 0; i < st->num_nodes; i++) {
         uint64_t durable = st->nodes[i].durable;
-        int count = 0;
+        uint64_t have = 0;
 
         for (int j = 0; j < st->num_nodes; j++) {
-            count += st->nodes[j].record >= 0 &&
-                     st->nodes[j].durable >= durable;
+            if (st->nodes[j].durable >= durable) {
+                have |= UINT64_C(1) << j;
+            }
         }
-        if (st->nodes[i].record >= 0 && count >= needed) {
+        if (st->nodes[i].record >= 0 && quorum_state_is_enough(st, have)) {
             best = MAX(best, durable);
         }
     }
@@ -616,6 +698,9 @@ int coroutine_fn quorum_state_commit(QuorumState *st)
             qemu_co_queue_restart_all(&st->waiters);
         }
     }
+    if (ret == 0) {
+        quorum_state_end_change_locked(st);
+    }
     qemu_mutex_unlock(&st->lock);
     quorum_state_wake(st);
     trace_quorum_state_commit(st->bs->node_name, want, ret);
@@ -636,8 +721,7 @@ void quorum_state_node_failed(QuorumState *st, int i, const char *what, int ret)
 {
     QuorumStateNode *node = &st->nodes[i];
     bool news, fatal;
-    int64_t wait;
-    int well = 0;
+    uint64_t well = 0;
 
     qemu_mutex_lock(&st->lock);
     news = node->state != QUORUM_STATE_NODE_STATE_FAILED;
@@ -649,18 +733,15 @@ void quorum_state_node_failed(QuorumState *st, int i, const char *what, int ret)
                                     strerror(-ret));
     node->backoff_ns = MIN(MAX(node->backoff_ns * 2, QUORUM_STATE_BACKOFF_NS),
                            QUORUM_STATE_BACKOFF_MAX_NS);
-    wait = node->backoff_ns;
-    if (bdrv_late(node->child) == BDRV_LATE_UNKNOWN) {
-        /* What has failed may still be done, over what is written next. */
-        wait = MAX(wait, QUORUM_LATE_QUARANTINE_NS);
-    }
-    node->retry_ns = quorum_now_ns() + wait;
+    node->unheard = bdrv_late(node->child) != BDRV_LATE_ENDED;
+    node->retry_ns = quorum_now_ns() + node->backoff_ns;
     quorum_state_dirty_label_locked(st);
     for (int j = 0; j < st->num_nodes; j++) {
-        well += st->nodes[j].record >= 0 &&
-                st->nodes[j].state != QUORUM_STATE_NODE_STATE_FAILED;
+        if (st->nodes[j].state != QUORUM_STATE_NODE_STATE_FAILED) {
+            well |= UINT64_C(1) << j;
+        }
     }
-    fatal = well < quorum_state_needed(st);
+    fatal = !quorum_state_is_enough(st, well);
     qemu_mutex_unlock(&st->lock);
     trace_quorum_state_failed(st->bs->node_name, i, ret);
     if (news && !st->creating) {
@@ -721,6 +802,7 @@ static int coroutine_fn GRAPH_RDLOCK quorum_state_begin_session(QuorumState *st)
         return 0;
     }
     quorum_state_begin_session_locked(st);
+    st->config_want = MAX(st->config_want, st->want + 1);
     qemu_mutex_unlock(&st->lock);
     ret = quorum_state_commit(st);
     if (ret < 0) {
@@ -845,7 +927,7 @@ int coroutine_fn quorum_state_do_prepare(BlockDriverState *bs, int64_t offset,
     ret = quorum_state_begin_session(st);
     end = MAX(bytes ? offset + bytes : 0, quorum_sync_length(s->sync));
     if (ret == 0 && quorum_state_wants_layout(st, end)) {
-        ret = quorum_state_lay_out_anew(st, end);
+        ret = quorum_state_lay_out_again(st, end);
     }
     if (ret < 0) {
         return ret;
@@ -923,13 +1005,15 @@ int coroutine_fn quorum_state_do_record(BlockDriverState *bs)
 
 bool quorum_state_is_writable(const QuorumState *st)
 {
-    int count = 0;
+    uint64_t slots = 0;
 
     for (int i = 0; i < st->num_nodes; i++) {
-        count += st->nodes[i].record >= 0 &&
-                 (st->nodes[i].child->perm & BLK_PERM_WRITE);
+        if (st->nodes[i].record >= 0 &&
+            (st->nodes[i].child->perm & BLK_PERM_WRITE)) {
+            slots |= UINT64_C(1) << i;
+        }
     }
-    return count >= quorum_state_needed(st);
+    return quorum_state_is_enough(st, slots);
 }
 
 /* Marks stay only where a crash would still make a difference. */
@@ -957,7 +1041,8 @@ static bool GRAPH_RDLOCK quorum_state_is_outdated(QuorumState *st)
     if (!st->session && !quorum_state_is_writable(st)) {
         return false;
     }
-    if (st->label.opens && !(st->label.flags & QUORUM_STATE_CLEAN)) {
+    if (st->label.opens && (!(st->label.flags & QUORUM_STATE_CLEAN) ||
+                            st->config_want > st->durable)) {
         return true;
     }
     for (int i = 0; i < st->num_nodes && !st->session; i++) {
@@ -1004,8 +1089,11 @@ static int coroutine_fn GRAPH_RDLOCK quorum_state_co_clean(BlockDriverState *bs,
     }
     quorum_state_wait_all(st);
     ret = quorum_state_begin_session(st);
+    if (ret == 0 && st->label.old_threshold) {
+        ret = quorum_state_commit(st);
+    }
     if (ret == 0) {
-        ret = quorum_state_lay_out_anew(st, 0);
+        ret = quorum_state_lay_out_again(st, 0);
     }
     if (ret < 0) {
         return ret;

@@ -13,6 +13,7 @@
 
 #include "qemu/osdep.h"
 #include "block/block-io.h"
+#include "checked.h"
 #include "copy.h"
 #include "debug.h"
 #include "late.h"
@@ -92,6 +93,7 @@ int coroutine_fn quorum_write_lock(QuorumRequest *req, RangeLockRequest *range,
     if (fua) {
         qemu_co_rwlock_rdlock(&req->s->flush_lock);
     }
+    quorum_checked_begin(req, offset, bytes);
     quorum_write_start(req, offset, bytes);
     quorum_sync_write_begin(req->s->sync, &req->write, offset, bytes, fua,
                             req->missed);
@@ -363,7 +365,11 @@ quorum_write_pieces(QuorumRequest *req, QEMUIOVector *qiov)
     /* The caller's memory is registered, the buffer is not. */
     req->flags &= ~BDRV_REQ_REGISTERED_BUF;
     while (true) {
-        quorum_copy(req->bufs[0], qiov, req->copied, bytes);
+        if (unlikely(req->s->digests)) {
+            quorum_checked_copy(req, qiov, bytes);
+        } else {
+            quorum_copy(req->bufs[0], qiov, req->copied, bytes);
+        }
         qemu_iovec_init_buf(&req->copy, req->bufs[0], bytes);
         quorum_ask_all(req, quorum_ask_write);
         if (likely(req->copied + bytes == req->bytes)) {
@@ -461,6 +467,7 @@ quorum_write_end(QuorumRequest *req, RangeLockRequest *range,
     int ret = 0;
 
     votes->due = outcome == QUORUM_WRITE_UNSURE;
+    quorum_checked_end(req, outcome == QUORUM_WRITE_HELD, !qiov);
     quorum_write_unlock(req, range);
     if (unlikely(outcome == QUORUM_WRITE_REFUSED)) {
         ret = quorum_request_fail(req, "write");
@@ -683,6 +690,7 @@ quorum_write_zeroes_part(BlockDriverState *bs, int64_t offset, int64_t bytes,
             /* The gap has been filled. */
             quorum_sync_set_touched_end(req->s->sync, offset);
         }
+        quorum_checked_end(req, false, true);
         quorum_write_unlock(req, &range);
         quorum_request_free(req);
         return -ENOTSUP;

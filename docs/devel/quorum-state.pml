@@ -92,8 +92,10 @@ Page page[3];
 byte history[8];                /* [session]: those before it, as its label says */
 byte sessions;                  /* so many were begun */
 
-#define label_of(clean, behind, gone)   ((clean) | (behind) << 1 | (gone) << 4)
+#define label_of(clean, behind, gone) \
+    ((clean) | (behind) << 1 | (gone) << 4 | pending << 7)
 #define is_clean(label)         has(label, 0)
+#define is_pending(label)       has(label, 7)   /* the last change of members */
 #define behind_in(label)        (((label) >> 1) & ALL)
 #define removed_in(label)       (((label) >> 4) & ALL)
 #define session_of(rank)        ((rank) >> 4)
@@ -114,6 +116,7 @@ byte present;                   /* state nodes that could be read, or are blank 
 byte members;                   /* of the head */
 byte removed;                   /* children */
 byte newcomers;                 /* children that the head does not know */
+bool pending;                   /* who does not know of the last change goes on */
 byte now[3], version[3];        /* of each page, what is to be written; its rank */
 byte on[3];                     /* state nodes that have this */
 bool labelled;                  /* the label of the session may be written */
@@ -153,15 +156,26 @@ byte requests;                  /* that are under way */
 #define W T
 #endif
 
-/* A label that is not durable may know of a removal, so that counts no less. */
+/*
+ * Only child 0 is taken out and given back.  A label that says so need not be
+ * durable, and who does not know of it goes on with the members of before.  So
+ * until it is, what counts must be enough for both.
+ */
+#define enough_of(set) (size((set) & ~newcomers) >= size(set) - T + 1)
 #if defined(R_MINUS_1)
 #define may_open (size(ALL & ~newcomers) >= N - T)
 #elif defined(R_OF_MEMBERS)
-#define may_open (size(members & ~newcomers) >= size(members) - T + 1)
+#define may_open enough_of(members)
 #else
-#define may_open (size(ALL & ~newcomers) >= N - T + 1)
+#define may_open \
+    (enough_of(members) && (!is_pending(now[LABEL]) || enough_of(members ^ 1)))
 #endif
+#ifdef W_OF_MEMBERS
 #define durable(p) (size(on[p]) >= W)
+#else
+#define durable(p) \
+    (size(on[p]) >= W && (!pending || size(on[p] & (ALL & ~1)) >= W))
+#endif
 
 /* --- what must be true --- */
 
@@ -255,12 +269,27 @@ inline write_pages(i) {
     if :: is_due(MAPS, i) -> write_page(MAPS, i) :: else fi
 }
 
+/* The change is durable: the members of before are none any more. */
+#ifdef PENDING_ENDS_SOON
+#define is_agreed (size(on[LABEL]) >= 1)
+#else
+#define is_agreed durable(LABEL)
+#endif
+#define END_CHANGE \
+    :: d_step { \
+        is_pending(now[LABEL]) && labelled && is_agreed -> \
+        pending = false; \
+        draft = now[LABEL] & 127; \
+        change(LABEL) \
+       }
+
 proctype StateNodes() {
     byte k;
 
     {
 end:
         do
+        END_CHANGE
 #ifdef ROUGH                    /* in one step: all pages of a node; a flush */
         :: d_step { is_any_due(0) -> write_pages(0) }
         :: d_step { is_any_due(1) -> write_pages(1) }
@@ -1003,6 +1032,7 @@ proctype Admin() {
         :: atomic {
             ready && requests == 0 ->
             removed = 1;
+            pending = true;
             present = present & ~1;
             on[0] = on[0] & ~1; on[1] = on[1] & ~1; on[2] = on[2] & ~1;
             touched = touched | 1;
@@ -1034,7 +1064,7 @@ end:
 inline forget_all() {
     closing = false;
     lineage = 0; session = 0; present = 0; members = 0; removed = 0;
-    newcomers = 0; labelled = false; ready = false;
+    newcomers = 0; pending = false; labelled = false; ready = false;
     now[0] = 0; now[1] = 0; now[2] = 0;
     version[0] = 0; version[1] = 0; version[2] = 0;
     on[0] = 0; on[1] = 0; on[2] = 0;
@@ -1187,6 +1217,7 @@ inline load() {
     assert(used == 0 || has(lineage, used));
     merge_page(INTENT);
     merge_page(MAPS);
+    pending = (is_pending(now[LABEL]) || removed_in(now[LABEL]) != 0);
     newcomers = newcomers | removed_in(now[LABEL]);
     stale = now[MAPS];
     if
@@ -1233,7 +1264,7 @@ inline open() {
     :: life > 0 -> present = 6
     :: life > 0 -> present = 5
     :: life > 0 -> present = 3
-#if defined(R_OF_MEMBERS) || defined(R_MINUS_1)
+#if defined(REMOVES) || defined(R_MINUS_1)
     :: life > 0 -> present = 4
     :: life > 0 -> present = 2
     :: life > 0 -> present = 1

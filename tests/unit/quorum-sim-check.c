@@ -7,6 +7,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "block/quorum/quorum-int.h"
 #include "quorum-sim.h"
 
 /* --- operations of children --- */
@@ -231,6 +232,9 @@ static void check_repair(Op *op)
             continue;
         }
         repair_votes(op, mask, u, &winners, &others);
+        if (winners && sim_is_checked(sim.s)) {
+            continue;           /* a digest decides: sim_check_stored() */
+        }
         if ((winners < sim.s->threshold || winners <= others) &&
             !is_preferred(op, u) && changes) {
             sim_violation(CHECK_REPAIR, "op %d: a repair of unit %d with what "
@@ -455,9 +459,14 @@ static void check_flush(Req *r)
 
 /* --- reads of the guest --- */
 
-/* Promise 2: which children have said what the guest was told? */
+/*
+ * Promise 2: which children have said what the guest was told?  Where a digest
+ * decides, one is enough, whatever it lacks (promise 12); that what it says is
+ * not too old, sim_permitted() looks at.
+ */
 static void check_voted(Req *r, int cell, uint8_t value)
 {
+    bool checked = sim_is_checked(sim.s);
     int said = 0;
     int silent = 0;
     int unit = sim_cell_unit(cell);
@@ -469,7 +478,7 @@ static void check_voted(Req *r, int cell, uint8_t value)
         if (a->time < r->start) {
             break;
         }
-        if (since && since < a->time) {
+        if (since && since < a->time && !checked) {
             continue;           /* it has become stale during the read */
         }
         if (a->ret == 0 && a->mask & BIT_ULL(cell) && a->val[cell] == value) {
@@ -479,12 +488,12 @@ static void check_voted(Req *r, int cell, uint8_t value)
     for (int n = 0; n < sim.s->num_children; n++) {
         int since = sim.child[n].stale_since[unit];
 
-        if (since && since < r->start) {
+        if (since && since < r->start && !checked) {
             silent |= 1 << n;
         }
     }
     if (sim.seen.num_answers < MAX_ANSWERS &&
-        ctpop32(said & ~silent) < sim.s->threshold) {
+        ctpop32(said & ~silent) < (checked ? 1 : sim.s->threshold)) {
         sim_violation(CHECK_VOTED, "R%d returns %s in cell %d, which children "
                       "of mask %x say, of which mask %x is stale", r->id,
                       sim_value_text(value), cell, said, said & silent);
@@ -670,6 +679,19 @@ static void check_alike(Req *r)
     }
 }
 
+/* Whether a child is to be given again what it has: a flush of it failed. */
+static bool any_rewritten(void)
+{
+    BDRVQuorumState *s = blk_bs(sim.node.blk)->opaque;
+
+    for (int n = 0; n < sim.s->num_children; n++) {
+        if (quorum_sync_wants_rewrite(s->sync, n)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 void sim_check_scrub(Req *r, int64_t wrong, int64_t unrepairable)
 {
     /* A child that was restarted has missed what was in flight on it. */
@@ -679,7 +701,7 @@ void sim_check_scrub(Req *r, int64_t wrong, int64_t unrepairable)
     }
     /* What is to be written again counts as nothing, also if that fails. */
     if (r->type == REQ_SCRUB && (r->ret < 0) != (unrepairable > 0) &&
-        !(r->ret < 0 && sim_any_lost())) {
+        !(r->ret < 0 && (sim_any_lost() || any_rewritten()))) {
         sim_violation(CHECK_SCRUB, "scrub %d returns %d and leaves %" PRId64
                       " bytes", r->id, r->ret, unrepairable);
     }

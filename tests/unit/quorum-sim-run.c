@@ -7,6 +7,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "crypto/random.h"
 #include "qapi/error.h"
 #include "qemu/main-loop.h"
 #include "qobject/qdict.h"
@@ -638,8 +639,11 @@ void sim_run(Schedule *s, bool record, bool with_trace)
 void sim_init(void)
 {
     bdrv_init();
+    qcrypto_random_init(&error_abort);
     qemu_init_main_loop(&error_abort);
     quorum_debug.on = true;
+    /* They are to be told from each other. */
+    quorum_debug.odd_zeroes = true;
     sim_limits = quorum_limits;
     /* What is due by the clock could not be replayed. */
     sim_limits.flush_after_ns = INT64_MAX;

@@ -461,6 +461,11 @@ bool sim_has_losses(const Schedule *s)
     return s->kind->damage & DAMAGE_RESTARTS;
 }
 
+bool sim_is_checked(const Schedule *s)
+{
+    return g_str_equal(s->read_pattern, "checked");
+}
+
 /* What children are like that may not answer */
 static void make_late(Schedule *s, uint64_t *rng)
 {

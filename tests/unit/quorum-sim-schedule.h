@@ -219,6 +219,7 @@ typedef struct Kind {
     int restarts;               /* mask of what a REQ_RESTART is; 0: no state */
     bool minority;              /* threshold is no majority */
     bool state_errors;          /* state nodes may fail */
+    bool state_hides;           /* and may not be readable after a restart */
 } Kind;
 
 typedef struct Schedule {
@@ -291,6 +292,9 @@ bool sim_has_hangs(const Schedule *s);
 
 /* Whether caches of children may be lost, in which the driver has a say */
 bool sim_has_losses(const Schedule *s);
+
+/* Whether digests are remembered, and decide (promise 12). */
+bool sim_is_checked(const Schedule *s);
 
 /* Whether there are state nodes */
 bool sim_has_state(const Schedule *s);

@@ -24,7 +24,9 @@
  * Power cut.  The same, and what was not flushed is lost on children, for each
  * cell, and on state nodes, for each sector; or not.
  *
- * Some state nodes may fail now and then, but as many as threshold do not.
+ * Some state nodes may fail now and then, but as many as threshold do not.  The
+ * same ones may not be readable when the node is opened: their children are
+ * newcomers.
  *
  * What must hold (promise 11):
  *
@@ -57,6 +59,7 @@ typedef struct StateNode {
     uint8_t durable[STATE_BYTES];
     int changed[STATE_SECTORS];     /* when image was written */
     int safe_at[STATE_SECTORS];     /* of which time durable is */
+    bool hidden;                    /* it can't be read */
 } StateNode;
 
 /* A write or a flush of a state node, on the stack of its coroutine */
@@ -203,6 +206,9 @@ state_co_preadv(BlockDriverState *bs, int64_t offset, int64_t bytes,
 {
     StateNode *node = *(StateNode **)bs->opaque;
 
+    if (node->hidden) {
+        return -EIO;
+    }
     qemu_iovec_from_buf(qiov, 0, &node->image[offset], bytes);
     return 0;
 }
@@ -276,13 +282,43 @@ void sim_state_reset(void)
     }
 }
 
-static bool has_label(const StateNode *node)
+/* Whether it has one with all of @flags. */
+static bool has_label_with(const StateNode *node, uint32_t flags)
 {
     QuorumStateLabel label;
 
-    return quorum_state_decode_label(node->image, &label, NULL) ||
-           quorum_state_decode_label(node->image + QUORUM_STATE_PAGE, &label,
-                                     NULL);
+    for (int place = 0; place < 2; place++) {
+        if (quorum_state_decode_label(node->image + place * QUORUM_STATE_PAGE,
+                                      &label, NULL) &&
+            (label.flags & flags) == flags) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool has_label(const StateNode *node)
+{
+    return has_label_with(node, 0);
+}
+
+/* Some can't be read, if nobody would take the set for a new one then. */
+static void hide_some(void)
+{
+    int begun = 0;
+
+    for (int n = 0; n < sim.s->num_children; n++) {
+        begun += has_label_with(&nodes[n], QUORUM_STATE_BEGUN);
+    }
+    for (int n = 0; n < sim.s->num_children; n++) {
+        use_dice(&nodes[n]);
+        nodes[n].hidden = sim.s->kind->state_hides &&
+                          begun >= sim.s->threshold &&
+                          sim.s->bad_states & (1 << n) && sim_chance(300);
+        if (nodes[n].hidden) {
+            sim_trace("    state %d can't be read", n);
+        }
+    }
 }
 
 /* Whether they are to be begun with. */
@@ -462,9 +498,10 @@ static void check_children(bool crash, const Lacking *before)
         Child *c = &sim.child[n];
         int64_t bytes = quorum_sync_stale_bytes(quorum()->sync, n);
 
-        /* A state node that has failed when it was new */
+        /* A state node that has failed when it was new, or does now */
         if (quorum_sync_is_rebuilding(quorum()->sync, n) &&
-            !has_label(&nodes[n]) && sim.s->bad_states & (1 << n)) {
+            (nodes[n].hidden || !has_label(&nodes[n])) &&
+            sim.s->bad_states & (1 << n)) {
             c->is_new = true;
             c->ever_failed = UINT64_MAX;
             sim_child_fault(c);
@@ -514,8 +551,12 @@ void sim_restart(Req *r)
         note_crash();
     }
     r->end = ++sim.now;
+    hide_some();
     if (sim_node_open()) {
         check_children(crash, lacks);
+    }
+    for (int n = 0; n < sim.s->num_children; n++) {
+        nodes[n].hidden = false;
     }
     sim_trace("restart %d: ok", r->id);
 }

@@ -66,7 +66,11 @@ static inline bool naive_record_is_good(const uint8_t *buf, int k)
             return false;
         }
     }
-    return status <= 3 && r[19] < 8 && !naive_is_zero(r, 16) &&
+    if (r[19] & 0x18 && (!lduw_le_p(buf + 404) ||
+                         (r[19] & 0x18) != (status == 3 ? 0x10 : 8))) {
+        return false;
+    }
+    return status <= 3 && r[19] < 32 && !naive_is_zero(r, 16) &&
            (status == 3 ? place == -1 : place >= 0 && place < places);
 }
 
@@ -109,6 +113,7 @@ static inline bool naive_label_is_good(const uint8_t *buf)
            lduw_le_p(buf + 398) == 40 &&                /* capacity */
            places >= 1 && places < 32768 &&
            threshold >= 1 && threshold <= places &&
+           lduw_le_p(buf + 404) < 32768 &&              /* old_threshold */
            max_bytes >= 1 && max_bytes <= INT64_MAX &&
            disk_bytes <= max_bytes &&
            intent_shift >= 20 && intent_shift <= 62 &&
@@ -161,7 +166,7 @@ static inline void naive_forget_reserved(uint8_t *buf)
 {
     memset(buf + 48, 0, 16);
     memset(buf + 88, 0, 8);                             /* compatible */
-    memset(buf + 404, 0, 4);
+    memset(buf + 406, 0, 2);
     memset(buf + 432, 0, 16);
     for (int k = 0; k < 40; k++) {
         uint8_t *r = buf + NAIVE_RECORDS + k * NAIVE_RECORD_SIZE;

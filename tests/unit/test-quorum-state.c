@@ -57,6 +57,9 @@ static void random_record(QuorumStateLabel *label, int k)
     } else {
         r->status = rand_bool() ? QUORUM_STATE_MEMBER : QUORUM_STATE_REBUILDING;
     }
+    if (label->old_threshold && rand_bool()) {
+        r->flags |= r->place < 0 ? QUORUM_STATE_LEFT : QUORUM_STATE_JOINED;
+    }
 }
 
 static void random_label(QuorumStateLabel *label)
@@ -74,6 +77,7 @@ static void random_label(QuorumStateLabel *label)
         .disk_bytes = rand_size(63),
     };
     label->threshold = 1 + rand64() % label->places;
+    label->old_threshold = rand_bool() ? rand_size(15) : 0;
     quorum_state_lay_out(label, label->disk_bytes);
     for (int i = g_test_rand_int_range(0, QUORUM_STATE_HISTORY + 1); i--; ) {
         label->history[i] = rand_uuid();
@@ -132,6 +136,7 @@ static void assert_same_label(const QuorumStateLabel *a,
     g_assert_cmphex(a->flags, ==, b->flags);
     g_assert_cmpint(a->places, ==, b->places);
     g_assert_cmpint(a->threshold, ==, b->threshold);
+    g_assert_cmpint(a->old_threshold, ==, b->old_threshold);
     g_assert_cmphex(a->config, ==, b->config);
     g_assert_cmphex(a->disk_bytes, ==, b->disk_bytes);
     g_assert_cmphex(a->max_bytes, ==, b->max_bytes);
@@ -158,7 +163,7 @@ typedef struct GoldenBytes {
 
 static const GoldenBytes golden_label[] = {
     { 0,    "514d5150" },                                   /* magic */
-    { 4,    "60d1f827" },                                      /* CRC-32C */
+    { 4,    "b511a602" },                                      /* CRC-32C */
     { 8,    "1817161514131211" },                           /* seq */
     { 16,   "ffffffff" },                                   /* number */
     { 20,   "24232221" },                                   /* layout */
@@ -179,19 +184,20 @@ static const GoldenBytes golden_label[] = {
     { 398,  "2800" },                                       /* capacity */
     { 400,  "0201" },                                       /* places */
     { 402,  "0101" },                                       /* threshold */
+    { 404,  "0302" },                                       /* old_threshold */
     { 408,  "3837363534333231" },                           /* config */
     { 416,  "4544434241000000" },                           /* disk_bytes */
     { 424,  "f5f4f3f2f1000000" },                           /* max_bytes */
     { 448,  "707172737475767778797a7b7c7d7e7f" },           /* record 0 */
     { 464,  "0101" },                                       /* place */
     { 466,  "01" },                                         /* status */
-    { 467,  "05" },                                         /* flags */
+    { 467,  "0d" },                                         /* flags */
     { 472,  "8887868584838281" },                           /* state_seq */
     { 480,  "9897969594939291" },                           /* stale_bytes */
     { 512,  "808182838485868788898a8b8c8d8e8f" },           /* record 1 */
     { 528,  "02000202" },
     { 2944, "909192939495969798999a9b9c9d9e9f" },           /* record 39 */
-    { 2960, "ffff0300" },
+    { 2960, "ffff0310" },
     { -1 }
 };
 
@@ -248,6 +254,7 @@ static void golden_to_label(QuorumStateLabel *label)
         .flags = QUORUM_STATE_CLEAN | QUORUM_STATE_MAPS_INVALID,
         .places = 0x102,
         .threshold = 0x101,
+        .old_threshold = 0x203,
         .config = 0x3132333435363738,
         .disk_bytes = 0x4142434445,
         .max_bytes = 0xf1f2f3f4f5,
@@ -258,7 +265,8 @@ static void golden_to_label(QuorumStateLabel *label)
                 .member = counting_uuid(0x70),
                 .place = 0x101,
                 .status = QUORUM_STATE_MEMBER,
-                .flags = QUORUM_STATE_BEHIND | QUORUM_STATE_FAILED,
+                .flags = QUORUM_STATE_BEHIND | QUORUM_STATE_FAILED |
+                         QUORUM_STATE_JOINED,
                 .state_seq = 0x8182838485868788,
                 .stale_bytes = 0x9192939495969798,
             },
@@ -272,6 +280,7 @@ static void golden_to_label(QuorumStateLabel *label)
                 .member = counting_uuid(0x90),
                 .place = -1,
                 .status = QUORUM_STATE_REMOVED,
+                .flags = QUORUM_STATE_LEFT,
             },
         },
     };
@@ -659,6 +668,8 @@ static void test_impossible_labels(void)
         { 400,  "0001",             values },   /* fewer than the threshold */
         { 402,  "0000",             values },   /* threshold */
         { 402,  "0301",             values },
+        { 404,  "0080",             values },   /* old_threshold */
+        { 404,  "0000",             values },   /* and flags of records */
         { 416,  "00000000f2000000", values },   /* disk_bytes: > max_bytes */
         { 416,  "ffffffffffffffff", values },
         { 424,  "4444434241000000", values },   /* max_bytes: < disk_bytes */
@@ -678,8 +689,10 @@ static void test_impossible_labels(void)
         { 466,  "03",               values },   /* removed, from a place */
         { 466,  "04",               values },
         { 466,  "ff",               values },
-        { 467,  "08",               values },   /* flags */
+        { 467,  "10",               values },   /* flags */
+        { 467,  "20",               values },
         { 467,  "85",               values },
+        { 2963, "08",               values },
         { 2944, "707172737475767778797a7b7c7d7e7f", values }, /* of 0 and 39 */
         { 2960, "feff",             values },   /* place of record 39 */
         { 2960, "0000",             values },
@@ -733,7 +746,9 @@ static void test_possible_labels(void)
     static const GoldenBytes cases[] = {
         { 48,   "0102030405060708090a0b0c0d0e0f10" },   /* reserved */
         { 88,   "ffffffffffffffff" },                   /* compatible */
-        { 404,  "01020304" },                           /* reserved */
+        { 404,  "0100" },                               /* old_threshold */
+        { 404,  "ff7f" },
+        { 406,  "0102" },                               /* reserved */
         { 432,  "0102030405060708090a0b0c0d0e0f10" },
         { 468,  "01020304" },
         { 511,  "ff" },

@@ -29,6 +29,7 @@ import loads                                # noqa: E402,F401
 import curves                               # noqa: E402,F401
 import resync                               # noqa: E402,F401
 import delays                               # noqa: E402,F401
+import state                                # noqa: E402,F401
 
 
 def main() -> int:

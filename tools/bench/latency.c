@@ -4,12 +4,13 @@
  * average hides.  tools/bench/bench.py builds this once against our tree and once
  * against pristine QEMU.
  *
- * usage: latency OPTIONS read|write BYTES RATE DEPTH SECONDS
+ * usage: latency OPTIONS read|write|flushed-write BYTES RATE DEPTH SECONDS
  *
  * With a RATE, so many requests a second begin, whether others have ended or
  * not, and a request's time counts from when it should have begun: so a pause
  * counts for all that came in it.  With RATE 0, DEPTH requests are always in
- * flight.  What is written is what the images of the bench hold.
+ * flight.  What is written is what the images of the bench hold; of flushed
+ * writes, each 256th is followed by a flush.
  *
  * Copyright (c) 2026 The quorum project authors
  */
@@ -24,11 +25,12 @@
 #include "node.h"
 
 #define PATTERN 0x5a        /* as in contest.py */
+#define FLUSH_EVERY 256
 #define SLICE_NS (100 * SCALE_MS)   /* ends are counted in each of these */
 
 static BlockBackend *blk;
 static int64_t bytes, blocks;
-static bool is_write;
+static bool is_write, is_flushed;
 static GRand *random_numbers;
 static int running;
 static int64_t start_ns, stop_ns;
@@ -48,6 +50,10 @@ static void coroutine_fn request(int64_t begin_ns)
     ret = is_write ? blk_co_pwrite(blk, offset, bytes, buf, 0)
                    : blk_co_pread(blk, offset, bytes, buf, 0);
     g_assert_cmpint(ret, >=, 0);
+    if (is_flushed && times->len % FLUSH_EVERY == FLUSH_EVERY - 1) {
+        ret = blk_co_flush(blk);
+        g_assert_cmpint(ret, >=, 0);
+    }
     end_ns = get_clock();
     took_ns = end_ns - begin_ns;
     g_array_append_val(times, took_ns);
@@ -135,7 +141,8 @@ int main(int argc, char **argv)
     int rate, depth;
 
     g_assert_cmpint(argc, ==, 7);
-    is_write = !strcmp(argv[2], "write");
+    is_flushed = !strcmp(argv[2], "flushed-write");
+    is_write = is_flushed || !strcmp(argv[2], "write");
     bytes = atoi(argv[3]);
     rate = atoi(argv[4]);
     depth = atoi(argv[5]);

@@ -6,7 +6,9 @@ and knows what it has written.  Meanwhile servers are killed, hang, rot, are
 taken out and put in again, never more than one of them at a time; in the
 second test QEMU is killed, too, and in the third one servers hang until QEMU
 does without them.  In the fourth one they have caches, and one at a time loses
-what it was not told to flush.  The guest may see neither a wrong byte nor an
+what it was not told to flush.  In the fifth one there are state nodes, and
+QEMU is killed, or the power fails, while a replica is behind or is not; the
+guest starts at once again.  The guest may see neither a wrong byte nor an
 error, and in the end the replicas are identical, and clean.  Only when two
 servers have lost the same, at the end of the fourth test, it has to see an
 error, and nothing that is older than what it has synced.
@@ -44,6 +46,7 @@ BIN, GUEST = sys.argv[1:3]
 REPLICAS = 3
 THRESHOLD = 2
 DISK_MIB = 64
+STATE_MIB = 16
 WORKERS = 4
 PATIENCE = 120      # seconds for any one thing that the guest is to do
 CHILD_TIMEOUT = 2000    # milliseconds that a server may hang in the third test
@@ -122,6 +125,41 @@ class LosingReplica(Replica):
         """It has."""
         assert self.process
         self.process.wait(timeout=PATIENCE)
+
+
+class RememberedReplica(LosingReplica):
+    """The same, and beside it is its state node, behind such a server, too."""
+
+    def __init__(self, number: int, work: str) -> None:
+        super().__init__(number, work)
+        image = f'{work}/state{number}.img'
+        self.state = Server('', image, f'{work}/state{number}.sock',
+                            log=f'{work}/state{number}.log')
+        self.state.command = losing_command(image, self.state.pid_file,
+                                            self.state.address)
+        self.make_blank_state()
+
+    def start(self) -> None:
+        super().start()
+        self.state.start()
+
+    def kill(self) -> None:
+        super().kill()
+        self.state.kill()
+
+    def signal(self, number: int) -> None:
+        super().signal(number)
+        self.state.signal(number)
+
+    def make_blank(self) -> None:
+        """Servers that hold what was there are gone."""
+        super().make_blank()
+        self.make_blank_state()
+
+    def make_blank_state(self) -> None:
+        """As at the beginning"""
+        with open(self.state.image, 'wb') as file:
+            file.truncate(STATE_MIB << 20)
 
 
 class LoadedMachine(Machine):
@@ -222,6 +260,7 @@ class System:
         self.processes = processes
         self.reconnect_delays = reconnect_delays
         self.replicas = [kind(i, work) for i in range(REPLICAS)]
+        self.remembers = kind is RememberedReplica
         for replica in self.replicas:
             processes.callback(replica.kill)
         self.options = {
@@ -234,13 +273,25 @@ class System:
                             reconnect_delay=self.rand.choice(
                                 self.reconnect_delays))
 
+    def nodes_of(self, replica: Replica) -> list[dict]:
+        """A child, and its state node"""
+        nodes = [self.node_options(replica)]
+        if isinstance(replica, RememberedReplica):
+            nodes.append(replica.state.node(f'state{replica.number}'))
+        return nodes
+
     def quorum_options(self, children: Sequence[Optional[Replica]],
                        threshold: int = THRESHOLD) -> dict:
         """The quorum; None is a place that is vacant."""
-        return {'driver': 'quorum', 'node-name': 'quorum',
-                'vote-threshold': threshold, 'discard': 'unmap',
-                'children': [child.name if child else None
-                             for child in children], **self.options}
+        options = {'driver': 'quorum', 'node-name': 'quorum',
+                   'vote-threshold': threshold, 'discard': 'unmap',
+                   'children': [child.name if child else None
+                                for child in children], **self.options}
+        if self.remembers:
+            options['state'] = [f'state{child.number}' if child else None
+                                for child in children]
+            options['state-init'] = not hasattr(self, 'machine')
+        return options
 
     def make_replicas(self) -> None:
         """All of them hold the same file system, and are served."""
@@ -258,8 +309,8 @@ class System:
         """Start QEMU; the guest does not run yet."""
         args = ['-S']
         for child in children:
-            if child:
-                args += ['-blockdev', json.dumps(self.node_options(child))]
+            for options in self.nodes_of(child) if child else ():
+                args += ['-blockdev', json.dumps(options)]
         args += ['-blockdev', json.dumps(self.quorum_options(children)),
                  '-device', 'virtio-blk-pci,drive=quorum']
         self.machine = LoadedMachine(self.log, self.work, self.processes,
@@ -272,16 +323,22 @@ class System:
     def take_out(self, replica: Replica) -> None:
         """Take a child out."""
         self.machine.change(child=replica.child)
-        self.machine.cmd('blockdev-del', {'node-name': replica.name})
+        for options in self.nodes_of(replica):
+            self.machine.cmd('blockdev-del', {
+                'node-name': options['node-name']})
 
     def add_node(self, replica: Replica) -> None:
         """Connect to its server."""
-        self.machine.cmd('blockdev-add', self.node_options(replica))
+        for options in self.nodes_of(replica):
+            self.machine.cmd('blockdev-add', options)
 
     def put_in(self, replica: Replica) -> None:
         """Put a child in again; it lacks what it has missed."""
         self.machine.change(child=replica.child, node=replica.name,
                             in_sync=False)
+        if self.remembers:
+            self.machine.change(child=f'state.{replica.number}',
+                                node=f'state{replica.number}')
 
     def reopen(self, children: Sequence[Optional[Replica]], threshold: int
                ) -> None:
@@ -481,6 +538,8 @@ class Losses:
 class Crashes:
     """How QEMU can be killed, and started again"""
     kinds = ('all well', 'one hangs', 'one is stale', 'one is rebuilding')
+    kinds_at_once = ('all well', 'all well', 'one is stale',
+                     'one is rebuilding')
 
     def __init__(self, system: System) -> None:
         self.system = system
@@ -516,6 +575,38 @@ class Crashes:
             other.kill()
             other.start()
         return behind
+
+    def crash_at_once(self, kind: str) -> None:
+        """
+        The same, at any moment; or the power fails, everywhere: servers lose
+        what they were not told to flush, one of them before QEMU ends.
+        """
+        system = self.system
+        replica = system.some_replica()
+        if kind == 'one is stale':
+            replica.kill()
+            system.machine.wait(
+                lambda: system.machine.states()[replica.number] == 'stale',
+                PATIENCE, f'{replica.name} is dead, and gets stale')
+        elif kind == 'one is rebuilding':
+            system.take_out(replica)
+            replica.kill()
+            replica.make_blank()
+            replica.start()
+            system.add_node(replica)
+            system.put_in(replica)
+            system.machine.start_scrub(sync='stale', speed=4 << 20)
+        system.pause(2)
+        power = self.rand.random() < 0.6
+        system.log.count('the power fails' if power else 'QEMU is killed')
+        if power and self.rand.random() < 0.5:
+            replica.kill()
+        system.machine.kill()
+        for other in system.replicas:
+            if power:
+                other.kill()
+            if not other.process:
+                other.start()
 
     def recover(self, behind: Optional[Replica]) -> None:
         """
@@ -629,6 +720,8 @@ class Scenario:
             kind = LosingReplica
             # Requests wait for a server, for two are away together.
             reconnect_delays = [20]
+        elif name == 'state':
+            kind = RememberedReplica
         self.system = System(self.log, self.rand, work, processes, repairs,
                              kind, reconnect_delays)
         if name == 'hangs':
@@ -741,6 +834,18 @@ class Scenario:
         self.checks.forget_mismatches()
         self.system.machine.ask('remove', self.folder)
 
+    def crash_at_once(self, kind: str) -> None:
+        """What was going on is killed, and the guest starts at once."""
+        self.log.count(f'crash, {kind}')
+        self.crashes.crash_at_once(kind)
+        safe = self.system.machine.safe
+        self.system.start(self.system.replicas)
+        machine = self.system.machine
+        machine.boot()
+        self.checks.files(self.folder, safe)
+        self.checks.repair('stale')
+        machine.ask('remove', self.folder)
+
     def end(self) -> None:
         """All is verified, in the guest and without it."""
         machine = self.system.machine
@@ -781,6 +886,15 @@ class Scenario:
             self.begin_load()
         self.end()
 
+    def run_state(self) -> None:
+        """All is killed, and goes on where it was."""
+        self.begin()
+        for kind in self.enough(self.crashes.kinds_at_once):
+            self.crash_at_once(kind)
+            self.begin_load()
+        self.checks.forget_mismatches()
+        self.end()
+
     def run_hangs(self) -> None:
         """Servers hang, one after the other."""
         self.begin()
@@ -803,7 +917,8 @@ class Scenario:
 TESTS = {'faults': 'a guest under load while replicas die and return',
          'crashes': 'the same while QEMU is killed, too',
          'hangs': 'a guest under load while servers hang',
-         'losses': 'a guest under load while servers lose their caches'}
+         'losses': 'a guest under load while servers lose their caches',
+         'state': 'the same while QEMU is killed, or the power fails'}
 
 
 def run_test(number: int, name: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Dict, Iterable, List, Optional, Sequence
 PAGE = 4096
 SECTOR = 512
 HEADER = struct.Struct('<4sIQII16s8s16x')
-LABEL = struct.Struct('<8sIIQQ16s16s256sQIBBHHHIQQQ16x')
+LABEL = struct.Struct('<8sIIQQ16s16s256sQIBBHHHHHQQQ16x')
 RECORD = struct.Struct('<16shBBIQQ24x')
 BITS = (PAGE - HEADER.size) * 8
 
@@ -22,7 +22,7 @@ LABEL_NUMBER = 0xffffffff
 NULL = bytes(16)
 
 UNUSED, MEMBER, REBUILDING, REMOVED = range(4)
-BEHIND, OUT, STATE_FAILED = 1, 2, 4
+BEHIND, OUT, STATE_FAILED, JOINED, LEFT = 1, 2, 4, 8, 16
 CLEAN, MAPS_INVALID, BEGUN = 1, 2, 4
 
 
@@ -92,6 +92,7 @@ class Label:    # pylint: disable=too-many-instance-attributes
     flags: int = 0
     places: int = 3
     threshold: int = 2
+    old_threshold: int = 0
     config: int = 1
     disk_bytes: int = 0
     max_bytes: int = 0
@@ -138,8 +139,9 @@ class Label:    # pylint: disable=too-many-instance-attributes
         page += LABEL.pack(b'QEMUQST1', self.version, 3008, self.incompatible,
                            0, self.member, self.session, history, self.opens,
                            self.flags, self.intent_shift, self.stale_shift,
-                           RECORDS, self.places, self.threshold, 0,
-                           self.config, self.disk_bytes, self.max_bytes)
+                           RECORDS, self.places, self.threshold,
+                           self.old_threshold, 0, self.config,
+                           self.disk_bytes, self.max_bytes)
         return seal((page + records).ljust(PAGE, b'\0'))
 
     @staticmethod
@@ -149,13 +151,13 @@ class Label:    # pylint: disable=too-many-instance-attributes
             return None
         _, _, seq, _, layout, set_id, _ = HEADER.unpack(page[:64])
         (_, version, _, incompatible, _, member, session, history, opens,
-         flags, intent_shift, stale_shift, _, places, threshold, _, config,
-         disk_bytes, max_bytes) = LABEL.unpack(page[64:448])
+         flags, intent_shift, stale_shift, _, places, threshold, old_threshold,
+         _, config, disk_bytes, max_bytes) = LABEL.unpack(page[64:448])
         ids = [history[i:i + 16] for i in range(0, 16 * HISTORY, 16)]
         return Label(set_id, member, session,
                      [earlier for earlier in ids if earlier != NULL], opens,
-                     seq, layout, flags, places, threshold, config, disk_bytes,
-                     max_bytes, intent_shift, stale_shift,
+                     seq, layout, flags, places, threshold, old_threshold,
+                     config, disk_bytes, max_bytes, intent_shift, stale_shift,
                      [Record.unpack(page[i:i + RECORD.size])
                       for i in range(448, 3008, RECORD.size)],
                      version, incompatible)
