@@ -168,10 +168,10 @@ quorum_reread_unit(QuorumLockedRead *lr, int u)
 
 /*
  * The child in slot @i has other data than the winner in unit @u.  If it was
- * unsure there, it has lost the unit.  If only the digest tells so (@outvotes
- * the winner), the child must not vote any more, for the digest may be forgotten
- * before the child is repaired.  (Where more than a unit is stale at a time, its
- * neighbours would lose their votes with it.)
+ * unsure there, it has lost the unit.  If only the digest tells so (it
+ * @outvotes the winner), it must not vote any more, for the digest may be
+ * forgotten before the child is repaired.  (Where more than a unit is stale at
+ * a time, its neighbours would lose their votes with it.)
  */
 static void quorum_unit_is_lost(const QuorumLockedRead *lr, int i, int u,
                                 bool outvotes)

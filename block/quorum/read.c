@@ -613,7 +613,7 @@ quorum_read_unresolved(BlockDriverState *bs, int64_t offset, int64_t bytes,
         QEMUIOVector slice;
 
         start = offset + done;
-        /* It ends with a unit, so that what is widened is no longer than that. */
+        /* It ends with a unit, so that it is not too long when widened. */
         part = QEMU_ALIGN_DOWN(start + MAX(most / 2, QUORUM_UNIT),
                                QUORUM_UNIT) - start;
         part = MIN(bytes - done, part);
