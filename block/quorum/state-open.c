@@ -889,6 +889,30 @@ static void quorum_state_take_for_stale(QuorumState *st, int k)
     }
 }
 
+/*
+ * What QEMU has written before it died may be in caches, and what it has asked
+ * state nodes for may still be done.
+ */
+static void GRAPH_RDLOCK quorum_state_apply_caches(BDRVQuorumState *s,
+                                                   QuorumState *st)
+{
+    bool died = !(st->label.flags & QUORUM_STATE_CLEAN);
+
+    for (int i = 0; i < st->num_nodes; i++) {
+        BdrvChild *child = st->nodes[i].child;
+
+        if (died && s->slots[i].child) {
+            bdrv_set_unflushed(s->slots[i].child->bs);
+        }
+        if (died && child) {
+            bdrv_set_unflushed(child->bs);
+        }
+        if (died || (child && bdrv_late(child) != BDRV_LATE_ENDED)) {
+            st->again_ns = quorum_now_ns() + QUORUM_LATE_QUARANTINE_NS;
+        }
+    }
+}
+
 static void GRAPH_RDLOCK quorum_state_apply(BlockDriverState *bs,
                                             QuorumStateFile *f, int head,
                                             int needed)
@@ -934,24 +958,7 @@ static void GRAPH_RDLOCK quorum_state_apply(BlockDriverState *bs,
         }
     }
     quorum_state_apply_intent(s, st);
-    /* What QEMU has written before it died may be in caches. */
-    for (int i = 0; i < st->num_nodes &&
-         !(st->label.flags & QUORUM_STATE_CLEAN); i++) {
-        if (s->slots[i].child) {
-            bdrv_set_unflushed(s->slots[i].child->bs);
-        }
-        if (st->nodes[i].child) {
-            bdrv_set_unflushed(st->nodes[i].child->bs);
-        }
-    }
-    for (int i = 0; i < st->num_nodes; i++) {
-        BdrvChild *child = st->nodes[i].child;
-
-        if (!(st->label.flags & QUORUM_STATE_CLEAN) ||
-            (child && bdrv_late(child) != BDRV_LATE_ENDED)) {
-            st->again_ns = quorum_now_ns() + QUORUM_LATE_QUARANTINE_NS;
-        }
-    }
+    quorum_state_apply_caches(s, st);
     for (int i = 0; i < st->num_nodes; i++) {
         quorum_state_apply_child(bs, i, f);
     }
@@ -969,8 +976,8 @@ static void GRAPH_RDLOCK quorum_state_apply(BlockDriverState *bs,
 }
 
 /*
- * Whether enough state nodes are here, well or not, that nobody can go on with
- * the others alone.
+ * Whether enough state nodes are here, well or not, that no program can go on
+ * with the others alone.
  */
 static bool quorum_state_can_go_on(BlockDriverState *bs, Error **errp)
 {

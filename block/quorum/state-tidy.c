@@ -467,7 +467,7 @@ static void GRAPH_RDLOCK quorum_state_look(QuorumState *st, bool *retry,
         }
         qemu_mutex_lock(&st->lock);
         *busy |= node->busy || node->state == QUORUM_STATE_NODE_STATE_FAILED;
-        /* Nobody who drains waits for one that is just asked for an answer. */
+        /* Who drains does not wait for one that is just asked to answer. */
         late = node->busy && timeout && !node->abandoned &&
                (now - node->busy_ns > timeout || (node->unheard && quiet));
         again = !node->busy && node->state == QUORUM_STATE_NODE_STATE_FAILED &&

@@ -162,7 +162,7 @@ void quorum_state_note_change(QuorumState *st)
                    r->flags & (QUORUM_STATE_JOINED | QUORUM_STATE_LEFT);
     }
     if (!l->opens) {
-        quorum_state_forget_change(st);     /* nobody knows of anything */
+        quorum_state_forget_change(st);     /* nothing is written */
     } else if (changed && !l->old_threshold) {
         l->old_threshold = l->threshold;
     }
