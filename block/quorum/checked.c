@@ -334,7 +334,7 @@ void quorum_checked_unit_changes(QuorumLockedRead *lr, int u)
 }
 
 /* Tell people, once, why reads fail although the children agree. */
-static void GRAPH_RDLOCK quorum_tell_lost(BlockDriverState *bs)
+static void quorum_tell_lost(BlockDriverState *bs)
 {
     BDRVQuorumState *s = bs->opaque;
 

@@ -412,7 +412,8 @@ void quorum_unblock_migration(void *opaque)
     BlockDriverState *bs = opaque;
     BDRVQuorumState *s = bs->opaque;
 
-    for (int i = 0; i < s->num_slots; i++) {
+    /* With state nodes, the other side knows. */
+    for (int i = 0; i < s->num_slots && !quorum_state_in_use(s); i++) {
         if (quorum_sync_is_rebuilding(s->sync, i)) {
             return;
         }

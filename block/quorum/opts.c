@@ -341,6 +341,12 @@ bool quorum_opts_normalise(QDict *options, Error **errp)
     }
 
     qdict_join(options, renamed, true);
+    if (qdict_haskey(options, "state")) {
+        error_setg(errp, "Option state is an empty list, or none at all: give "
+                   "one state node for each child, as state.0, state.1, ..., "
+                   "or leave it out");
+        return false;
+    }
     return true;
 }
 

@@ -127,7 +127,8 @@ void quorum_opts_delete_child(QDict *options, const char *key);
  * children.N.file.filename=NAME.
  *
  * Returns false, with @errp set and @options in an unspecified state, if a key
- * can't be read or one child is spelled in both ways.
+ * can't be read or one child is spelled in both ways; or if state nodes are not
+ * given as a list, or as an empty one, which is not a key of any node.
  */
 bool quorum_opts_normalise(QDict *options, Error **errp);
 

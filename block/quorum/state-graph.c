@@ -18,6 +18,7 @@
 #include "qemu/cutils.h"
 #include "qobject/qdict.h"
 #include "qobject/qlist.h"
+#include "system/block-backend.h"
 #include "state-int.h"
 
 /* What is put back if the change fails */
@@ -46,9 +47,12 @@ int quorum_state_change_begin(BlockDriverState *bs, BlockDriverState **nodes,
     if (!st) {
         return 0;
     }
-    if (n > QUORUM_STATE_RECORDS) {
-        error_setg(errp, "A quorum with state nodes can have up to %d "
-                   "children, not %d", QUORUM_STATE_RECORDS, n);
+    if (st->creating) {
+        error_setg(errp, "The state nodes of quorum '%s' are being created; "
+                   "try again when that has ended", bdrv_get_node_name(bs));
+        return -EBUSY;
+    }
+    if (!quorum_state_check_slots(n, errp)) {
         return -EINVAL;
     }
     new = g_new0(QuorumStateNode, n);
@@ -92,6 +96,7 @@ int quorum_state_change_begin(BlockDriverState *bs, BlockDriverState **nodes,
     };
     st->nodes = new;
     st->num_nodes = n;
+    st->changing = true;
     return 0;
 }
 
@@ -166,6 +171,7 @@ void quorum_state_change_end(BlockDriverState *bs,
     }
     g_free(nodes);
     g_free(change);
+    st->changing = false;
     if (commit && st->loaded) {
         quorum_state_config_changed(st);
     }
@@ -193,6 +199,11 @@ void quorum_state_gather_options(BlockDriverState *bs, QDict *target)
     qdict_put(target, "state", list);
 }
 
+bool quorum_state_in_use(const BDRVQuorumState *s)
+{
+    return s->state && s->state->loaded;
+}
+
 bool quorum_state_is_node(BdrvChild *child)
 {
     return child->role & BDRV_CHILD_METADATA;
@@ -212,9 +223,10 @@ static void GRAPH_WRLOCK quorum_state_one_commit(void *opaque)
     QuorumStateOne *one = opaque;
     BDRVQuorumState *s = one->bs->opaque;
 
-    if (!one->was.child || !s->state->nodes[one->slot].child) {
+    if (!s->state->changing) {
         quorum_state_free_node(&one->was);
     }
+    s->state->joined |= s->state->nodes[one->slot].child != NULL;
     quorum_state_config_changed(s->state);
     quorum_state_wake(s->state);
 }
@@ -256,59 +268,58 @@ static void GRAPH_WRLOCK quorum_state_put_one(BlockDriverState *bs, int slot,
     tran_add(tran, &quorum_state_one_drv, one);
 }
 
-/* The slot that @name, "state.N", means, or -1 with @errp set. */
-static int GRAPH_RDLOCK quorum_state_slot(BlockDriverState *bs,
-                                          const char *name, Error **errp)
+/*
+ * Whether enough state nodes are left that have been written, if those that do
+ * not stay in their slots, as @nodes says, go.  Others that come in their place
+ * may be lost before they are.
+ */
+static bool GRAPH_RDLOCK quorum_state_enough_stay(BlockDriverState *bs,
+                                                  BlockDriverState **nodes,
+                                                  Error **errp)
 {
     BDRVQuorumState *s = bs->opaque;
-    const char *number = name + strlen(QUORUM_OPT_STATE);
-    unsigned slot;
+    QuorumState *st = s->state;
+    bool all_stay = true;
+    int stay = 0;
 
-    if (qemu_strtoui(number, NULL, 10, &slot) < 0 || slot >= s->num_slots ||
-        !s->slots[slot].child) {
-        error_setg(errp, "There is no child for '%s' to be beside in quorum "
-                   "'%s'", name, bdrv_get_node_name(bs));
-        return -1;
+    for (int i = 0; i < st->num_nodes; i++) {
+        BdrvChild *child = st->nodes[i].child;
+
+        if (child && child->bs != nodes[i]) {
+            all_stay = false;
+        } else if (child && (!st->label.opens || st->nodes[i].state ==
+                             QUORUM_STATE_NODE_STATE_OK)) {
+            stay++;
+        }
     }
-    if (s->state && s->state->nodes[slot].child) {
-        error_setg(errp, "Quorum '%s' has '%s' already; remove it first",
-                   bdrv_get_node_name(bs), name);
-        return -1;
+    if (!all_stay && stay < s->opts.threshold) {
+        error_setg(errp, "Quorum '%s' needs at least %d state nodes, as "
+                   "vote-threshold says, and of those that stay %d are 'ok'; "
+                   "change fewer at a time, and wait until they are",
+                   bdrv_get_node_name(bs), s->opts.threshold, stay);
+        return false;
     }
-    return slot;
+    return true;
 }
 
-int quorum_state_add_node(BlockDriverState *bs, const char *name,
-                          BlockDriverState *node, Transaction *tran,
-                          Error **errp)
+/* Attach @node as the state node in @slot, which has none. */
+static int GRAPH_WRLOCK quorum_state_attach_one(BlockDriverState *bs, int slot,
+                                                BlockDriverState *node,
+                                                Transaction *tran,
+                                                Error **errp)
 {
     BDRVQuorumState *s = bs->opaque;
-    int slot = quorum_state_slot(bs, name, errp);
     QuorumStateNode new = { .record = -1, .look = true, .erase = true };
+    g_autofree char *name = quorum_state_name(slot);
     BdrvChild *child;
     long pages;
 
-    if (slot < 0) {
-        return -EINVAL;
-    }
-    if (s->state && !s->state->loaded) {
-        error_setg(errp, "Quorum '%s' is inactive", bdrv_get_node_name(bs));
-        return -EINVAL;
-    }
-    if (!s->state) {
-        error_setg(errp, "Quorum '%s' was opened without state nodes; give "
-                   "them, blank and with state-init=on, when it is opened",
-                   bdrv_get_node_name(bs));
-        return -EINVAL;
-    }
     child = bdrv_attach_child_tran(bs, node, name, &child_of_bds,
                                    BDRV_CHILD_METADATA, tran, errp);
     if (!child) {
         return -EINVAL;
     }
-    if (bdrv_can_abandon(child)) {
-        bdrv_unabandon(child);
-    }
+    quorum_state_attached(child);
     new.record = quorum_state_new_record(s->state, slot);
     if (new.record < 0) {
         error_setg(errp, "Quorum '%s' has had too many members",
@@ -324,36 +335,213 @@ int quorum_state_add_node(BlockDriverState *bs, const char *name,
     quorum_state_put_one(bs, slot, new, tran);
     /* What the others know, and the map of its child. */
     quorum_state_dirty_all_locked(s->state, slot);
-    for (uint32_t p = 0; p < quorum_state_stale_pages(&s->state->label); p++) {
-        quorum_state_dirty_page_locked(
-            s->state, quorum_state_stale_page(&s->state->label, new.record, p));
-    }
+    quorum_state_dirty_stale_locked(s->state, new.record);
     return 0;
+}
+
+/* Detach the state node in @slot. */
+static int GRAPH_WRLOCK quorum_state_detach_one(BlockDriverState *bs, int slot,
+                                                Transaction *tran,
+                                                GSList **detached,
+                                                Error **errp)
+{
+    BDRVQuorumState *s = bs->opaque;
+    int ret = bdrv_detach_child_tran(bs, s->state->nodes[slot].child, tran,
+                                     detached, errp);
+
+    if (ret == 0) {
+        quorum_state_put_one(bs, slot, (QuorumStateNode) { .record = -1 },
+                             tran);
+    }
+    return ret;
+}
+
+/* Whether state nodes can be added to, and taken away from, the quorum. */
+static bool quorum_state_may_change(BlockDriverState *bs, Error **errp)
+{
+    BDRVQuorumState *s = bs->opaque;
+
+    if (!s->state) {
+        error_setg(errp, "Quorum '%s' has no state nodes; the command "
+                   "quorum-state-create gives it all of them at once",
+                   bdrv_get_node_name(bs));
+        return false;
+    }
+    if (!s->state->loaded) {
+        error_setg(errp, "Quorum '%s' is inactive, or its state nodes are "
+                   "being created", bdrv_get_node_name(bs));
+        return false;
+    }
+    return true;
+}
+
+/* The slot that @name, "state.N", means, or -1 with @errp set. */
+static int GRAPH_RDLOCK quorum_state_slot(BlockDriverState *bs,
+                                          const char *name, Error **errp)
+{
+    BDRVQuorumState *s = bs->opaque;
+    const char *number = name + strlen(QUORUM_OPT_STATE);
+    unsigned slot;
+
+    if (qemu_strtoui(number, NULL, 10, &slot) < 0 || slot >= s->num_slots ||
+        !s->slots[slot].child) {
+        error_setg(errp, "There is no child for '%s' to be beside in quorum "
+                   "'%s'", name, bdrv_get_node_name(bs));
+        return -1;
+    }
+    if (quorum_state_child(s, slot)) {
+        error_setg(errp, "Quorum '%s' has '%s' already; remove it first",
+                   bdrv_get_node_name(bs), name);
+        return -1;
+    }
+    return slot;
+}
+
+int quorum_state_add_node(BlockDriverState *bs, const char *name,
+                          BlockDriverState *node, Transaction *tran,
+                          Error **errp)
+{
+    int slot = quorum_state_slot(bs, name, errp);
+
+    if (slot < 0 || !quorum_state_may_change(bs, errp) ||
+        !quorum_state_check_node(bs, slot, node, errp)) {
+        return -EINVAL;
+    }
+    return quorum_state_attach_one(bs, slot, node, tran, errp);
 }
 
 int quorum_state_del_node(BlockDriverState *bs, BdrvChild *child,
                           Transaction *tran, GSList **detached, Error **errp)
 {
     BDRVQuorumState *s = bs->opaque;
-    QuorumState *st = s->state;
-    int nodes = 0;
+    g_autofree BlockDriverState **nodes = g_new0(BlockDriverState *,
+                                                 s->num_slots);
     int slot = 0;
-    int ret;
 
-    for (int i = 0; i < st->num_nodes; i++) {
-        nodes += st->nodes[i].child != NULL;
-        slot = st->nodes[i].child == child ? i : slot;
+    for (int i = 0; i < s->num_slots; i++) {
+        if (quorum_state_child(s, i) == child) {
+            slot = i;
+        } else {
+            nodes[i] = child_bs(quorum_state_child(s, i));
+        }
     }
-    if (nodes <= s->opts.threshold) {
-        error_setg(errp, "Quorum '%s' needs at least %d state nodes, as "
-                   "vote-threshold says", bdrv_get_node_name(bs),
-                   s->opts.threshold);
+    if (!quorum_state_may_change(bs, errp) ||
+        !quorum_state_enough_stay(bs, nodes, errp)) {
         return -EINVAL;
     }
-    ret = bdrv_detach_child_tran(bs, child, tran, detached, errp);
-    if (ret < 0) {
-        return ret;
+    return quorum_state_detach_one(bs, slot, tran, detached, errp);
+}
+
+/* --- all state nodes, in a reopen --- */
+
+BdrvChild *quorum_state_child(const BDRVQuorumState *s, int i)
+{
+    return s->state && i < s->state->num_nodes ? s->state->nodes[i].child
+                                               : NULL;
+}
+
+/*
+ * Whether @node is a state node already, which is *@ok if it stays with its
+ * child, @child, which is to be in slot @i.
+ */
+static bool GRAPH_RDLOCK quorum_state_is_there(BlockDriverState *bs,
+                                               BlockDriverState *node, int i,
+                                               BlockDriverState *child,
+                                               bool *ok, Error **errp)
+{
+    BDRVQuorumState *s = bs->opaque;
+
+    for (int j = 0; j < s->num_slots; j++) {
+        if (child_bs(quorum_state_child(s, j)) != node) {
+            continue;
+        }
+        *ok = child ? child_bs(s->slots[j].child) == child : i == j;
+        if (!*ok) {
+            error_setg(errp, "Node '%s' is state.%d of quorum '%s': it stays "
+                       "with its child, and cannot be state.%d",
+                       bdrv_get_node_name(node), j, bdrv_get_node_name(bs), i);
+        }
+        return true;
     }
-    quorum_state_put_one(bs, slot, (QuorumStateNode) { .record = -1 }, tran);
-    return 0;
+    return false;
+}
+
+/* Whether @node is blank, or was a state node of the quorum before. */
+static bool quorum_state_read_check(BlockDriverState *bs, int i,
+                                    BlockDriverState *node, Error **errp)
+{
+    BDRVQuorumState *s = bs->opaque;
+    g_autofree uint8_t *labels = g_malloc(2 * QUORUM_STATE_PAGE);
+    BlockBackend *blk = blk_new_with_bs(node, BLK_PERM_CONSISTENT_READ,
+                                        BLK_PERM_ALL, errp);
+    int ret;
+
+    if (!blk) {
+        return false;
+    }
+    ret = blk_pread(blk, 0, 2 * QUORUM_STATE_PAGE, labels, 0);
+    blk_unref(blk);
+    if (ret < 0) {
+        error_setg_errno(errp, -ret, "state.%d (node '%s') cannot be read", i,
+                         bdrv_get_node_name(node));
+        return false;
+    }
+    return quorum_state_check_blank(labels, node, i, &s->state->label.set,
+                                    errp);
+}
+
+bool quorum_state_check_nodes(BlockDriverState *bs, BlockDriverState **nodes,
+                              BlockDriverState **children, int n, Error **errp)
+{
+    if (!quorum_state_may_change(bs, errp)) {
+        return false;
+    }
+    for (int i = 0; i < n; i++) {
+        bool there = true, ok = true;
+
+        bdrv_graph_rdlock_main_loop();
+        if (nodes[i]) {
+            there = quorum_state_is_there(bs, nodes[i], i, children[i], &ok,
+                                          errp);
+        }
+        if (!there && !children[i]) {
+            error_setg(errp, "There is no child for 'state.%d' to be beside in "
+                       "quorum '%s'; give null for it", i,
+                       bdrv_get_node_name(bs));
+            ok = false;
+        } else if (!there) {
+            ok = quorum_state_check_node(bs, i, nodes[i], errp);
+        }
+        bdrv_graph_rdunlock_main_loop();
+        if (!ok || (!there && !quorum_state_read_check(bs, i, nodes[i],
+                                                       errp))) {
+            return false;
+        }
+    }
+    return true;
+}
+
+int quorum_state_change_nodes(BlockDriverState *bs, BlockDriverState **nodes,
+                              int n, Transaction *tran, GSList **detached,
+                              Error **errp)
+{
+    BDRVQuorumState *s = bs->opaque;
+    int ret = 0;
+
+    if (!quorum_state_enough_stay(bs, nodes, errp)) {
+        return -EINVAL;
+    }
+    for (int i = 0; i < n && ret == 0; i++) {
+        BdrvChild *child = quorum_state_child(s, i);
+
+        if (child && child->bs != nodes[i]) {
+            ret = quorum_state_detach_one(bs, i, tran, detached, errp);
+        }
+    }
+    for (int i = 0; i < n && ret == 0; i++) {
+        if (nodes[i] && !quorum_state_child(s, i)) {
+            ret = quorum_state_attach_one(bs, i, nodes[i], tran, errp);
+        }
+    }
+    return ret;
 }

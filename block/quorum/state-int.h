@@ -5,7 +5,7 @@
  *
  * Copyright (c) 2026 The quorum project authors
  *
- * For state.c and state-open.c only.
+ * For the files state*.c only.
  */
 
 #ifndef BLOCK_QUORUM_STATE_INT_H
@@ -53,8 +53,9 @@ typedef struct QuorumStateNode {
     /* What was read from it may be in a cache only: flush it first. */
     bool cached;
 
-    /* It was added, and must be blank, or have been ours before. */
+    /* It was added, and must be blank, or have been ours before; it is not. */
     bool look;
+    bool foreign;
 
     /* Of each page, and at the end of the label: */
     unsigned long *dirty;       /* it is to be written */
@@ -71,12 +72,23 @@ struct QuorumState {
     int num_nodes;              /* slots */
     QuorumStateNode *nodes;     /* [slot] */
     bool loaded;
+    bool creating;              /* nothing is promised yet: state-create.c */
     bool begun;                 /* it was once: init has done what it is for */
     bool init;                  /* what the option says */
+    bool changing;              /* the end of a change frees what has left */
+
+    /*
+     * Held for reading by who waits while it knows where in a map something is,
+     * and alone by who lays the maps out again.  Taken after a range, and while
+     * it is held, state nodes are all that is waited for.
+     */
+    CoRwlock layout_lock;
 
     QemuMutex lock;
 
     /* Under lock. */
+
+    unsigned generation;        /* of the layout of the maps in memory */
 
     /*
      * What all labels have in common, as it is to be written; members, states
@@ -125,6 +137,9 @@ struct QuorumState {
     /* Which children have changed: R3. */
     uint64_t config_want;
 
+    /* A node was added that is to be written, also if nothing else is. */
+    bool joined;
+
     /* Used in the main thread. */
     QEMUTimer *timer;
     bool ticking;
@@ -144,14 +159,53 @@ static inline uint32_t quorum_state_num_pages(const QuorumState *st)
     return quorum_state_pages(&st->label);
 }
 
+/* The bit of the label, behind those of pages. */
+static inline long quorum_state_label_bit(const QuorumState *st)
+{
+    return quorum_state_num_pages(st);
+}
+
 /* "state.@i", the name of the state node of slot @i.  Owned by the caller. */
 char *quorum_state_name(int i);
+
+/*
+ * Run @fn in a coroutine, with the graph lock, and wait for it.  In the main
+ * thread, with all requests drained.
+ */
+typedef int coroutine_fn QuorumStateFn(BlockDriverState *bs, Error **errp);
+int quorum_state_run(BlockDriverState *bs, QuorumStateFn *fn, Error **errp);
+
+/* Whether a quorum of so many slots can have state nodes. */
+bool quorum_state_check_slots(int slots, Error **errp);
+
+/*
+ * Whether a node @bs that begins with @labels, two places of a label, may
+ * become state.@i: it is blank or, if @set is given, of that set.
+ */
+bool quorum_state_check_blank(const uint8_t *labels, BlockDriverState *bs,
+                              int i, const QemuUUID *set, Error **errp);
 
 /* A state of @slots slots without state nodes, for bs. */
 QuorumState *quorum_state_new(BlockDriverState *bs, int slots);
 
 /* Begin a new set; no node has anything. */
 void quorum_state_begin_set(QuorumState *st);
+
+/* Another parent may have given the node of @child up: it is used again. */
+void GRAPH_RDLOCK quorum_state_attached(BdrvChild *child);
+
+/*
+ * Whether there is room on @node, which has @bytes and is or becomes state.@i,
+ * for what is written down: so many records as are used before those of members
+ * that have left are used again.
+ */
+bool quorum_state_check_room(const QuorumState *st, int i,
+                             BlockDriverState *node, int64_t bytes,
+                             Error **errp);
+
+/* Whether @node can become state.@i, as far as can be told without reading. */
+bool GRAPH_RDLOCK quorum_state_check_node(BlockDriverState *bs, int i,
+                                          BlockDriverState *node, Error **errp);
 
 /* A record for a newcomer in @slot, or -1 if there are too many. */
 int quorum_state_new_record(QuorumState *st, int slot);
@@ -186,6 +240,25 @@ static inline int64_t quorum_state_stale_bits(const QuorumState *st)
     return DIV_ROUND_UP(st->label.max_bytes,
                         INT64_C(1) << st->label.stale_shift);
 }
+
+/* Bits of the intent map that stand for some of the disk. */
+static inline int64_t quorum_state_disk_bits(const QuorumState *st)
+{
+    const BDRVQuorumState *s = st->bs->opaque;
+
+    return MIN(quorum_state_intent_bits(st),
+               DIV_ROUND_UP(quorum_sync_length(s->sync),
+                            INT64_C(1) << st->label.intent_shift));
+}
+
+/*
+ * Whether the maps are to be laid out again before something is done up to @end
+ * of the disk; do that.  The second one may be called if it was done meanwhile,
+ * and returns 0 or -errno.
+ */
+bool quorum_state_wants_layout(QuorumState *st, int64_t end);
+int coroutine_fn GRAPH_RDLOCK quorum_state_lay_out_again(QuorumState *st,
+                                                        int64_t end);
 
 /* All pages of the node in slot @i that were ever written are to be. */
 void quorum_state_dirty_all_locked(QuorumState *st, int i);
@@ -222,11 +295,27 @@ void quorum_state_add_marked_locked(const QuorumState *st, unsigned long *map);
 /* Take away the mark of region @b; that is written with the next round. */
 void quorum_state_clear_mark_locked(QuorumState *st, int64_t b);
 
+/* Whether enough state nodes may be written to. */
+bool GRAPH_RDLOCK quorum_state_is_writable(const QuorumState *st);
+
+/* R4: from the next round on, the disk is ours, and not closed well. */
+void quorum_state_begin_session_locked(QuorumState *st);
+
+/* Wait until no node has a round at work. */
+void coroutine_fn quorum_state_wait_all(QuorumState *st);
+
 /*
  * Wait until enough nodes have all that is wanted now.  Returns 0, or -EIO.
  * Takes no lock that others hold while they wait for this.
  */
 int coroutine_fn GRAPH_RDLOCK quorum_state_commit(QuorumState *st);
+
+/*
+ * The stale map of record @k is written with the next round; when that has
+ * ended, and it is durable if @done, that is what is stored.
+ */
+void quorum_state_store_begin_locked(QuorumState *st, int k);
+void quorum_state_store_end(QuorumState *st, bool done);
 
 /* Write the stale maps of all children that lack something, or did. */
 int coroutine_fn GRAPH_RDLOCK quorum_state_store(BlockDriverState *bs);

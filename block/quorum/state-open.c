@@ -68,6 +68,13 @@ char *quorum_state_name(int i)
     return g_strdup_printf(QUORUM_OPT_STATE "%d", i);
 }
 
+void quorum_state_attached(BdrvChild *child)
+{
+    if (bdrv_can_abandon(child)) {
+        bdrv_unabandon(child);
+    }
+}
+
 static int quorum_state_attach_node(BlockDriverState *bs, QDict *options, int i,
                                     Error **errp)
 {
@@ -94,6 +101,7 @@ QuorumState *quorum_state_new(BlockDriverState *bs, int slots)
     st->num_nodes = slots;
     st->nodes = g_new0(QuorumStateNode, slots);
     qemu_mutex_init(&st->lock);
+    qemu_co_rwlock_init(&st->layout_lock);
     qemu_co_queue_init(&st->waiters);
     st->timer = aio_timer_new(qemu_get_aio_context(), QEMU_CLOCK_REALTIME,
                               SCALE_NS, quorum_state_tick, st);
@@ -129,18 +137,8 @@ int quorum_state_attach(BlockDriverState *bs, QDict *options, int slots,
         }
         nodes += st->nodes[i].child && s->slots[i].child;
     }
-    if (nodes < s->opts.threshold) {
-        error_setg(errp, "Option state gives %d state nodes, and "
-                   "vote-threshold=%d needs at least as many", nodes,
-                   s->opts.threshold);
-        return -EINVAL;
-    }
-    if (slots > QUORUM_STATE_RECORDS) {
-        error_setg(errp, "Option state can be used with up to %d children, "
-                   "not %d", QUORUM_STATE_RECORDS, slots);
-        return -EINVAL;
-    }
-    return 0;
+    return quorum_state_check_count(nodes, s->opts.threshold, errp) &&
+           quorum_state_check_slots(slots, errp) ? 0 : -EINVAL;
 }
 
 void quorum_state_detach(BlockDriverState *bs)
@@ -351,24 +349,33 @@ static char *quorum_state_describe(QuorumState *st, const QuorumStateFile *f)
     return g_string_free(text, false);
 }
 
-/*
- * Whether there is room on all state nodes for what is written down: so many
- * records as are used before those of members that have left are used again.
- */
-static bool quorum_state_has_room(QuorumState *st, const QuorumStateFile *f,
-                                  Error **errp)
+bool quorum_state_check_room(const QuorumState *st, int i,
+                             BlockDriverState *node, int64_t bytes,
+                             Error **errp)
 {
     int records = MIN(2 * st->num_nodes + 1, QUORUM_STATE_RECORDS);
     int64_t needed = quorum_state_offset(
         quorum_state_stale_page(&st->label, records, 0), 0);
 
+    if (bytes < needed) {
+        error_setg(errp, "state.%d (node '%s') is too small: %" PRId64
+                   " bytes; what is written down of %d children of this "
+                   "disk takes %" PRId64, i,
+                   bdrv_get_node_name(node), bytes, st->num_nodes, needed);
+        return false;
+    }
+    return true;
+}
+
+/* Whether there is on all of them. */
+static bool GRAPH_RDLOCK quorum_state_has_room(QuorumState *st,
+                                               const QuorumStateFile *f,
+                                               Error **errp)
+{
     for (int i = 0; i < st->num_nodes; i++) {
-        if (st->nodes[i].child && f[i].bytes < needed) {
-            error_setg(errp, "state.%d (node '%s') is too small: %" PRId64
-                       " bytes; what is written down of %d children of this "
-                       "disk takes %" PRId64, i,
-                       bdrv_get_node_name(st->nodes[i].child->bs), f[i].bytes,
-                       st->num_nodes, needed);
+        if (st->nodes[i].child &&
+            !quorum_state_check_room(st, i, st->nodes[i].child->bs, f[i].bytes,
+                                     errp)) {
             return false;
         }
     }
@@ -683,7 +690,9 @@ static bool quorum_state_merge_page(QuorumState *st, QuorumStateFile *f,
                                QUORUM_STATE_BITS);
             }
         }
-        *known += here || blank == 2;
+        /* Behind an older label, no page of this layout has ever counted. */
+        *known += here || blank == 2 ||
+                  f[i].label.layout != st->label.layout;
     }
     st->seq = MAX(st->seq, best);
     return best;
@@ -868,6 +877,42 @@ static void quorum_state_apply_intent(BDRVQuorumState *s, QuorumState *st)
     st->marked = bitmap_count_one(st->wanted, bits);
 }
 
+/* The maps are not valid: who is behind lacks everything. */
+static void quorum_state_take_for_stale(QuorumState *st, int k)
+{
+    const QuorumStateRecord *r = &st->label.records[k];
+
+    if (r->flags & QUORUM_STATE_BEHIND ||
+        r->status == QUORUM_STATE_REBUILDING) {
+        st->stored[k] = bitmap_new(quorum_state_stale_bits(st));
+        bitmap_fill(st->stored[k], quorum_state_stale_bits(st));
+    }
+}
+
+/*
+ * What QEMU has written before it died may be in caches, and what it has asked
+ * state nodes for may still be done.
+ */
+static void GRAPH_RDLOCK quorum_state_apply_caches(BDRVQuorumState *s,
+                                                   QuorumState *st)
+{
+    bool died = !(st->label.flags & QUORUM_STATE_CLEAN);
+
+    for (int i = 0; i < st->num_nodes; i++) {
+        BdrvChild *child = st->nodes[i].child;
+
+        if (died && s->slots[i].child) {
+            bdrv_set_unflushed(s->slots[i].child->bs);
+        }
+        if (died && child) {
+            bdrv_set_unflushed(child->bs);
+        }
+        if (died || (child && bdrv_late(child) != BDRV_LATE_ENDED)) {
+            st->again_ns = quorum_now_ns() + QUORUM_LATE_QUARANTINE_NS;
+        }
+    }
+}
+
 static void GRAPH_RDLOCK quorum_state_apply(BlockDriverState *bs,
                                             QuorumStateFile *f, int head,
                                             int needed)
@@ -882,10 +927,19 @@ static void GRAPH_RDLOCK quorum_state_apply(BlockDriverState *bs,
     stale_pages = quorum_state_stale_pages(&st->label);
     stale_bits = quorum_state_stale_bits(st);
     quorum_state_alloc_maps(st);
-    quorum_state_merge_map(st, f, 0, quorum_state_intent_pages(&st->label),
-                           st->intent, quorum_state_intent_bits(st), needed);
+    if (st->label.flags & QUORUM_STATE_MAPS_INVALID) {
+        bitmap_fill(st->intent, quorum_state_disk_bits(st));
+    } else {
+        quorum_state_merge_map(st, f, 0, quorum_state_intent_pages(&st->label),
+                               st->intent, quorum_state_intent_bits(st),
+                               needed);
+    }
     for (int k = 0; k < QUORUM_STATE_RECORDS; k++) {
         if (!st->label.records[k].status) {
+            continue;
+        }
+        if (st->label.flags & QUORUM_STATE_MAPS_INVALID) {
+            quorum_state_take_for_stale(st, k);
             continue;
         }
         st->stored[k] = bitmap_new(stale_bits);
@@ -904,24 +958,7 @@ static void GRAPH_RDLOCK quorum_state_apply(BlockDriverState *bs,
         }
     }
     quorum_state_apply_intent(s, st);
-    /* What QEMU has written before it died may be in caches. */
-    for (int i = 0; i < st->num_nodes &&
-         !(st->label.flags & QUORUM_STATE_CLEAN); i++) {
-        if (s->slots[i].child) {
-            bdrv_set_unflushed(s->slots[i].child->bs);
-        }
-        if (st->nodes[i].child) {
-            bdrv_set_unflushed(st->nodes[i].child->bs);
-        }
-    }
-    for (int i = 0; i < st->num_nodes; i++) {
-        BdrvChild *child = st->nodes[i].child;
-
-        if (!(st->label.flags & QUORUM_STATE_CLEAN) ||
-            (child && bdrv_late(child) != BDRV_LATE_ENDED)) {
-            st->again_ns = quorum_now_ns() + QUORUM_LATE_QUARANTINE_NS;
-        }
-    }
+    quorum_state_apply_caches(s, st);
     for (int i = 0; i < st->num_nodes; i++) {
         quorum_state_apply_child(bs, i, f);
     }
@@ -939,8 +976,8 @@ static void GRAPH_RDLOCK quorum_state_apply(BlockDriverState *bs,
 }
 
 /*
- * Whether enough state nodes are here, well or not, that nobody can go on with
- * the others alone.
+ * Whether enough state nodes are here, well or not, that no program can go on
+ * with the others alone.
  */
 static bool quorum_state_can_go_on(BlockDriverState *bs, Error **errp)
 {
@@ -997,21 +1034,46 @@ static void GRAPH_RDLOCK quorum_state_tell_loaded(QuorumState *st)
     }
 }
 
+/*
+ * Whether the disk is not longer than the maps of @head cover, or may be.  If
+ * it was closed well, they are laid out again before something is written; but
+ * what QEMU was doing when it died may be behind their end, and not marked.
+ */
+static bool quorum_state_may_grow(BlockDriverState *bs,
+                                  const QuorumStateLabel *head, Error **errp)
+{
+    BDRVQuorumState *s = bs->opaque;
+    int64_t length = quorum_sync_length(s->sync);
+
+    if (length <= head->max_bytes || head->flags & QUORUM_STATE_CLEAN) {
+        return true;
+    }
+    error_setg(errp, "The disk has grown to %" PRId64 " bytes without its "
+               "state nodes, which cover %" PRId64 ", and it was not closed "
+               "well before: shorten the children to %" PRId64 " bytes, as "
+               "they were then, and resize the quorum; or give blank state "
+               "nodes and state-init=on if the children are alike", length,
+               head->max_bytes, head->disk_bytes);
+    return false;
+}
+
 int coroutine_fn quorum_state_co_load(BlockDriverState *bs, Error **errp)
 {
     BDRVQuorumState *s = bs->opaque;
     QuorumState *st = s->state;
-    QuorumStateFile *f = g_new0(QuorumStateFile, st->num_nodes);
+    QuorumStateFile *f;
     bool all_blank = true, all_unborn = true, any_valid = false;
     int head = 0, needed;
 
+    if (st->creating) {
+        return 0;
+    }
+    f = g_new0(QuorumStateFile, st->num_nodes);
     quorum_state_reset(st);
     for (int i = 0; i < st->num_nodes; i++) {
-        BdrvChild *child = st->nodes[i].child;
-
         /* Another quorum may have given it up before. */
-        if (child && qemu_in_main_thread() && bdrv_can_abandon(child)) {
-            bdrv_unabandon(child);
+        if (st->nodes[i].child && qemu_in_main_thread()) {
+            quorum_state_attached(st->nodes[i].child);
             st->nodes[i].abandoned = false;
         }
     }
@@ -1041,12 +1103,7 @@ int coroutine_fn quorum_state_co_load(BlockDriverState *bs, Error **errp)
         head = -EINVAL;
     } else {
         head = quorum_state_choose_head(bs, f, &needed, errp);
-        if (head >= 0 &&
-            quorum_sync_length(s->sync) > f[head].label.max_bytes) {
-            error_setg(errp, "The disk has grown to %" PRId64 " bytes, and the "
-                       "state nodes were begun for up to %" PRId64 "; give "
-                       "blank ones and state-init=on if the children are alike",
-                       quorum_sync_length(s->sync), f[head].label.max_bytes);
+        if (head >= 0 && !quorum_state_may_grow(bs, &f[head].label, errp)) {
             head = -EFBIG;
         }
         if (head >= 0) {
@@ -1067,30 +1124,7 @@ int coroutine_fn quorum_state_co_load(BlockDriverState *bs, Error **errp)
     return 0;
 }
 
-typedef struct QuorumStateLoad {
-    BlockDriverState *bs;
-    Error **errp;
-    bool done;
-    int ret;
-} QuorumStateLoad;
-
-static void coroutine_fn GRAPH_UNLOCKED quorum_state_load_entry(void *opaque)
-{
-    QuorumStateLoad *l = opaque;
-
-    WITH_GRAPH_RDLOCK_GUARD() {
-        l->ret = quorum_state_co_load(l->bs, l->errp);
-    }
-    l->done = true;
-    aio_wait_kick();
-}
-
 int quorum_state_load(BlockDriverState *bs, Error **errp)
 {
-    QuorumStateLoad l = { .bs = bs, .errp = errp };
-
-    aio_co_enter(bdrv_get_aio_context(bs),
-                 qemu_coroutine_create(quorum_state_load_entry, &l));
-    BDRV_POLL_WHILE(bs, !l.done);
-    return l.ret;
+    return quorum_state_run(bs, quorum_state_co_load, errp);
 }

@@ -46,36 +46,23 @@ unsigned long *quorum_state_lacking(QuorumState *st, int i)
     return bits;
 }
 
-int coroutine_fn quorum_state_store(BlockDriverState *bs)
+void quorum_state_store_begin_locked(QuorumState *st, int k)
 {
-    BDRVQuorumState *s = bs->opaque;
-    QuorumState *st = s->state;
     int64_t count = quorum_state_stale_bits(st);
-    bool any = false;
-    int ret;
 
-    qemu_mutex_lock(&st->lock);
+    st->storing[k] = bitmap_new(count);
+    bitmap_fill(st->storing[k], count);
+    st->written[k] = false;
+    quorum_state_dirty_stale_locked(st, k);
+}
+
+void quorum_state_store_end(QuorumState *st, bool done)
+{
+    int64_t count = quorum_state_stale_bits(st);
+
+    QEMU_LOCK_GUARD(&st->lock);
     for (int k = 0; k < QUORUM_STATE_RECORDS; k++) {
-        int i = quorum_state_slot_of(st, k);
-
-        if (st->away[k]) {
-            quorum_state_add_marked_locked(st, st->away[k]);
-        }
-        if (st->away[k] || st->stored[k] || st->written[k] ||
-            (i >= 0 && quorum_sync_is_behind(s->sync, i))) {
-            st->storing[k] = bitmap_new(count);
-            bitmap_fill(st->storing[k], count);
-            st->written[k] = false;
-            quorum_state_dirty_stale_locked(st, k);
-            any = true;
-        }
-    }
-    qemu_mutex_unlock(&st->lock);
-    ret = any ? quorum_state_commit(st) : 0;
-
-    qemu_mutex_lock(&st->lock);
-    for (int k = 0; k < QUORUM_STATE_RECORDS; k++) {
-        if (st->storing[k] && ret == 0) {
+        if (st->storing[k] && done) {
             g_free(st->stored[k]);
             st->stored[k] = g_steal_pointer(&st->storing[k]);
             if (bitmap_empty(st->stored[k], count)) {
@@ -86,7 +73,33 @@ int coroutine_fn quorum_state_store(BlockDriverState *bs)
         }
         g_clear_pointer(&st->storing[k], g_free);
     }
+}
+
+int coroutine_fn quorum_state_store(BlockDriverState *bs)
+{
+    BDRVQuorumState *s = bs->opaque;
+    QuorumState *st = s->state;
+    bool any = false;
+    int ret;
+
+    qemu_co_rwlock_rdlock(&st->layout_lock);
+    qemu_mutex_lock(&st->lock);
+    for (int k = 0; k < QUORUM_STATE_RECORDS; k++) {
+        int i = quorum_state_slot_of(st, k);
+
+        if (st->away[k]) {
+            quorum_state_add_marked_locked(st, st->away[k]);
+        }
+        if (st->away[k] || st->stored[k] || st->written[k] ||
+            (i >= 0 && quorum_sync_is_behind(s->sync, i))) {
+            quorum_state_store_begin_locked(st, k);
+            any = true;
+        }
+    }
     qemu_mutex_unlock(&st->lock);
+    ret = any ? quorum_state_commit(st) : 0;
+    quorum_state_store_end(st, ret == 0);
+    qemu_co_rwlock_unlock(&st->layout_lock);
     return ret;
 }
 
@@ -178,14 +191,18 @@ static bool coroutine_fn GRAPH_RDLOCK quorum_state_unmark(BlockDriverState *bs,
 {
     BDRVQuorumState *s = bs->opaque;
     QuorumState *st = s->state;
-    int64_t offset = b << st->label.intent_shift;
-    int64_t bytes = INT64_C(1) << st->label.intent_shift;
+    int shift = st->label.intent_shift;
+    int64_t offset = b << shift;
+    int64_t bytes = INT64_C(1) << shift;
     RangeLockRequest range;
     bool safe;
 
     /* So no write is in flight there, and none can begin. */
     range_lock_co_lock(&s->range_lock, &range, offset, bytes);
-    safe = quorum_sync_is_flushed(s->sync, offset, bytes) &&
+    qemu_co_rwlock_rdlock(&st->layout_lock);
+    safe = shift == st->label.intent_shift &&
+           b < quorum_state_intent_bits(st) &&
+           quorum_sync_is_flushed(s->sync, offset, bytes) &&
            quorum_state_away_is_stored(st, offset, bytes) &&
            quorum_state_has_voters(st, offset, bytes);
     for (int i = 0; i < st->num_nodes && safe; i++) {
@@ -196,6 +213,7 @@ static bool coroutine_fn GRAPH_RDLOCK quorum_state_unmark(BlockDriverState *bs,
         quorum_state_clear_mark_locked(st, b);
         qemu_mutex_unlock(&st->lock);
     }
+    qemu_co_rwlock_unlock(&st->layout_lock);
     range_lock_co_unlock(&s->range_lock, &range);
     return safe;
 }
@@ -319,8 +337,12 @@ static void coroutine_fn GRAPH_RDLOCK quorum_state_tidy(BlockDriverState *bs)
     QuorumState *st = s->state;
     bool marks = quorum_state_marked_bytes(st) > s->opts.dirty_limit / 2;
     bool news = quorum_state_tidy_behind(st);
+    bool shrink;
 
-    if ((marks || quorum_state_may_shrink(st)) && quorum_state_store(bs) < 0) {
+    qemu_co_rwlock_rdlock(&st->layout_lock);
+    shrink = quorum_state_may_shrink(st);
+    qemu_co_rwlock_unlock(&st->layout_lock);
+    if ((marks || shrink) && quorum_state_store(bs) < 0) {
         return;
     }
     if (marks) {
@@ -445,7 +467,7 @@ static void GRAPH_RDLOCK quorum_state_look(QuorumState *st, bool *retry,
         }
         qemu_mutex_lock(&st->lock);
         *busy |= node->busy || node->state == QUORUM_STATE_NODE_STATE_FAILED;
-        /* Nobody who drains waits for one that is just asked for an answer. */
+        /* Who drains does not wait for one that is just asked to answer. */
         late = node->busy && timeout && !node->abandoned &&
                (now - node->busy_ns > timeout || (node->unheard && quiet));
         again = !node->busy && node->state == QUORUM_STATE_NODE_STATE_FAILED &&
@@ -547,6 +569,8 @@ static void coroutine_fn GRAPH_UNLOCKED quorum_state_tick_entry(void *opaque)
             /* The next tick comes. */
         } else if (st->again_ns && now >= st->again_ns) {
             quorum_state_write_again(st);
+        } else if (st->joined) {
+            st->joined = quorum_state_do_prepare(bs, 0, 0) < 0;
         } else if (now - st->tidied_ns >= QUORUM_STATE_TIDY_NS) {
             st->tidied_ns = now;
             quorum_state_look_for_others(bs);
@@ -563,19 +587,21 @@ void quorum_state_tick(void *opaque)
 {
     QuorumState *st = opaque;
     BlockDriverState *bs = st->bs;
-    bool retry, busy;
+    bool retry, busy, join;
 
     bdrv_graph_rdlock_main_loop();
     quorum_state_look(st, &retry, &busy);
+    join = st->joined && quorum_state_is_writable(st);
     bdrv_graph_rdunlock_main_loop();
-    if (!st->session) {
+    if (!st->session && !join) {
         if (busy) {
             quorum_state_wake(st);
         }
         return;
     }
     if (!st->ticking && !qatomic_read(&bs->quiesce_counter) &&
-        (retry || quorum_now_ns() - st->tidied_ns >= QUORUM_STATE_TIDY_NS)) {
+        (retry || join ||
+         quorum_now_ns() - st->tidied_ns >= QUORUM_STATE_TIDY_NS)) {
         st->ticking = true;
         bdrv_inc_in_flight(bs);
         aio_co_enter(bdrv_get_aio_context(bs),

@@ -38,11 +38,6 @@
 
 /* --- what is dirty --- */
 
-static long quorum_state_label_bit(const QuorumState *st)
-{
-    return quorum_state_num_pages(st);
-}
-
 void quorum_state_dirty_page_locked(QuorumState *st, uint32_t number)
 {
     for (int i = 0; i < st->num_nodes; i++) {
@@ -167,7 +162,7 @@ void quorum_state_note_change(QuorumState *st)
                    r->flags & (QUORUM_STATE_JOINED | QUORUM_STATE_LEFT);
     }
     if (!l->opens) {
-        quorum_state_forget_change(st);     /* nobody knows of anything */
+        quorum_state_forget_change(st);     /* nothing is written */
     } else if (changed && !l->old_threshold) {
         l->old_threshold = l->threshold;
     }
@@ -200,6 +195,8 @@ typedef struct QuorumStateJob {
     long *pages;                /* bits of dirty */
     int num_pages;
     uint8_t *places;            /* where each goes */
+    long label;                 /* the bit of the label */
+    unsigned generation;        /* of the layout */
     uint64_t seq;               /* the highest in it */
     bool erase;                 /* the labels that are there, first */
     bool look;                  /* whether what is there may be overwritten */
@@ -249,7 +246,8 @@ static uint8_t *quorum_state_make_label_locked(QuorumState *st, int i,
     st->label.seq = seq;
     st->label.places = st->num_nodes;
     st->label.threshold = s->opts.threshold;
-    st->label.disk_bytes = quorum_sync_length(s->sync);
+    st->label.disk_bytes = MIN(quorum_sync_length(s->sync),
+                               st->label.max_bytes);
     st->label.member = st->label.records[st->nodes[i].record].member;
     quorum_state_encode_label(&st->label, buf);
     return buf;
@@ -362,16 +360,21 @@ quorum_state_fill_job_locked(QuorumState *st, int i,
 {
     QuorumStateNode *node = &st->nodes[i];
     long label = quorum_state_label_bit(st);
+    bool invalid = st->label.flags & QUORUM_STATE_MAPS_INVALID;
+    /* As long as the maps are not valid, pages wait. */
+    long first = invalid ? label : 0;
     int n = bitmap_count_one(node->dirty, label + 1);
     long p;
 
     *job = (QuorumStateJob) {
         .round = round,
         .slot = i,
+        .label = label,
+        .generation = st->generation,
         .pages = g_new(long, n),
         .places = g_new(uint8_t, n),
     };
-    for (p = find_first_bit(node->dirty, label + 1); p <= label;
+    for (p = find_next_bit(node->dirty, label + 1, first); p <= label;
          p = find_next_bit(node->dirty, label + 1, p + 1)) {
         uint8_t *buf = g_hash_table_lookup(round->pages, GINT_TO_POINTER(p));
 
@@ -385,7 +388,7 @@ quorum_state_fill_job_locked(QuorumState *st, int i,
         job->pages[job->num_pages] = p;
         job->places[job->num_pages++] = node->newest[p] == 0;
     }
-    bitmap_zero(node->dirty, label + 1);
+    bitmap_clear(node->dirty, first, label + 1 - first);
     job->erase = node->erase;
     job->look = node->look;
     job->flush = node->cached;
@@ -396,24 +399,18 @@ quorum_state_fill_job_locked(QuorumState *st, int i,
  * 0, or -errno.
  */
 static int coroutine_fn GRAPH_RDLOCK quorum_state_look_at(QuorumState *st,
-                                                          BdrvChild *child)
+                                                          QuorumStateNode *node)
 {
     g_autofree uint8_t *buf = g_malloc(2 * QUORUM_STATE_PAGE);
-    int ret = bdrv_co_pread(child, 0, 2 * QUORUM_STATE_PAGE, buf, 0);
+    int ret = bdrv_co_pread(node->child, 0, 2 * QUORUM_STATE_PAGE, buf, 0);
 
-    if (ret < 0 || quorum_state_is_blank(buf, 2 * QUORUM_STATE_PAGE)) {
-        return ret;
+    node->foreign = false;
+    if (ret >= 0 && !quorum_state_check_blank(buf, node->child->bs, 0,
+                                              &st->label.set, NULL)) {
+        node->foreign = true;
+        ret = -EEXIST;
     }
-    for (int place = 0; place < 2; place++) {
-        QuorumStateLabel label;
-
-        if (quorum_state_decode_label(buf + place * QUORUM_STATE_PAGE, &label,
-                                      NULL) &&
-            qemu_uuid_is_equal(&label.set, &st->label.set)) {
-            return 0;
-        }
-    }
-    return -EEXIST;
+    return ret;
 }
 
 /*
@@ -444,11 +441,11 @@ quorum_state_write_job(QuorumStateJob *job)
 {
     QuorumState *st = job->round->st;
     BdrvChild *child = st->nodes[job->slot].child;
-    long label = quorum_state_label_bit(st);
+    long label = job->label;
     int64_t length = child->bs->total_sectors * BDRV_SECTOR_SIZE;
     int ret = !(child->perm & BLK_PERM_WRITE) ? -EROFS :
               length < 2 * QUORUM_STATE_PAGE ? -ENOSPC :
-              job->look ? quorum_state_look_at(st, child) : 0;
+              job->look ? quorum_state_look_at(st, &st->nodes[job->slot]) : 0;
 
     if (job->flush && ret >= 0) {
         ret = bdrv_co_flush(child->bs);
@@ -495,11 +492,18 @@ static void GRAPH_RDLOCK quorum_state_end_job(QuorumStateJob *job, int ret)
     }
     qemu_mutex_lock(&st->lock);
     for (int j = 0; j < job->num_pages; j++) {
+        long p = job->pages[j];
+
+        if (p == job->label) {
+            p = quorum_state_label_bit(st);
+        } else if (job->generation != st->generation) {
+            continue;           /* there is another page of that number */
+        }
         if (ret < 0) {
             /* The same place again: the other one is valid. */
-            set_bit(job->pages[j], node->dirty);
+            set_bit(p, node->dirty);
         } else {
-            node->newest[job->pages[j]] = job->places[j];
+            node->newest[p] = job->places[j];
         }
     }
     if (ret >= 0) {
@@ -723,7 +727,10 @@ void quorum_state_node_failed(QuorumState *st, int i, const char *what, int ret)
     news = node->state != QUORUM_STATE_NODE_STATE_FAILED;
     node->state = QUORUM_STATE_NODE_STATE_FAILED;
     g_free(node->error);
-    node->error = g_strdup_printf("could not be %s: %s", what, strerror(-ret));
+    node->error = node->foreign
+                  ? g_strdup("is neither blank nor of this disk")
+                  : g_strdup_printf("could not be %s: %s", what,
+                                    strerror(-ret));
     node->backoff_ns = MIN(MAX(node->backoff_ns * 2, QUORUM_STATE_BACKOFF_NS),
                            QUORUM_STATE_BACKOFF_MAX_NS);
     node->unheard = bdrv_late(node->child) != BDRV_LATE_ENDED;
@@ -737,13 +744,13 @@ void quorum_state_node_failed(QuorumState *st, int i, const char *what, int ret)
     fatal = !quorum_state_is_enough(st, well);
     qemu_mutex_unlock(&st->lock);
     trace_quorum_state_failed(st->bs->node_name, i, ret);
-    if (news) {
-        quorum_state_tell_failure(st, i, strerror(-ret), fatal);
+    if (news && !st->creating) {
+        quorum_state_tell_failure(st, i, node->foreign ? node->error
+                                                       : strerror(-ret), fatal);
     }
 }
 
-/* Wait until no node has a round at work. */
-static void coroutine_fn quorum_state_wait_all(QuorumState *st)
+void coroutine_fn quorum_state_wait_all(QuorumState *st)
 {
     qemu_mutex_lock(&st->lock);
     while (quorum_state_any_busy_locked(st)) {
@@ -754,8 +761,7 @@ static void coroutine_fn quorum_state_wait_all(QuorumState *st)
 
 /* --- sessions --- */
 
-/* R4: from the next round on, the disk is ours, and not closed well. */
-static void quorum_state_begin_session_locked(QuorumState *st)
+void quorum_state_begin_session_locked(QuorumState *st)
 {
     QuorumStateLabel *l = &st->label;
 
@@ -831,9 +837,7 @@ static bool quorum_state_is_marked_locked(const QuorumState *st, int64_t first,
 static void quorum_state_mark_locked(QuorumState *st, int64_t first,
                                      int64_t *last)
 {
-    int64_t bits = MIN(DIV_ROUND_UP(st->label.disk_bytes,
-                                    INT64_C(1) << st->label.intent_shift),
-                       quorum_state_intent_bits(st));
+    int64_t bits = quorum_state_disk_bits(st);
 
     if (first == st->last_mark + 1 && first <= *last) {
         /* A sequential stream needs one round in 16. */
@@ -856,36 +860,36 @@ void quorum_state_clear_mark_locked(QuorumState *st, int64_t b)
     quorum_state_dirty_page_locked(st, b / QUORUM_STATE_BITS);
 }
 
-int coroutine_fn quorum_state_do_prepare(BlockDriverState *bs, int64_t offset,
-                                         int64_t bytes)
+/* Whether nothing is to be written before the range may change. */
+static bool quorum_state_is_prepared(BlockDriverState *bs, int64_t offset,
+                                     int64_t bytes)
 {
     BDRVQuorumState *s = bs->opaque;
     QuorumState *st = s->state;
+    int64_t first, last;
+
+    QEMU_LOCK_GUARD(&st->lock);
+    first = offset >> st->label.intent_shift;
+    last = (offset + bytes - 1) >> st->label.intent_shift;
+    if (!st->session || st->durable < st->config_want || !st->config_want ||
+        (bytes && offset + bytes > st->label.max_bytes) ||
+        !quorum_state_is_marked_locked(st, first, last)) {
+        return false;
+    }
+    bitmap_set(st->touched, first, MAX(last - first + 1, 0));
+    return true;
+}
+
+/* R1: mark the range, which the maps cover, durably. */
+static int coroutine_fn GRAPH_RDLOCK
+quorum_state_mark(QuorumState *st, int64_t offset, int64_t bytes)
+{
     int64_t first = offset >> st->label.intent_shift;
     int64_t last = (offset + bytes - 1) >> st->label.intent_shift;
     int64_t ahead = last;
     uint64_t unmarked;
     int ret;
 
-    if (unlikely(qatomic_read(&st->fenced))) {
-        return -EIO;
-    }
-    if (bytes && offset + bytes > st->label.max_bytes) {
-        return -EFBIG;
-    }
-    qemu_mutex_lock(&st->lock);
-    if (st->session && st->durable >= st->config_want && st->config_want &&
-        quorum_state_is_marked_locked(st, first, last)) {
-        bitmap_set(st->touched, first, MAX(last - first + 1, 0));
-        qemu_mutex_unlock(&st->lock);
-        return 0;
-    }
-    qemu_mutex_unlock(&st->lock);
-
-    ret = quorum_state_begin_session(st);
-    if (ret < 0) {
-        return ret;
-    }
     qemu_mutex_lock(&st->lock);
     quorum_state_mark_locked(st, first, &ahead);
     unmarked = st->unmarked;
@@ -900,6 +904,37 @@ int coroutine_fn quorum_state_do_prepare(BlockDriverState *bs, int64_t offset,
         bitmap_set(st->touched, first, MAX(last - first + 1, 0));
         qemu_mutex_unlock(&st->lock);
     }
+    return ret;
+}
+
+int coroutine_fn quorum_state_do_prepare(BlockDriverState *bs, int64_t offset,
+                                         int64_t bytes)
+{
+    BDRVQuorumState *s = bs->opaque;
+    QuorumState *st = s->state;
+    int64_t end;
+    int ret;
+
+    if (unlikely(st->creating)) {
+        return 0;
+    }
+    if (unlikely(qatomic_read(&st->fenced))) {
+        return -EIO;
+    }
+    if (quorum_state_is_prepared(bs, offset, bytes)) {
+        return 0;
+    }
+    ret = quorum_state_begin_session(st);
+    end = MAX(bytes ? offset + bytes : 0, quorum_sync_length(s->sync));
+    if (ret == 0 && quorum_state_wants_layout(st, end)) {
+        ret = quorum_state_lay_out_again(st, end);
+    }
+    if (ret < 0) {
+        return ret;
+    }
+    qemu_co_rwlock_rdlock(&st->layout_lock);
+    ret = quorum_state_mark(st, offset, bytes);
+    qemu_co_rwlock_unlock(&st->layout_lock);
     trace_quorum_state_mark(bs->node_name, offset, bytes, ret);
     return ret;
 }
@@ -930,9 +965,13 @@ int coroutine_fn quorum_state_do_record(BlockDriverState *bs)
     BDRVQuorumState *s = bs->opaque;
     QuorumState *st = s->state;
     g_autofree bool *flagged = g_new0(bool, st->num_nodes);
-    int ret = quorum_state_begin_session(st);
     uint64_t ended;
+    int ret;
 
+    if (st->creating) {
+        return 0;
+    }
+    ret = quorum_state_begin_session(st);
     if (ret < 0) {
         return ret;
     }
@@ -964,8 +1003,7 @@ int coroutine_fn quorum_state_do_record(BlockDriverState *bs)
 
 /* --- closing well --- */
 
-/* Whether enough state nodes may be written to. */
-static bool GRAPH_RDLOCK quorum_state_is_writable(const QuorumState *st)
+bool quorum_state_is_writable(const QuorumState *st)
 {
     uint64_t slots = 0;
 
@@ -977,12 +1015,6 @@ static bool GRAPH_RDLOCK quorum_state_is_writable(const QuorumState *st)
     }
     return quorum_state_is_enough(st, slots);
 }
-
-typedef struct QuorumStateClean {
-    BlockDriverState *bs;
-    bool done;
-    int ret;
-} QuorumStateClean;
 
 /* Marks stay only where a crash would still make a difference. */
 static void quorum_state_unmark_all(QuorumState *st)
@@ -1039,7 +1071,8 @@ static bool GRAPH_RDLOCK quorum_state_is_outdated(QuorumState *st)
  * First all nodes get all that is known, so that each of them that is well can
  * say so of itself; then the label that says that this is all.
  */
-static int coroutine_fn GRAPH_RDLOCK quorum_state_co_clean(BlockDriverState *bs)
+static int coroutine_fn GRAPH_RDLOCK quorum_state_co_clean(BlockDriverState *bs,
+                                                           Error **errp)
 {
     BDRVQuorumState *s = bs->opaque;
     QuorumState *st = s->state;
@@ -1058,6 +1091,9 @@ static int coroutine_fn GRAPH_RDLOCK quorum_state_co_clean(BlockDriverState *bs)
     ret = quorum_state_begin_session(st);
     if (ret == 0 && st->label.old_threshold) {
         ret = quorum_state_commit(st);
+    }
+    if (ret == 0) {
+        ret = quorum_state_lay_out_again(st, 0);
     }
     if (ret < 0) {
         return ret;
@@ -1095,32 +1131,50 @@ static int coroutine_fn GRAPH_RDLOCK quorum_state_co_clean(BlockDriverState *bs)
     return ret;
 }
 
-static void coroutine_fn GRAPH_UNLOCKED quorum_state_clean_entry(void *opaque)
-{
-    QuorumStateClean *c = opaque;
-
-    WITH_GRAPH_RDLOCK_GUARD() {
-        c->ret = quorum_state_co_clean(c->bs);
-    }
-    c->done = true;
-    aio_wait_kick();
-}
-
 int quorum_state_clean(BlockDriverState *bs)
 {
     BDRVQuorumState *s = bs->opaque;
-    QuorumStateClean c = { .bs = bs };
+    int ret;
 
     if (!s->state || !s->state->loaded) {
         return 0;
     }
-    aio_co_enter(bdrv_get_aio_context(bs),
-                 qemu_coroutine_create(quorum_state_clean_entry, &c));
-    BDRV_POLL_WHILE(bs, !c.done);
+    ret = quorum_state_run(bs, quorum_state_co_clean, NULL);
     if (!s->state->session) {
         timer_del(s->state->timer);
     }
-    return c.ret;
+    return ret;
+}
+
+/* --- from the main loop --- */
+
+typedef struct QuorumStateRun {
+    BlockDriverState *bs;
+    QuorumStateFn *fn;
+    Error **errp;
+    bool done;
+    int ret;
+} QuorumStateRun;
+
+static void coroutine_fn GRAPH_UNLOCKED quorum_state_run_entry(void *opaque)
+{
+    QuorumStateRun *r = opaque;
+
+    WITH_GRAPH_RDLOCK_GUARD() {
+        r->ret = r->fn(r->bs, r->errp);
+    }
+    r->done = true;
+    aio_wait_kick();
+}
+
+int quorum_state_run(BlockDriverState *bs, QuorumStateFn *fn, Error **errp)
+{
+    QuorumStateRun r = { .bs = bs, .fn = fn, .errp = errp };
+
+    aio_co_enter(bdrv_get_aio_context(bs),
+                 qemu_coroutine_create(quorum_state_run_entry, &r));
+    BDRV_POLL_WHILE(bs, !r.done);
+    return r.ret;
 }
 
 /* --- what management is told --- */
@@ -1154,7 +1208,8 @@ QuorumStateInfo *quorum_state_info(BlockDriverState *bs)
         n = g_new0(QuorumStateNodeInfo, 1);
         n->child = quorum_child_name(i);
         n->node_name = g_strdup(bdrv_get_node_name(node->child->bs));
-        n->state = node->state;
+        n->state = node->foreign ? QUORUM_STATE_NODE_STATE_FOREIGN
+                                 : node->state;
         n->error = g_strdup(node->error);
         QAPI_LIST_APPEND(tail, n);
     }

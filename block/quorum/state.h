@@ -105,6 +105,18 @@ quorum_state_record(BlockDriverState *bs)
  */
 int quorum_state_clean(BlockDriverState *bs);
 
+/* --- state-create.c --- */
+
+/*
+ * Give a quorum that has none the @n state nodes @nodes, one for each slot or
+ * NULL, as the command quorum-state-create does: all or, with @errp set and
+ * -errno returned, none.  The second one takes them away again, blank.  In the
+ * main thread, with all requests drained.
+ */
+int quorum_state_create(BlockDriverState *bs, BlockDriverState **nodes, int n,
+                        Error **errp);
+void quorum_state_uncreate(BlockDriverState *bs);
+
 /* --- state-graph.c: in the main thread, with all requests drained --- */
 
 /*
@@ -124,6 +136,26 @@ void GRAPH_WRLOCK quorum_state_change_end(BlockDriverState *bs,
                                           QuorumStateNodesChange *change,
                                           bool commit);
 
+/* Whether so many state nodes, as an option gives them, are enough. */
+bool quorum_state_check_count(int nodes, int threshold, Error **errp);
+
+/* The state node in slot @i of those that there are now, or NULL. */
+BdrvChild *GRAPH_RDLOCK quorum_state_child(const BDRVQuorumState *s, int i);
+
+/*
+ * The state nodes are to be the @n @nodes beside the children @children, [slot]
+ * and NULL for none.  The first one looks whether they can be; it takes no lock
+ * and may poll.  The second one makes them so, when the children are that
+ * already; as above, the caller undoes what it has done if it fails.
+ */
+bool GRAPH_UNLOCKED
+quorum_state_check_nodes(BlockDriverState *bs, BlockDriverState **nodes,
+                         BlockDriverState **children, int n, Error **errp);
+int GRAPH_WRLOCK
+quorum_state_change_nodes(BlockDriverState *bs, BlockDriverState **nodes,
+                          int n, Transaction *tran, GSList **detached,
+                          Error **errp);
+
 /*
  * Make @node, which must be blank, the state node @name, "state.N", beside a
  * child that has none; or take away the state node @child.  As the callbacks
@@ -141,6 +173,9 @@ quorum_state_del_node(BlockDriverState *bs, BdrvChild *child, Transaction *tran,
 /* Add the state nodes to @target, as the options take them. */
 void GRAPH_RDLOCK quorum_state_gather_options(BlockDriverState *bs,
                                               QDict *target);
+
+/* Whether it is written down how the children are. */
+bool quorum_state_in_use(const BDRVQuorumState *s);
 
 /* Whether @child is a state node. */
 bool quorum_state_is_node(BdrvChild *child);

@@ -113,7 +113,8 @@ class Assembly:
             return 'very old'
         if record is None or record.status == REMOVED:
             return 'no member'
-        if record.state_seq <= node.highest_seq(head):
+        if record.state_seq <= max(node.highest_seq(head),
+                                   node.highest_seq(label)):
             return 'counts'
         return 'old' if 'state-failed' in record.flags else 'rolled back'
 

@@ -242,6 +242,12 @@ class Label:
             page.session in {earlier[:8] for earlier in
                              [self.session, *self.history]}
 
+    def uses(self, number: int) -> bool:
+        """Whether a page is one of a map that means something"""
+        return number in self.map_pages() or any(
+            number in self.map_pages(record.number)
+            for record in self.records)
+
     def members(self) -> List[Record]:
         return [record for record in self.records
                 if record.status in (MEMBER, REBUILDING)]
@@ -368,7 +374,9 @@ class StateNode:
         valid = [page for page in places if isinstance(page, Page) and
                  label.accepts(page)]
         if not valid:
-            return None
+            # Behind another label, no page of this layout has ever counted
+            return (0, bytes(PAYLOAD_BITS // 8)) if self.label and \
+                self.label.layout != label.layout else None
         newest = max(valid, key=lambda page: page.seq)
         return newest.seq, newest.data[PAGE_HEADER.size:]
 
@@ -380,14 +388,18 @@ class StateNode:
 
     def count(self, label: Label) -> Dictionary:
         """The pages of maps, by how they are"""
-        used = self.pages.values()
         unknown = [number for number in self.pages
                    if self.page(number, label) is None]
+        # What an earlier layout has left where no record is used
+        left = [number for number in unknown
+                if not label.uses(number) and False not in self.pages[number]]
+        used = len(self.pages) - len(left)
         return {
-            'valid': len(used) - len(unknown),
-            'blank': label.map_pages(RECORDS).start - len(used),
-            'unknown': len(unknown),
-            'damaged-places': sum(places.count(False) for places in used),
+            'valid': used - (len(unknown) - len(left)),
+            'blank': label.map_pages(RECORDS).start - used,
+            'unknown': len(unknown) - len(left),
+            'damaged-places': sum(places.count(False) for places
+                                  in self.pages.values()),
         }
 
     @property

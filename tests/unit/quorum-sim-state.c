@@ -302,7 +302,7 @@ static bool has_label(const StateNode *node)
     return has_label_with(node, 0);
 }
 
-/* Some can't be read, if nobody would take the set for a new one then. */
+/* Some can't be read, if the set is not taken for a new one then. */
 static void hide_some(void)
 {
     int begun = 0;

@@ -625,81 +625,82 @@ static void check_refused(int offset, const char *hex, const char *error)
 
 #define NULL_UUID "00000000000000000000000000000000"
 
+static const char magic[] = "damaged: its checksum or its magic";
+static const char version[] = "made by a newer version";
+static const char values[] = "damaged: its checksum is right, and its";
+static const struct {
+    int offset;
+    const char *hex;
+    const char *error;
+} impossible_labels[] = {
+    { 0,    "514d5151",         magic },
+    { 16,   "00000000",         magic },    /* page 0 */
+    { 64,   "51454d5551535432", magic },
+    { 72,   "00000000",         version },
+    { 72,   "02000000",         version },
+    { 80,   "0100000000000000", version },  /* incompatible */
+    { 80,   "0000000000000080", version },
+    { 24,   NULL_UUID,          values },   /* set */
+    { 40,   "3031323334353638", values },   /* not the session below */
+    { 76,   "bf0b0000",         values },   /* length */
+    { 76,   "c10b0000",         values },
+    { 96,   NULL_UUID,          values },   /* member */
+    { 112,  NULL_UUID,          values },   /* session */
+    { 112,  "0000000000000000", values },
+    { 392,  "08000000",         values },   /* flags */
+    { 392,  "00000080",         values },
+    { 396,  "13",               values },   /* intent_shift */
+    { 396,  "15",               values },   /* too many bits */
+    { 396,  "3f",               values },
+    { 396,  "40",               values },
+    { 396,  "ff",               values },
+    { 397,  "0b",               values },   /* stale_shift */
+    { 397,  "11",               values },   /* too many bits */
+    { 397,  "17",               values },   /* more than intent_shift */
+    { 397,  "00",               values },
+    { 397,  "ff",               values },
+    { 398,  "2700",             values },   /* capacity */
+    { 398,  "2900",             values },
+    { 400,  "0000",             values },   /* places */
+    { 400,  "0080",             values },
+    { 400,  "0001",             values },   /* fewer than the threshold */
+    { 402,  "0000",             values },   /* threshold */
+    { 402,  "0301",             values },
+    { 404,  "0080",             values },   /* old_threshold */
+    { 404,  "0000",             values },   /* and flags of records */
+    { 416,  "00000000f2000000", values },   /* disk_bytes: > max_bytes */
+    { 416,  "ffffffffffffffff", values },
+    { 424,  "4444434241000000", values },   /* max_bytes: < disk_bytes */
+    { 424,  "ffffffffffffff7f", values },   /* too many bits */
+    { 424,  "ffffffffffffffff", values },
+    { 424,  "0000000000000080", values },
+    { 416,  "0000000000000000"              /* disk_bytes, max_bytes */
+            "0000000000000000", values },
+    { 448,  NULL_UUID,          values },   /* member of record 0 */
+    { 448,  "808182838485868788898a8b8c8d8e8f", values },  /* of 0 and 1 */
+    { 464,  "0201",             values },   /* place, of 258 */
+    { 464,  "0200",             values },   /* of 0 and 1 */
+    { 464,  "ffff",             values },   /* and not removed */
+    { 464,  "feff",             values },
+    { 464,  "ff7f",             values },
+    { 464,  "0080",             values },
+    { 466,  "03",               values },   /* removed, from a place */
+    { 466,  "04",               values },
+    { 466,  "ff",               values },
+    { 467,  "10",               values },   /* flags */
+    { 467,  "20",               values },
+    { 467,  "85",               values },
+    { 2963, "08",               values },
+    { 2944, "707172737475767778797a7b7c7d7e7f", values }, /* of 0 and 39 */
+    { 2960, "feff",             values },   /* place of record 39 */
+    { 2960, "0000",             values },
+};
+
 static void test_impossible_labels(void)
 {
-    static const char magic[] = "damaged: its checksum or its magic";
-    static const char version[] = "made by a newer version";
-    static const char values[] = "damaged: its checksum is right, and its";
-    static const struct {
-        int offset;
-        const char *hex;
-        const char *error;
-    } cases[] = {
-        { 0,    "514d5151",         magic },
-        { 16,   "00000000",         magic },    /* page 0 */
-        { 64,   "51454d5551535432", magic },
-        { 72,   "00000000",         version },
-        { 72,   "02000000",         version },
-        { 80,   "0100000000000000", version },  /* incompatible */
-        { 80,   "0000000000000080", version },
-        { 24,   NULL_UUID,          values },   /* set */
-        { 40,   "3031323334353638", values },   /* not the session below */
-        { 76,   "bf0b0000",         values },   /* length */
-        { 76,   "c10b0000",         values },
-        { 96,   NULL_UUID,          values },   /* member */
-        { 112,  NULL_UUID,          values },   /* session */
-        { 112,  "0000000000000000", values },
-        { 392,  "08000000",         values },   /* flags */
-        { 392,  "00000080",         values },
-        { 396,  "13",               values },   /* intent_shift */
-        { 396,  "15",               values },   /* too many bits */
-        { 396,  "3f",               values },
-        { 396,  "40",               values },
-        { 396,  "ff",               values },
-        { 397,  "0b",               values },   /* stale_shift */
-        { 397,  "11",               values },   /* too many bits */
-        { 397,  "17",               values },   /* more than intent_shift */
-        { 397,  "00",               values },
-        { 397,  "ff",               values },
-        { 398,  "2700",             values },   /* capacity */
-        { 398,  "2900",             values },
-        { 400,  "0000",             values },   /* places */
-        { 400,  "0080",             values },
-        { 400,  "0001",             values },   /* fewer than the threshold */
-        { 402,  "0000",             values },   /* threshold */
-        { 402,  "0301",             values },
-        { 404,  "0080",             values },   /* old_threshold */
-        { 404,  "0000",             values },   /* and flags of records */
-        { 416,  "00000000f2000000", values },   /* disk_bytes: > max_bytes */
-        { 416,  "ffffffffffffffff", values },
-        { 424,  "4444434241000000", values },   /* max_bytes: < disk_bytes */
-        { 424,  "ffffffffffffff7f", values },   /* too many bits */
-        { 424,  "ffffffffffffffff", values },
-        { 424,  "0000000000000080", values },
-        { 416,  "0000000000000000"              /* disk_bytes, max_bytes */
-                "0000000000000000", values },
-        { 448,  NULL_UUID,          values },   /* member of record 0 */
-        { 448,  "808182838485868788898a8b8c8d8e8f", values },  /* of 0 and 1 */
-        { 464,  "0201",             values },   /* place, of 258 */
-        { 464,  "0200",             values },   /* of 0 and 1 */
-        { 464,  "ffff",             values },   /* and not removed */
-        { 464,  "feff",             values },
-        { 464,  "ff7f",             values },
-        { 464,  "0080",             values },
-        { 466,  "03",               values },   /* removed, from a place */
-        { 466,  "04",               values },
-        { 466,  "ff",               values },
-        { 467,  "10",               values },   /* flags */
-        { 467,  "20",               values },
-        { 467,  "85",               values },
-        { 2963, "08",               values },
-        { 2944, "707172737475767778797a7b7c7d7e7f", values }, /* of 0 and 39 */
-        { 2960, "feff",             values },   /* place of record 39 */
-        { 2960, "0000",             values },
-    };
-
-    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
-        check_refused(cases[i].offset, cases[i].hex, cases[i].error);
+    for (size_t i = 0; i < ARRAY_SIZE(impossible_labels); i++) {
+        check_refused(impossible_labels[i].offset, impossible_labels[i].hex,
+                      impossible_labels[i].error);
     }
 }
 
