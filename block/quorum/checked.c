@@ -30,8 +30,8 @@ bool quorum_checked_make(BDRVQuorumState *s, const QuorumOptions *opts,
         *digests = NULL;
         return true;
     }
-    if (s->digests && s->digest == opts->digest &&
-        s->digest_cache_size == opts->digest_cache_size) {
+    if (s->digests && s->opts.digest == opts->digest &&
+        s->opts.digest_cache_size == opts->digest_cache_size) {
         *digests = s->digests;
         return true;
     }
@@ -48,8 +48,6 @@ void quorum_checked_use(BDRVQuorumState *s, QuorumDigests *digests)
         quorum_digests_free(s->digests);
     }
     s->digests = digests;
-    s->digest = s->opts.digest;
-    s->digest_cache_size = s->opts.digest_cache_size;
 }
 
 void quorum_checked_forget_all(BDRVQuorumState *s)
@@ -73,6 +71,27 @@ static void quorum_whole_units(int64_t offset, int64_t bytes, int64_t *first,
 {
     *first = ROUND_UP(offset, QUORUM_UNIT);
     *end = MAX(*first, QEMU_ALIGN_DOWN(offset + bytes, QUORUM_UNIT));
+}
+
+/* Digests of some units. */
+typedef struct QuorumUnits {
+    int count;
+    uint64_t *digests;          /* [unit] */
+    uint64_t few[QUORUM_FEW_UNITS];
+} QuorumUnits;
+
+static void quorum_units_init(QuorumUnits *units, int64_t bytes)
+{
+    units->count = bytes / QUORUM_UNIT;
+    units->digests = units->count > QUORUM_FEW_UNITS ?
+                     g_new(uint64_t, units->count) : units->few;
+}
+
+static void quorum_units_destroy(QuorumUnits *units)
+{
+    if (units->digests != units->few) {
+        g_free(units->digests);
+    }
 }
 
 /*
@@ -116,9 +135,10 @@ void quorum_checked_copy(QuorumRequest *req, QEMUIOVector *qiov, int64_t bytes)
                       from + bytes - end);
 }
 
-void quorum_checked_do_end(QuorumRequest *req, bool held, bool zeroes)
+void quorum_checked_do_end(QuorumRequest *req, bool held)
 {
     QuorumDigests *d = req->s->digests;
+    bool zeroes = !req->qiov;
 
     /* Units that are not remembered, or not whole, have been forgotten. */
     if (held && quorum_may_know(req->bs)) {
@@ -194,34 +214,32 @@ bool quorum_checked_do_agree(QuorumRequest *req, QuorumAnswer *one,
 {
     QuorumDigests *d = req->s->digests;
     const uint8_t *buf = quorum_private_answer(req);
-    uint64_t few[QUORUM_FEW_UNITS];
-    g_autofree uint64_t *many = NULL;
-    uint64_t *digests = few;
+    QuorumUnits said;
     int64_t first, end;
+    bool ok;
 
     quorum_whole_units(req->offset, req->bytes, &first, &end);
     if (first == end || !quorum_may_know(req->bs)) {
         return true;
     }
-    if (end - first > QUORUM_FEW_UNITS * QUORUM_UNIT) {
-        digests = many = g_new(uint64_t, (end - first) / QUORUM_UNIT);
-    }
+    quorum_units_init(&said, end - first);
     if (buf) {
         quorum_digests_hash_buf(d, buf + (first - req->offset), end - first,
-                                digests);
+                                said.digests);
     } else {
         quorum_digests_hash(d, quorum_answer_qiov(one), first - req->offset,
-                            end - first, digests);
+                            end - first, said.digests);
     }
-    if (!quorum_is_as_known(d, first, end, digests)) {
+    ok = quorum_is_as_known(d, first, end, said.digests);
+    if (!ok) {
         quorum_reached(QUORUM_BRANCH_DIGEST_DISAGREES);
-        return false;
+    } else if (buf && quorum_good_outnumber_rest(req)) {
+        /* Else the guest may change its own memory meanwhile. */
+        quorum_digests_remember_if(d, first, end - first, said.digests,
+                                   generation);
     }
-    /* The guest may change its own memory meanwhile. */
-    if (buf && quorum_good_outnumber_rest(req)) {
-        quorum_digests_remember_if(d, first, end - first, digests, generation);
-    }
-    return true;
+    quorum_units_destroy(&said);
+    return ok;
 }
 
 /* --- votes with the range held --- */
@@ -399,51 +417,20 @@ int64_t quorum_checked_max_bytes(BlockDriverState *bs, int64_t offset,
            most : MAX(most - 2 * QUORUM_UNIT, QUORUM_UNIT);
 }
 
-/* The units of a read, and what is known of them. */
-typedef struct QuorumKnown {
-    int units;
-    uint64_t *digests;          /* [unit] */
-    uint64_t few[QUORUM_FEW_UNITS];
-    uint64_t *many;
-} QuorumKnown;
-
-/* Look up the range.  False if not all is known.  @k is freed by the caller. */
-static bool quorum_known_get(QuorumKnown *k, BlockDriverState *bs,
-                             int64_t offset, int64_t bytes)
-{
-    BDRVQuorumState *s = bs->opaque;
-
-    k->many = NULL;
-    k->units = bytes / QUORUM_UNIT;
-    if (!QEMU_IS_ALIGNED(offset | bytes, QUORUM_UNIT) || !quorum_may_know(bs)) {
-        return false;
-    }
-    k->digests = k->few;
-    if (k->units > QUORUM_FEW_UNITS) {
-        k->digests = k->many = g_new(uint64_t, k->units);
-    }
-    return quorum_digests_lookup(s->digests, offset, bytes, k->digests);
-}
-
-static void quorum_known_free(QuorumKnown *k)
-{
-    g_free(k->many);
-}
-
 /* Whether what the child of @a has said is right. */
-static bool quorum_answer_is_right(QuorumAnswer *a, const QuorumKnown *k)
+static bool quorum_answer_is_right(QuorumAnswer *a, const QuorumUnits *known)
 {
     const QuorumDigests *d = a->req->s->digests;
     const QEMUIOVector *qiov = quorum_answer_qiov(a);
 
-    for (int u = 0; u < k->units; u += QUORUM_FEW_UNITS) {
+    for (int u = 0; u < known->count; u += QUORUM_FEW_UNITS) {
         uint64_t digests[QUORUM_FEW_UNITS];
-        int n = MIN(k->units - u, QUORUM_FEW_UNITS);
+        int n = MIN(known->count - u, QUORUM_FEW_UNITS);
 
         quorum_digests_hash(d, qiov, (size_t)u * QUORUM_UNIT,
                             (int64_t)n * QUORUM_UNIT, digests);
         for (int i = 0; i < n; i++) {
-            if (digests[i] != k->digests[u + i]) {
+            if (digests[i] != known->digests[u + i]) {
                 return false;
             }
         }
@@ -453,7 +440,7 @@ static bool quorum_answer_is_right(QuorumAnswer *a, const QuorumKnown *k)
 
 /* Ask one child, and the next one if it can't read. */
 static QuorumChecked coroutine_fn GRAPH_RDLOCK
-quorum_check_in_turn(QuorumRequest *req, const QuorumKnown *k)
+quorum_check_in_turn(QuorumRequest *req, const QuorumUnits *known)
 {
     QuorumAnswer *a;
 
@@ -461,8 +448,8 @@ quorum_check_in_turn(QuorumRequest *req, const QuorumKnown *k)
         a->done = true;
         quorum_ask_one(a, quorum_ask_read);
         if (quorum_answer_is_good(a)) {
-            return quorum_answer_is_right(a, k) ? QUORUM_CHECKED_RIGHT
-                                                : QUORUM_CHECKED_WRONG;
+            return quorum_answer_is_right(a, known) ? QUORUM_CHECKED_RIGHT
+                                                    : QUORUM_CHECKED_WRONG;
         }
         quorum_request_leave_out_dropped(req);
     }
@@ -488,14 +475,14 @@ static QuorumEarly quorum_judge_digest(QuorumRequest *req)
 
 /* Ask the child that should answer first, and others if it is late or fails. */
 static QuorumChecked coroutine_fn GRAPH_RDLOCK
-quorum_check_early(QuorumRequest *req, const QuorumKnown *k)
+quorum_check_early(QuorumRequest *req, const QuorumUnits *known)
 {
     quorum_early_choose(req, 1, 1);
     quorum_request_admit(req);
     if (!quorum_request_alloc(req)) {
         return QUORUM_CHECKED_UNKNOWN;
     }
-    req->checked.known = k;
+    req->checked.known = known;
     quorum_ask_early(req, quorum_judge_digest, true);
     req->checked.known = NULL;
     if (req->early.winner) {
@@ -526,11 +513,13 @@ quorum_checked_read(BlockDriverState *bs, int64_t offset, int64_t bytes,
     BDRVQuorumState *s = bs->opaque;
     QuorumChecked result = QUORUM_CHECKED_UNKNOWN;
     QuorumRequest *req;
-    QuorumKnown k;
+    QuorumUnits known;
 
-    if (!quorum_known_get(&k, bs, offset, bytes)) {
+    quorum_units_init(&known, bytes);
+    if (!QEMU_IS_ALIGNED(offset | bytes, QUORUM_UNIT) || !quorum_may_know(bs) ||
+        !quorum_digests_lookup(s->digests, offset, bytes, known.digests)) {
         stat64_add(&s->checked_misses, 1);
-        quorum_known_free(&k);
+        quorum_units_destroy(&known);
         return QUORUM_CHECKED_UNKNOWN;
     }
     req = quorum_request_new(bs, offset, bytes, qiov, flags);
@@ -538,8 +527,8 @@ quorum_checked_read(BlockDriverState *bs, int64_t offset, int64_t bytes,
     req->early.on = s->opts.early_reads;
     quorum_check_choose(req);
     if (quorum_count_asked(req)) {
-        result = req->early.on ? quorum_check_early(req, &k)
-                               : quorum_check_in_turn(req, &k);
+        result = req->early.on ? quorum_check_early(req, &known)
+                               : quorum_check_in_turn(req, &known);
         quorum_find_failed(found, req);
     }
     if (result == QUORUM_CHECKED_WRONG) {
@@ -550,7 +539,7 @@ quorum_checked_read(BlockDriverState *bs, int64_t offset, int64_t bytes,
         stat64_add(&s->checked_hits, 1);
     }
     quorum_request_leave(req, req->early.winner);
-    quorum_known_free(&k);
+    quorum_units_destroy(&known);
     return result;
 }
 

@@ -50,17 +50,14 @@
 QEMU_BUILD_BUG_ON(QUORUM_UNIT != QUORUM_DIGEST_UNIT);
 
 /*
- * A table of digests as @opts want it: *@digests, which is NULL if they want
- * none, and that of @s if it is what they want already.  Returns false with
- * @errp set if there is no memory for that.
+ * A table of digests as @opts want it, which take the place of those of @s:
+ * *@digests, which is NULL if they want none, and that of @s if it is what they
+ * want already.  Returns false with @errp set if there is no memory for that.
  */
 bool quorum_checked_make(BDRVQuorumState *s, const QuorumOptions *opts,
                          QuorumDigests **digests, Error **errp);
 
-/*
- * Use @digests, with the options as they are.  In the main thread, with all
- * requests drained.
- */
+/* Use @digests.  In the main thread, with all requests drained. */
 void quorum_checked_use(BDRVQuorumState *s, QuorumDigests *digests);
 
 /* Forget all.  Any thread. */
@@ -87,16 +84,15 @@ void quorum_checked_copy(QuorumRequest *req, QEMUIOVector *qiov, int64_t bytes);
 
 /*
  * D2, D6: what quorum_checked_begin() was called for is done, and the range is
- * still held: remember it, if it is @held by enough children, as @zeroes, or as
- * it was copied.
+ * still held: remember it, if it is @held by enough children, as it was copied,
+ * or as zeroes.
  */
-void quorum_checked_do_end(QuorumRequest *req, bool held, bool zeroes);
+void quorum_checked_do_end(QuorumRequest *req, bool held);
 
-static inline void quorum_checked_end(QuorumRequest *req, bool held,
-                                      bool zeroes)
+static inline void quorum_checked_end(QuorumRequest *req, bool held)
 {
     if (unlikely(req->s->digests)) {
-        quorum_checked_do_end(req, held, zeroes);
+        quorum_checked_do_end(req, held);
     }
 }
 

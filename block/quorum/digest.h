@@ -42,7 +42,7 @@
 #define QUORUM_DIGEST_CHANGING  UINT64_MAX
 
 /* The least size of a table. */
-#define QUORUM_DIGEST_CACHE_MIN (1 * MiB)
+#define QUORUM_DIGEST_CACHE_MIN (1ULL * MiB)
 
 /* The length of a key, of which SHA-256 uses only a part. */
 #define QUORUM_DIGEST_KEY       192

@@ -16,6 +16,7 @@
 #include "qemu/option.h"
 #include "qobject/qnull.h"
 #include "qobject/qstring.h"
+#include "digest.h"
 #include "opts.h"
 
 #define PREFIX "quorum:"
@@ -527,10 +528,10 @@ static bool quorum_check_dirty_limit(uint64_t bytes, Error **errp)
 
 static bool quorum_check_digest_cache(uint64_t bytes, Error **errp)
 {
-    if (bytes < QUORUM_DIGEST_CACHE_LEAST || bytes > QUORUM_DIGEST_CACHE_MOST) {
+    if (bytes < QUORUM_DIGEST_CACHE_MIN || bytes > QUORUM_DIGEST_CACHE_MOST) {
         error_setg(errp, "Parameter 'digest-cache-size' expects a size from "
                    "%llu to %llu bytes; it is %" PRIu64,
-                   QUORUM_DIGEST_CACHE_LEAST, QUORUM_DIGEST_CACHE_MOST, bytes);
+                   QUORUM_DIGEST_CACHE_MIN, QUORUM_DIGEST_CACHE_MOST, bytes);
         return false;
     }
     return true;

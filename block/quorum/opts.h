@@ -50,9 +50,8 @@
 #define QUORUM_DIRTY_LIMIT_DEFAULT (4ULL << 30)
 #define QUORUM_DIRTY_LIMIT_MIN     (16ULL << 20)
 
-/* Values of digest-cache-size. */
+/* Values of digest-cache-size; the least is QUORUM_DIGEST_CACHE_MIN. */
 #define QUORUM_DIGEST_CACHE_DEFAULT (64ULL << 20)
-#define QUORUM_DIGEST_CACHE_LEAST   (1ULL << 20)
 #define QUORUM_DIGEST_CACHE_MOST    (1ULL << 40)
 
 typedef struct QuorumOptions {

@@ -258,10 +258,8 @@ typedef struct BDRVQuorumState {
     /* Which child stores what. */
     QuorumSync *sync;
 
-    /* Read pattern checked: what is remembered, and how; or NULL. */
+    /* Read pattern checked: what is remembered, as opts want it; or NULL. */
     QuorumDigests *digests;
-    int digest;                 /* QuorumDigest */
-    uint64_t digest_cache_size;
 
     /*
      * The coroutines that ask children, but for the one of each request itself

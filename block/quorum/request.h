@@ -181,7 +181,7 @@ struct QuorumRequest {
         uint64_t *digests;      /* of the whole units of a write, or NULL */
         uint64_t one;           /* room for that of one unit */
         int64_t offset, bytes;  /* what a change has begun with */
-        const struct QuorumKnown *known;    /* what an early read checks */
+        const struct QuorumUnits *known;    /* what an early read checks */
     } checked;
 
     QuorumTell tell;            /* children that can't read */

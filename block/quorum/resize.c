@@ -19,7 +19,6 @@
 
 #include "qemu/osdep.h"
 #include "block/block-io.h"
-#include "checked.h"
 #include "debug.h"
 #include "late.h"
 #include "losses.h"
@@ -485,8 +484,7 @@ quorum_resize_lock(QuorumRequest *req, RangeLockRequest *range)
             return 0;
         }
         quorum_sync_write_abandon(sync, &req->write);
-        quorum_checked_end(req, false, true);
-        quorum_write_unlock(req, range);
+        quorum_write_unlock(req, range, false);
     }
 }
 
@@ -550,8 +548,7 @@ int coroutine_fn quorum_co_truncate(BlockDriverState *bs, int64_t offset,
     stat64_set(&s->cut_from, INT64_MAX);
     trace_quorum_resize(bs->node_name, req->resize.old_length, offset, exact,
                         ret);
-    quorum_checked_end(req, false, true);
-    quorum_write_unlock(req, &range);
+    quorum_write_unlock(req, &range, false);
     quorum_resize_free_errors(req);
     quorum_request_free(req);
     if (ret == 0) {

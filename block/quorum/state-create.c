@@ -24,8 +24,6 @@
 #include "state-int.h"
 #include "trace.h"
 
-#define QUORUM_STATE_LABELS (2 * QUORUM_STATE_PAGE)
-
 /* --- checks --- */
 
 /* Whether the quorum is one that can be given state nodes. */
@@ -55,13 +53,17 @@ static bool GRAPH_RDLOCK quorum_state_may_create(BlockDriverState *bs, int n,
 }
 
 bool quorum_state_check_node(BlockDriverState *bs, int i,
-                             BlockDriverState *node, Error **errp)
+                             BlockDriverState *node, bool beside_child,
+                             Error **errp)
 {
     const char *name = bdrv_get_node_name(node);
     BDRVQuorumState *s = bs->opaque;
     BdrvChild *parent = QLIST_FIRST(&node->parents);
 
-    if (parent) {
+    if (!beside_child) {
+        error_setg(errp, "There is no child for 'state.%d' to be beside in "
+                   "quorum '%s'; give null for it", i, bdrv_get_node_name(bs));
+    } else if (parent) {
         g_autofree char *desc = parent->klass->get_parent_desc(parent);
 
         error_setg(errp, "Node '%s' cannot be state.%d of quorum '%s': %s uses "
@@ -159,13 +161,8 @@ static bool GRAPH_WRLOCK quorum_state_attach_new(BlockDriverState *bs,
     }
     for (int i = 0; i < n; i++) {
         count += nodes[i] != NULL;
-        if (nodes[i] && !s->slots[i].child) {
-            error_setg(errp, "There is no child for 'state.%d' to be beside in "
-                       "quorum '%s'; give null for it", i,
-                       bdrv_get_node_name(bs));
-            return false;
-        }
-        if (nodes[i] && !quorum_state_check_node(bs, i, nodes[i], errp)) {
+        if (nodes[i] && !quorum_state_check_node(bs, i, nodes[i],
+                                                 s->slots[i].child, errp)) {
             return false;
         }
     }
@@ -219,8 +216,7 @@ static bool coroutine_fn GRAPH_RDLOCK quorum_state_try_node(QuorumState *st,
     }
     /* If it does not answer, the timer gives it up like in a round. */
     qemu_mutex_lock(&st->lock);
-    node->busy = true;
-    node->busy_ns = quorum_now_ns();
+    quorum_state_ask_locked(node);
     qemu_mutex_unlock(&st->lock);
     quorum_state_wake(st);
     ret = bdrv_co_pread(child, 0, QUORUM_STATE_LABELS, labels, 0);

@@ -22,6 +22,7 @@
 
 #define QUORUM_STATE_PAGE    4096
 #define QUORUM_STATE_HEADER  64
+#define QUORUM_STATE_LABELS  (2 * QUORUM_STATE_PAGE)    /* at the beginning */
 #define QUORUM_STATE_BITS    ((QUORUM_STATE_PAGE - QUORUM_STATE_HEADER) * 8)
 
 /* The number of the label, among the numbers of pages. */

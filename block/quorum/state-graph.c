@@ -312,7 +312,6 @@ static int GRAPH_WRLOCK quorum_state_attach_one(BlockDriverState *bs, int slot,
     QuorumStateNode new = { .record = -1, .look = true, .erase = true };
     g_autofree char *name = quorum_state_name(slot);
     BdrvChild *child;
-    long pages;
 
     child = bdrv_attach_child_tran(bs, node, name, &child_of_bds,
                                    BDRV_CHILD_METADATA, tran, errp);
@@ -326,12 +325,9 @@ static int GRAPH_WRLOCK quorum_state_attach_one(BlockDriverState *bs, int slot,
                    bdrv_get_node_name(bs));
         return -EINVAL;
     }
-    pages = quorum_state_num_pages(s->state) + 1;
     new.child = child;
     new.state = QUORUM_STATE_NODE_STATE_BLANK;
-    new.dirty = bitmap_new(pages);
-    new.newest = g_malloc(pages);
-    memset(new.newest, QUORUM_STATE_NOWHERE, pages);
+    quorum_state_alloc_node(s->state, &new);
     quorum_state_put_one(bs, slot, new, tran);
     /* What the others know, and the map of its child. */
     quorum_state_dirty_all_locked(s->state, slot);
@@ -404,7 +400,7 @@ int quorum_state_add_node(BlockDriverState *bs, const char *name,
     int slot = quorum_state_slot(bs, name, errp);
 
     if (slot < 0 || !quorum_state_may_change(bs, errp) ||
-        !quorum_state_check_node(bs, slot, node, errp)) {
+        !quorum_state_check_node(bs, slot, node, true, errp)) {
         return -EINVAL;
     }
     return quorum_state_attach_one(bs, slot, node, tran, errp);
@@ -471,7 +467,7 @@ static bool quorum_state_read_check(BlockDriverState *bs, int i,
                                     BlockDriverState *node, Error **errp)
 {
     BDRVQuorumState *s = bs->opaque;
-    g_autofree uint8_t *labels = g_malloc(2 * QUORUM_STATE_PAGE);
+    g_autofree uint8_t *labels = g_malloc(QUORUM_STATE_LABELS);
     BlockBackend *blk = blk_new_with_bs(node, BLK_PERM_CONSISTENT_READ,
                                         BLK_PERM_ALL, errp);
     int ret;
@@ -479,7 +475,7 @@ static bool quorum_state_read_check(BlockDriverState *bs, int i,
     if (!blk) {
         return false;
     }
-    ret = blk_pread(blk, 0, 2 * QUORUM_STATE_PAGE, labels, 0);
+    ret = blk_pread(blk, 0, QUORUM_STATE_LABELS, labels, 0);
     blk_unref(blk);
     if (ret < 0) {
         error_setg_errno(errp, -ret, "state.%d (node '%s') cannot be read", i,
@@ -504,13 +500,8 @@ bool quorum_state_check_nodes(BlockDriverState *bs, BlockDriverState **nodes,
             there = quorum_state_is_there(bs, nodes[i], i, children[i], &ok,
                                           errp);
         }
-        if (!there && !children[i]) {
-            error_setg(errp, "There is no child for 'state.%d' to be beside in "
-                       "quorum '%s'; give null for it", i,
-                       bdrv_get_node_name(bs));
-            ok = false;
-        } else if (!there) {
-            ok = quorum_state_check_node(bs, i, nodes[i], errp);
+        if (!there) {
+            ok = quorum_state_check_node(bs, i, nodes[i], children[i], errp);
         }
         bdrv_graph_rdunlock_main_loop();
         if (!ok || (!there && !quorum_state_read_check(bs, i, nodes[i],

@@ -13,6 +13,7 @@
 
 #include "qemu/coroutine.h"
 #include "qemu/lockable.h"
+#include "debug.h"
 #include "quorum-int.h"
 #include "state.h"
 #include "state-format.h"
@@ -185,6 +186,16 @@ bool quorum_state_check_slots(int slots, Error **errp);
 bool quorum_state_check_blank(const uint8_t *labels, BlockDriverState *bs,
                               int i, const QemuUUID *set, Error **errp);
 
+/* A request is about to ask the node.  Called with the lock held. */
+static inline void quorum_state_ask_locked(QuorumStateNode *node)
+{
+    node->busy = true;
+    node->busy_ns = quorum_now_ns();
+}
+
+/* Memory for @node, which has nothing of the pages that there are. */
+void quorum_state_alloc_node(const QuorumState *st, QuorumStateNode *node);
+
 /* A state of @slots slots without state nodes, for bs. */
 QuorumState *quorum_state_new(BlockDriverState *bs, int slots);
 
@@ -203,9 +214,13 @@ bool quorum_state_check_room(const QuorumState *st, int i,
                              BlockDriverState *node, int64_t bytes,
                              Error **errp);
 
-/* Whether @node can become state.@i, as far as can be told without reading. */
+/*
+ * Whether @node can become state.@i, as far as can be told without reading;
+ * @beside_child: there is a child that it is for.
+ */
 bool GRAPH_RDLOCK quorum_state_check_node(BlockDriverState *bs, int i,
-                                          BlockDriverState *node, Error **errp);
+                                          BlockDriverState *node,
+                                          bool beside_child, Error **errp);
 
 /* A record for a newcomer in @slot, or -1 if there are too many. */
 int quorum_state_new_record(QuorumState *st, int slot);

@@ -31,19 +31,24 @@
 
 /* --- attaching --- */
 
-void quorum_state_alloc_maps(QuorumState *st)
+void quorum_state_alloc_node(const QuorumState *st, QuorumStateNode *node)
 {
     long pages = quorum_state_num_pages(st) + 1;
 
+    node->dirty = bitmap_new(pages);
+    node->newest = g_malloc(pages);
+    memset(node->newest, QUORUM_STATE_NOWHERE, pages);
+}
+
+void quorum_state_alloc_maps(QuorumState *st)
+{
     st->intent = bitmap_new(quorum_state_intent_bits(st));
     st->wanted = bitmap_new(quorum_state_intent_bits(st));
     st->touched = bitmap_new(quorum_state_intent_bits(st));
     st->marked = 0;
     st->last_mark = -2;
     for (int i = 0; i < st->num_nodes; i++) {
-        st->nodes[i].dirty = bitmap_new(pages);
-        st->nodes[i].newest = g_malloc(pages);
-        memset(st->nodes[i].newest, QUORUM_STATE_NOWHERE, pages);
+        quorum_state_alloc_node(st, &st->nodes[i]);
     }
 }
 
@@ -200,7 +205,7 @@ static void coroutine_fn GRAPH_RDLOCK quorum_state_read_all(BdrvChild *child,
     }
     /* More than any layout takes is not ours. */
     bytes = MIN(QEMU_ALIGN_DOWN(length, QUORUM_STATE_PAGE), 64 * MiB);
-    if (bytes < 2 * QUORUM_STATE_PAGE) {
+    if (bytes < QUORUM_STATE_LABELS) {
         error_setg(&f->err, "is too small: %" PRId64 " bytes; 16 MiB are "
                    "enough for most disks", length);
         return;
@@ -229,8 +234,7 @@ static void coroutine_fn GRAPH_RDLOCK quorum_state_read(QuorumState *st, int i,
     QuorumStateNode *node = &st->nodes[i];
 
     WITH_QEMU_LOCK_GUARD(&st->lock) {
-        node->busy = true;
-        node->busy_ns = quorum_now_ns();
+        quorum_state_ask_locked(node);
     }
     quorum_state_wake(st);
     quorum_state_read_all(node->child, f);
@@ -308,7 +312,7 @@ static void quorum_state_judge_label(QuorumStateFile *f)
     } else if (f->valid) {
         quorum_state_find_seq(f);
         error_free(err);
-    } else if (quorum_state_is_blank(f->data, 2 * QUORUM_STATE_PAGE)) {
+    } else if (quorum_state_is_blank(f->data, QUORUM_STATE_LABELS)) {
         f->blank = true;
         error_free(err);
     } else {

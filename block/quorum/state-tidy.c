@@ -419,8 +419,7 @@ static void GRAPH_RDLOCK quorum_state_probe(QuorumState *st, int i)
 
     *probe = (QuorumStateProbe) { .st = st, .slot = i };
     WITH_QEMU_LOCK_GUARD(&st->lock) {
-        st->nodes[i].busy = true;
-        st->nodes[i].busy_ns = quorum_now_ns();
+        quorum_state_ask_locked(&st->nodes[i]);
     }
     bdrv_inc_in_flight(st->bs);
     aio_co_enter(bdrv_get_aio_context(st->bs),
@@ -499,7 +498,7 @@ static void coroutine_fn GRAPH_RDLOCK quorum_state_look_for_others(
 {
     BDRVQuorumState *s = bs->opaque;
     QuorumState *st = s->state;
-    g_autofree uint8_t *buf = g_malloc(2 * QUORUM_STATE_PAGE);
+    g_autofree uint8_t *buf = g_malloc(QUORUM_STATE_LABELS);
     int i = st->look_at++ % st->num_nodes;
     QuorumStateNode *node = &st->nodes[i];
     bool other = false;
@@ -511,11 +510,10 @@ static void coroutine_fn GRAPH_RDLOCK quorum_state_look_for_others(
         qemu_mutex_unlock(&st->lock);
         return;
     }
-    node->busy = true;
-    node->busy_ns = quorum_now_ns();
+    quorum_state_ask_locked(node);
     qemu_mutex_unlock(&st->lock);
 
-    ret = bdrv_co_pread(node->child, 0, 2 * QUORUM_STATE_PAGE, buf, 0);
+    ret = bdrv_co_pread(node->child, 0, QUORUM_STATE_LABELS, buf, 0);
     quorum_state_end_read(st, i, ret);
     if (ret < 0) {
         return;

@@ -354,9 +354,8 @@ quorum_state_make_page_locked(QuorumState *st, uint32_t number)
  * and make what is not made yet.
  */
 static void GRAPH_RDLOCK
-quorum_state_fill_job_locked(QuorumState *st, int i,
-                                         QuorumStateRound *round,
-                                         QuorumStateJob *job)
+quorum_state_fill_job_locked(QuorumState *st, int i, QuorumStateRound *round,
+                             QuorumStateJob *job)
 {
     QuorumStateNode *node = &st->nodes[i];
     long label = quorum_state_label_bit(st);
@@ -401,8 +400,8 @@ quorum_state_fill_job_locked(QuorumState *st, int i,
 static int coroutine_fn GRAPH_RDLOCK quorum_state_look_at(QuorumState *st,
                                                           QuorumStateNode *node)
 {
-    g_autofree uint8_t *buf = g_malloc(2 * QUORUM_STATE_PAGE);
-    int ret = bdrv_co_pread(node->child, 0, 2 * QUORUM_STATE_PAGE, buf, 0);
+    g_autofree uint8_t *buf = g_malloc(QUORUM_STATE_LABELS);
+    int ret = bdrv_co_pread(node->child, 0, QUORUM_STATE_LABELS, buf, 0);
 
     node->foreign = false;
     if (ret >= 0 && !quorum_state_check_blank(buf, node->child->bs, 0,
@@ -444,14 +443,14 @@ quorum_state_write_job(QuorumStateJob *job)
     long label = job->label;
     int64_t length = child->bs->total_sectors * BDRV_SECTOR_SIZE;
     int ret = !(child->perm & BLK_PERM_WRITE) ? -EROFS :
-              length < 2 * QUORUM_STATE_PAGE ? -ENOSPC :
+              length < QUORUM_STATE_LABELS ? -ENOSPC :
               job->look ? quorum_state_look_at(st, &st->nodes[job->slot]) : 0;
 
     if (job->flush && ret >= 0) {
         ret = bdrv_co_flush(child->bs);
     }
     if (job->erase && ret >= 0) {
-        ret = bdrv_co_pwrite_zeroes(child, 0, 2 * QUORUM_STATE_PAGE,
+        ret = bdrv_co_pwrite_zeroes(child, 0, QUORUM_STATE_LABELS,
                                     BDRV_REQ_FUA);
     }
     for (int j = 0; j < job->num_pages && ret >= 0; j++) {
@@ -606,8 +605,7 @@ static void coroutine_fn GRAPH_RDLOCK quorum_state_start_round(QuorumState *st)
                 quorum_state_label_bit(st)) {
                 jobs[i]->seq = st->seq;
             }
-            st->nodes[i].busy = true;
-            st->nodes[i].busy_ns = quorum_now_ns();
+            quorum_state_ask_locked(&st->nodes[i]);
         }
     }
     round->users = n + 1;

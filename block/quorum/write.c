@@ -109,8 +109,9 @@ void quorum_write_again(QuorumRequest *req)
 }
 
 void coroutine_fn quorum_write_unlock(QuorumRequest *req,
-                                      RangeLockRequest *range)
+                                      RangeLockRequest *range, bool held)
 {
+    quorum_checked_end(req, held);
     if (req->flags & BDRV_REQ_FUA) {
         qemu_co_rwlock_unlock(&req->s->flush_lock);
     }
@@ -467,8 +468,7 @@ quorum_write_end(QuorumRequest *req, RangeLockRequest *range,
     int ret = 0;
 
     votes->due = outcome == QUORUM_WRITE_UNSURE;
-    quorum_checked_end(req, outcome == QUORUM_WRITE_HELD, !qiov);
-    quorum_write_unlock(req, range);
+    quorum_write_unlock(req, range, outcome == QUORUM_WRITE_HELD);
     if (unlikely(outcome == QUORUM_WRITE_REFUSED)) {
         ret = quorum_request_fail(req, "write");
         if (req->flags & BDRV_REQ_FUA) {
@@ -690,8 +690,7 @@ quorum_write_zeroes_part(BlockDriverState *bs, int64_t offset, int64_t bytes,
             /* The gap has been filled. */
             quorum_sync_set_touched_end(req->s->sync, offset);
         }
-        quorum_checked_end(req, false, true);
-        quorum_write_unlock(req, &range);
+        quorum_write_unlock(req, &range, false);
         quorum_request_free(req);
         return -ENOTSUP;
     }

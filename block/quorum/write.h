@@ -19,7 +19,8 @@
  * Begin to change the children in [@offset, @offset + @bytes): wait for the
  * budget, and for @locked_bytes from @offset on, leave out the children that
  * have been excluded meanwhile, and tell the QuorumSync of req->write.  Ended
- * by quorum_write_unlock(), after req->write has been settled or abandoned.
+ * by quorum_write_unlock(), after req->write has been settled or abandoned:
+ * what was written is remembered (checked.h) if it is @held by enough children.
  * Returns 0, or -errno if what must be written down before could not be; then
  * nothing has begun.
  */
@@ -27,7 +28,7 @@ int coroutine_fn GRAPH_RDLOCK
 quorum_write_lock(QuorumRequest *req, RangeLockRequest *range,
                   int64_t offset, int64_t bytes, int64_t locked_bytes);
 void coroutine_fn quorum_write_unlock(QuorumRequest *req,
-                                      RangeLockRequest *range);
+                                      RangeLockRequest *range, bool held);
 
 /*
  * Children have lost something while @req was in flight, and its range is still
