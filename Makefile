@@ -48,7 +48,7 @@ base: packages          ## build pristine QEMU into build/base/bin
 patches:                ## write the commits of build/qemu back to patches/
 	@tools/patches write
 
-series: all             ## make build/series/*.patch, as they would be mailed
+series: all             ## make build/series/*/*.patch, as they would be mailed
 	@tools/patches series
 
 debian-patches: all     ## the series as Debian's packaging takes it

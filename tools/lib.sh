@@ -24,6 +24,10 @@ esac
 # one to build instead, beside it; compat/BASE.patch is what differs there.
 primary=10.0
 base=${BASE:-$primary}
+# The release of QEMU that "make series" writes for: what is new is there since it.
+# The sources say written_since, as the parser of QAPI's documentation wants a number.
+# shellcheck disable=SC2034  # used by tools/patches
+since=12.0 written_since=10.1
 build=$top/build
 [ "$base" = "$primary" ] || build=$top/build/$base
 log=$build/log

@@ -78,7 +78,11 @@ def our_files() -> List[str]:
 
 def check_series() -> Complaints:
     """The file series names each file that goes into QEMU, once."""
-    named = Counter(re.findall(r'^ +(\S+)', read('series'), re.M))
+    text = read('series')
+    named = Counter(re.findall(r'^ +(\S+)$', text, re.M))
+    for name, title in re.findall(r'^ +(\S+): (.*)', text, re.M):
+        if not re.search(rf'^{re.escape(title)}\n[-~]+$', read(name), re.M):
+            yield f'{name} has no chapter "{title}", which is in series'
     for name in sorted({*our_files(), *named}):
         if name not in our_files():
             yield f'{name} is in series, but is not there'
