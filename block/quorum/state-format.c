@@ -74,11 +74,12 @@ typedef struct QEMU_PACKED QuorumStateLabelDisk {
     uint64_t config;
     uint64_t disk_bytes;
     uint64_t max_bytes;
-    uint8_t reserved2[16];
+    uint8_t digests[16];
     QuorumStateRecordDisk records[QUORUM_STATE_RECORDS];
 } QuorumStateLabelDisk;
 
 QEMU_BUILD_BUG_ON(offsetof(QuorumStateLabelDisk, opens) != 384);
+QEMU_BUILD_BUG_ON(offsetof(QuorumStateLabelDisk, digests) != 432);
 QEMU_BUILD_BUG_ON(offsetof(QuorumStateLabelDisk, records) != 448);
 QEMU_BUILD_BUG_ON(sizeof(QuorumStateLabelDisk) > QUORUM_STATE_PAGE);
 
@@ -255,6 +256,7 @@ void quorum_state_encode_label(const QuorumStateLabel *label, uint8_t *buf)
     stq_le_p(&d->config, label->config);
     stq_le_p(&d->disk_bytes, label->disk_bytes);
     stq_le_p(&d->max_bytes, label->max_bytes);
+    memcpy(d->digests, label->digests.data, sizeof(d->digests));
     for (int i = 0; i < QUORUM_STATE_RECORDS; i++) {
         quorum_state_encode_record(&label->records[i], &d->records[i]);
     }
@@ -373,6 +375,7 @@ bool quorum_state_decode_label(const uint8_t *buf, QuorumStateLabel *label,
     };
     memcpy(label->member.data, d->member, sizeof(d->member));
     memcpy(label->session.data, d->session, sizeof(d->session));
+    memcpy(label->digests.data, d->digests, sizeof(d->digests));
     for (int i = 0; i < QUORUM_STATE_HISTORY; i++) {
         memcpy(label->history[i].data, d->history[i], sizeof(d->history[i]));
     }
