@@ -32,8 +32,11 @@ QEMU_BUILD_BUG_ON(QUORUM_DIGESTS_RESERVED != QUORUM_DIGEST_ELSEWHERE);
 /* How many pages are written at once, if they are neighbours. */
 #define QUORUM_STORE_RUN    64
 
-/* How many pages with nothing but news are written in a tick, about. */
-#define QUORUM_STORE_NEWS   512
+/*
+ * How many pages are written each time that the state is tidied up, about: of
+ * 8 GiB, which is more than is read or written meanwhile.
+ */
+#define QUORUM_STORE_NEWS   4096
 
 typedef enum QuorumStoreStage {
     QUORUM_STORE_UNUSED,        /* the state nodes have not been read */
@@ -588,10 +591,15 @@ void coroutine_fn quorum_store_clean(BlockDriverState *bs,
         return;
     }
     for (int i = 0; i < n; i++) {
-        int64_t end = DIV_ROUND_UP(offsets[i] + bytes, QUORUM_DIGESTS_COVERS);
+        int64_t first = offsets[i] / QUORUM_DIGESTS_COVERS;
+        int64_t end;
 
-        quorum_store_write_pages(store, offsets[i] / QUORUM_DIGESTS_COVERS,
-                                 MIN(end, UINT32_MAX), false, INT_MAX, end_ns);
+        while (i + 1 < n && offsets[i + 1] == offsets[i] + bytes) {
+            i++;                /* together they take fewer writes */
+        }
+        end = DIV_ROUND_UP(offsets[i] + bytes, QUORUM_DIGESTS_COVERS);
+        quorum_store_write_pages(store, first, MIN(end, UINT32_MAX), false,
+                                 INT_MAX, end_ns);
     }
     ret = quorum_store_flush(store);
     if (ret < 0) {
@@ -1041,6 +1049,7 @@ static int coroutine_fn GRAPH_RDLOCK
 quorum_store_read_header(QuorumDigestStore *store, QuorumDigestsFound *found,
                          Error **errp)
 {
+    ERRP_GUARD();
     int64_t bytes = MIN(QEMU_ALIGN_DOWN(store->length, QUORUM_DIGESTS_PAGE),
                         QUORUM_DIGESTS_PROBE);
     QuorumStoreIo *io = quorum_store_io_new(store, QUORUM_STORE_READ, 0, bytes);
@@ -1052,6 +1061,8 @@ quorum_store_read_header(QuorumDigestStore *store, QuorumDigestsFound *found,
         *found = quorum_digests_find_header(io->buf, bytes, &store->header,
                                             &store->place, errp);
         if (*found == QUORUM_DIGESTS_ALIEN) {
+            error_prepend(errp, "The node of digests '%s' ",
+                          bdrv_get_node_name(store->child->bs));
             ret = -EINVAL;
         }
     }

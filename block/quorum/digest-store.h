@@ -167,8 +167,8 @@ bool quorum_store_may_unmark_locked(const QuorumState *st, int64_t offset,
                                     int64_t bytes);
 
 /*
- * Make those of the @n ranges of @bytes bytes at @offsets clean, as far as that
- * can be done now.
+ * Make the @n ranges of @bytes bytes at @offsets, which ascend, clean, as far
+ * as that can be done now.
  */
 void coroutine_fn GRAPH_RDLOCK
 quorum_store_clean(BlockDriverState *bs, const int64_t *offsets, int n,
