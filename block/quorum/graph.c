@@ -15,6 +15,7 @@
 #include "block/block-io.h"
 #include "migration/blocker.h"
 #include "qapi/error.h"
+#include "digest-store.h"
 #include "graph.h"
 #include "late.h"
 #include "losses.h"
@@ -673,6 +674,12 @@ int quorum_del_child(BlockDriverState *bs, BdrvChild *child, Transaction *tran,
     BDRVQuorumState *s = bs->opaque;
     int i = 0;
 
+    if (quorum_store_is_node(s, child)) {
+        error_setg(errp, "Child '%s' of quorum '%s' cannot be removed: the "
+                   "digests are kept there as long as it is open", child->name,
+                   bdrv_get_node_name(bs));
+        return -EINVAL;
+    }
     if (quorum_state_is_node(child)) {
         return quorum_state_del_node(bs, child, tran, detached, errp);
     }

@@ -1003,7 +1003,9 @@ int coroutine_fn quorum_repair_all(QuorumLockedRead *lr)
     if (find_first_bit(lr->to_repair, bits) == bits) {
         return 0;
     }
-    ret = quorum_state_prepare(req->bs, req->offset, 0);
+    /* What an operator decides is another thing than the disk has held. */
+    ret = quorum_state_prepare(req->bs, req->offset,
+                               req->s->store && lr->prefer ? req->bytes : 0);
     if (ret < 0) {
         return ret;
     }

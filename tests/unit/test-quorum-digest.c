@@ -30,7 +30,9 @@ static uint64_t rand64(void)
 /* Anything that may be a digest. */
 static uint64_t rand_digest(void)
 {
-    return 1 + rand64() % (MAKE_64BIT_MASK(0, QUORUM_DIGEST_BITS) - 1);
+    uint64_t digest = rand64() & MAKE_64BIT_MASK(0, QUORUM_DIGEST_BITS);
+
+    return digest > QUORUM_DIGEST_ELSEWHERE ? digest : QUORUM_DIGEST_ZERO;
 }
 
 static QuorumDigests *new_table(uint64_t cache_size)
@@ -203,9 +205,10 @@ static void test_reserved(void)
     uint64_t last = MAKE_64BIT_MASK(0, QUORUM_DIGEST_BITS);
 
     /* The lowest bits of the hash are not used. */
-    g_assert_cmphex(quorum_digest_from_hash(0xff), ==, 2);
-    g_assert_cmphex(quorum_digest_from_hash(0x1ff), ==, 3);
-    g_assert_cmphex(quorum_digest_from_hash(0x2ff), ==, 2);
+    g_assert_cmphex(quorum_digest_from_hash(0xff), ==, 3);
+    g_assert_cmphex(quorum_digest_from_hash(0x1ff), ==, 4);
+    g_assert_cmphex(quorum_digest_from_hash(0x2ff), ==, 5);
+    g_assert_cmphex(quorum_digest_from_hash(0x3ff), ==, 3);
     g_assert_cmphex(quorum_digest_from_hash(0x345678), ==, 0x3456);
     g_assert_cmphex(quorum_digest_from_hash(UINT64_MAX), ==, last);
 }
