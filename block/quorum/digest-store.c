@@ -564,13 +564,20 @@ quorum_store_write_pages(QuorumDigestStore *store, uint32_t page, uint32_t end,
 }
 
 /* Whether pages may be written now. */
+static bool quorum_store_may_write_locked(const QuorumDigestStore *store)
+{
+    const BDRVQuorumState *s = store->bs->opaque;
+
+    return s->state->session && store->stage == QUORUM_STORE_IN_USE &&
+           store->renewed && quorum_now_ns() >= store->write_ns;
+}
+
 static bool quorum_store_may_write(QuorumDigestStore *store)
 {
     BDRVQuorumState *s = store->bs->opaque;
 
     QEMU_LOCK_GUARD(&s->state->lock);
-    return s->state->session && store->stage == QUORUM_STORE_IN_USE &&
-           store->renewed && quorum_now_ns() >= store->write_ns;
+    return quorum_store_may_write_locked(store);
 }
 
 void coroutine_fn quorum_store_clean(BlockDriverState *bs,
@@ -730,22 +737,30 @@ quorum_store_rotate(QuorumDigestStore *store)
 }
 
 /* Whether the store may have a stamp of this session, and has none. */
-static bool quorum_store_is_due_locked(const QuorumState *st)
+static bool quorum_store_wants_stamp_locked(const QuorumState *st)
 {
     const BDRVQuorumState *s = st->bs->opaque;
     const QuorumDigestStore *store = s->store;
 
     return store && st->session && (st->label.flags & QUORUM_STATE_BEGUN) &&
            st->config_want && st->durable >= st->config_want &&
-           st->durable >= store->off_want && !store->writing &&
+           st->durable >= store->off_want &&
+           st->durable >= store->stamp_want && !store->writing &&
            (store->stage == QUORUM_STORE_FRESH ||
             (store->stage == QUORUM_STORE_IN_USE && !store->renewed));
 }
 
 bool quorum_store_is_due(QuorumState *st)
 {
+    BDRVQuorumState *s = st->bs->opaque;
+
+    if (!s->store) {
+        return false;
+    }
     QEMU_LOCK_GUARD(&st->lock);
-    return quorum_store_is_due_locked(st);
+    return quorum_store_wants_stamp_locked(st) ||
+           (quorum_store_may_write_locked(s->store) &&
+            quorum_digests_is_pressed(s->digests));
 }
 
 /* Called by the one who writes. */
@@ -763,23 +778,27 @@ quorum_store_renew_stamp(QuorumDigestStore *store)
            in_use ? quorum_store_rotate(store) : -ECANCELED;
 }
 
-void coroutine_fn quorum_store_renew(BlockDriverState *bs)
+void coroutine_fn quorum_store_tick(BlockDriverState *bs)
 {
     BDRVQuorumState *s = bs->opaque;
     QuorumDigestStore *store = s->store;
+    bool stamp;
     int ret;
 
-    WITH_QEMU_LOCK_GUARD(&s->state->lock) {
-        if (!quorum_store_is_due_locked(s->state)) {
-            return;
-        }
-        store->writing = true;
+    if (!store) {
+        return;
     }
-    ret = quorum_store_renew_stamp(store);
-    quorum_store_end_writing(store);
-    trace_quorum_digests_renew(bs->node_name, ret);
-    if (ret == 0) {
-        quorum_state_commit(s->state);
+    WITH_QEMU_LOCK_GUARD(&s->state->lock) {
+        stamp = quorum_store_wants_stamp_locked(s->state);
+        store->writing |= stamp;
+    }
+    if (stamp) {
+        ret = quorum_store_renew_stamp(store);
+        quorum_store_end_writing(store);
+        /* The label is written with the next round. */
+        trace_quorum_digests_renew(bs->node_name, ret);
+    } else if (quorum_digests_is_pressed(s->digests)) {
+        quorum_store_write_news(bs);
     }
 }
 

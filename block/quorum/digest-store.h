@@ -20,8 +20,9 @@
  *    as long as the durable label names a stamp of its header.
  * P2 The label names a stamp only after a header with it is durable; and what
  *    the store says while it has another stamp, or none, counts for nothing.
- * P3 No request waits for the store longer than child-timeout and a tick, and
- *    nothing that was written to it late, or in vain, ever counts.
+ * P3 No request waits for the store longer than child-timeout and a tick each
+ *    time that it looks for digests, which is twice at most; and nothing that
+ *    was written to the store late, or in vain, ever counts.
  *
  * Why P1 holds.  A request that changes a unit does three things in this order,
  * with the range held: the region is marked, durably (R1 of state.h); the unit
@@ -177,9 +178,12 @@ quorum_store_clean(BlockDriverState *bs, const int64_t *offsets, int n,
 /* Write some of what is news. */
 void coroutine_fn GRAPH_RDLOCK quorum_store_write_news(BlockDriverState *bs);
 
-/* Whether a stamp is to be made or renewed; do that. */
+/*
+ * Whether a stamp is to be made or renewed, or there is much to write; do that.
+ * It waits for no state node, so it may be done while a round does.
+ */
 bool quorum_store_is_due(QuorumState *st);
-void coroutine_fn GRAPH_RDLOCK quorum_store_renew(BlockDriverState *bs);
+void coroutine_fn GRAPH_RDLOCK quorum_store_tick(BlockDriverState *bs);
 
 /* Whether there is something that a clean close would write. */
 bool quorum_store_has_news(QuorumState *st);

@@ -259,6 +259,9 @@ bool quorum_digests_is_clean(QuorumDigests *d, int64_t offset, int64_t bytes);
 bool quorum_digests_next_to_write(QuorumDigests *d, uint32_t *page,
                                   uint32_t end, bool news);
 
+/* Whether so much is to be written that pages may soon go before they are. */
+bool quorum_digests_is_pressed(QuorumDigests *d);
+
 /* What a page that is to be written is like. */
 typedef enum QuorumDigestsCopy {
     QUORUM_DIGESTS_NOT_NEEDED,  /* it is neither dirty, nor has news */

@@ -587,11 +587,10 @@ static void coroutine_fn GRAPH_UNLOCKED quorum_state_tick_entry(void *opaque)
             st->tidied_ns = now;
             quorum_state_look_for_others(bs);
             quorum_state_tidy(bs);
-        } else if (quorum_store_is_due(st)) {
-            quorum_store_renew(bs);
         } else {
             quorum_state_commit(st);
         }
+        quorum_store_tick(bs);
     }
     st->ticking = false;
     bdrv_dec_in_flight(bs);
