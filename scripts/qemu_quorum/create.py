@@ -209,7 +209,7 @@ class Creation:
         result: Dictionary = {
             'driver': 'quorum', 'node-name': name,
             'vote-threshold': threshold or self.threshold,
-            'rewrite-corrupted': True,
+            'rewrite-corrupted': True, 'discard': 'unmap',
             'children': [child_node(replica, f'{name}-{i}')
                          for i, replica in enumerate(self.replicas)]}
         if self.states and states:
