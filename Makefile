@@ -38,6 +38,9 @@ demo: all               ## boot a guest from a quorum that has a liar in it
 check: packages         ## build, then run the tests that CI runs
 	@tools/check
 
+check-full: full        ## boot a guest on the full QEMU under libvirt, with UEFI
+	@tools/check full
+
 soak: packages          ## the random tests, for long: until one fails
 	@tools/soak $(SOAK)
 
@@ -95,6 +98,6 @@ help:                   ## this list
 	@printf '\nall of them on another QEMU: %s\n' \
 	    "$$(cd compat && ls | sed -nE 's/(.*)\.patch/make BASE=\1 .../p')"
 
-.PHONY: all full demo check soak hazards bench base patches series
-.PHONY: check-series debian-patches check-mutants check-san check-tsa coverage fuzz install
-.PHONY: update packages help
+.PHONY: all full demo check check-full soak hazards bench base patches series
+.PHONY: check-series debian-patches check-mutants check-san check-tsa coverage
+.PHONY: fuzz install update packages help
