@@ -12,6 +12,7 @@
 #   ROWS=ROW...      bench: these only (all)
 #   MUTANTS=NAME...  check-mutants: these only (all)
 #   prefix=DIR       install: where to (/usr/local)
+#   KIND=lean        install: what "make" has built, not what "make full" has
 #   MIRROR=URL       the Debian mirror to fetch from (the one that apt uses here)
 #   BASE=SERIES      another release series of QEMU:
 #
@@ -27,11 +28,18 @@ export BASE MIRROR HOURS SECONDS_EACH
 all: packages           ## build QEMU with our driver into build/bin
 	@tools/build ours
 
+full: packages          ## build, beside it, a QEMU with all that Debian's has
+	@tools/setup full
+	@tools/build full
+
 demo: all               ## boot a guest from a quorum that has a liar in it
 	@tools/demo/demo.sh
 
 check: packages         ## build, then run the tests that CI runs
 	@tools/check
+
+check-full: full        ## boot a guest on the full QEMU under libvirt, with UEFI
+	@tools/check full
 
 soak: packages          ## the random tests, for long: until one fails
 	@tools/soak $(SOAK)
@@ -74,12 +82,13 @@ fuzz:                   ## libFuzzer on parser, voting and whole nodes: a minute
 	@tools/setup packages clang-19 libclang-rt-19-dev
 	@tools/fuzz $(FUZZ)
 
-install:                ## after make: install into $(prefix)
-	@tools/install '$(prefix)'
+install:                ## after make, or make full: install that into $(prefix)
+	@tools/install '$(prefix)' $(KIND)
 
 update:                 ## look for a newer point release of QEMU
 	@tools/setup packages
 	@tools/setup fetch --refresh
+	@[ ! -e build/full ] || tools/setup ovmf --refresh
 
 packages:
 	@tools/setup packages
@@ -89,6 +98,6 @@ help:                   ## this list
 	@printf '\nall of them on another QEMU: %s\n' \
 	    "$$(cd compat && ls | sed -nE 's/(.*)\.patch/make BASE=\1 .../p')"
 
-.PHONY: all demo check soak hazards bench base patches series check-series
-.PHONY: debian-patches check-mutants check-san check-tsa coverage fuzz install
-.PHONY: update packages help
+.PHONY: all full demo check check-full soak hazards bench base patches series
+.PHONY: check-series debian-patches check-mutants check-san check-tsa coverage
+.PHONY: fuzz install update packages help
