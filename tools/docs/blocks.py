@@ -12,7 +12,7 @@ from typing import Iterator, List, Optional, Tuple, Union
 
 # Marks that say what to do with the block behind them, and the others
 ABOUT_A_BLOCK = ('about', 'commands', 'long', 'not-run', 'use', 'output')
-BY_THEMSELVES = ('run', 'prelude', 'same-shell')
+BY_THEMSELVES = ('run', 'prelude', 'same-shell', 'fresh')
 WITH_BODY = ('run', 'prelude', 'use', 'output')
 
 
@@ -48,6 +48,7 @@ class Chapter:
     """What shares one environment"""
     line: int
     title: str
+    level: int = 2
     items: List[Union[Mark, Block]] = field(default_factory=list)
 
     def blocks(self) -> List[Block]:
@@ -158,9 +159,7 @@ class Rst:
         style = match[1], over
         if style not in self.styles:
             self.styles.append(style)
-        if self.styles.index(style) > 1:
-            return None
-        return Chapter(number, title.strip())
+        return Chapter(number, title.strip(), self.styles.index(style) + 1)
 
 
 class Markdown:
@@ -173,7 +172,7 @@ class Markdown:
         for match in re.finditer(
                 r'^ *<!--\s*check-docs: *([^\n]*?)\s*(?:\n(.*?))?-->'
                 r'|^( *)(```+)[^\n`]*\n(.*?)^\3\4`*[ ]*$'
-                r'|^##? +([^\n]+)$',
+                r'|^(#+) +([^\n]+)$',
                 self.text, re.M | re.S):
             line = self.text.count('\n', 0, match.start()) + 1
             if match[1] is not None:
@@ -181,38 +180,59 @@ class Markdown:
             elif match[4]:
                 yield Block(line + 1, textwrap.dedent(match[5]).rstrip('\n'))
             else:
-                yield Chapter(line, match[6].strip())
+                yield Chapter(line, match[7].strip(), len(match[6]))
+
+
+class Sorter:
+    """Puts the pieces of a text into its chapters"""
+
+    def __init__(self, name: str) -> None:
+        self.preludes: List[Mark] = []
+        self.chapters = [Chapter(1, name)]
+        self.marks: List[Mark] = []     # for the next block
+        self.section = ''               # of the last chapter
+
+    def take(self, piece: Piece) -> None:
+        if isinstance(piece, Block):
+            piece.marks, self.marks = self.marks, []
+            self.chapters[-1].items.append(piece)
+        elif isinstance(piece, Mark):
+            self._take_mark(piece)
+        else:
+            self.complain_of_marks()
+            if piece.level <= 2:
+                self.chapters.append(piece)
+            self.section = piece.title
+
+    def _take_mark(self, mark: Mark) -> None:
+        last = self.chapters[-1]
+        if mark.word == 'prelude':
+            self.preludes.append(mark)
+        elif mark.word == 'same-shell':
+            if last.items or len(self.chapters) < 2:
+                raise Unclear(mark.line,
+                              "'same-shell' is not at the start of a chapter")
+            self.chapters.pop()
+            self.chapters[-1].title += f', {last.title}'
+        elif mark.word == 'fresh':
+            title = last.title.split(': ')[0]
+            self.chapters.append(Chapter(mark.line, f'{title}: {self.section}'))
+        elif mark.word == 'run':
+            last.items.append(mark)
+        else:
+            self.marks.append(mark)
+
+    def complain_of_marks(self) -> None:
+        if self.marks:
+            raise Unclear(self.marks[0].line, 'no block follows this mark')
 
 
 def chapters(path: Path) -> Tuple[List[Mark], List[Chapter]]:
-    """
-    The preludes of a text, and its chapters that have something to run.  A
-    chapter that goes on in the shell of the one before is part of it.
-    """
+    """The preludes of a text, and its chapters that have something to run"""
     text = path.read_text(encoding='utf-8')
-    preludes: List[Mark] = []
-    result = [Chapter(1, path.name)]
-    marks: List[Mark] = []
+    sorter = Sorter(path.name)
     for piece in (Markdown if path.suffix == '.md' else Rst)(text).pieces():
-        if isinstance(piece, Chapter):
-            if marks:
-                raise Unclear(marks[0].line, 'no block follows this mark')
-            result.append(piece)
-        elif isinstance(piece, Block):
-            piece.marks, marks = marks, []
-            result[-1].items.append(piece)
-        elif piece.word == 'prelude':
-            preludes.append(piece)
-        elif piece.word == 'same-shell':
-            if result[-1].items or len(result) < 2:
-                raise Unclear(piece.line,
-                              "'same-shell' is not at the start of a chapter")
-            last = result.pop()
-            result[-1].title += f', {last.title}'
-        elif piece.word == 'run':
-            result[-1].items.append(piece)
-        else:
-            marks.append(piece)
-    if marks:
-        raise Unclear(marks[0].line, 'no block follows this mark')
-    return preludes, [chapter for chapter in result if chapter.blocks()]
+        sorter.take(piece)
+    sorter.complain_of_marks()
+    return sorter.preludes, [chapter for chapter in sorter.chapters
+                             if chapter.blocks()]

@@ -113,6 +113,12 @@ CHAPTERS: Dict[str, Tuple[str, str]] = {
                       'neither marked, nor'),
     'another output': ('::\n\n  $ echo a; echo b\n  a\n  c\n',
                        '# - c\n# [+] b'),
+    'a column that may be there': (
+        "::\n\n  $ printf ' N  LATENCY  B\\n 1    2 ms  4\\n\\n LATENCY 3\\n'\n"
+        '  N B\n  1 4\n  LATENCY 3\n', '# - +N B'),
+    'a column that is there': (
+        "::\n\n  $ printf ' N  LATENCY  B\\n 1   2/- ms  4\\n\\n 3\\n'\n"
+        '  N B\n  1 4\n  3\n', ''),
     'a failed command': ('::\n\n  $ true\n  $ test -e /srv/nothing\n',
                          'has failed .1.'),
     'an unknown command': ('::\n\n  $ qemu-quorom status\n', 'not found'),
@@ -201,6 +207,15 @@ def check_marks(folder: Path) -> Iterator[str]:
     if [len(chapter.items) for chapter in found] != [1, 2] or \
        not found[1].blocks()[0].mark('about'):
         yield f'Markdown: {found}'
+    path = folder / 'well.rst'
+    path.write_text(text_of(
+        '::\n\n  $ a\n\nOne\n~~~\n\n::\n\n  $ b\n\nTwo\n~~~\n\n'
+        '.. check-docs: fresh\n\n::\n\n  $ c\n\nNext\n----\n\n'
+        '.. check-docs: same-shell\n\n::\n\n  $ d\n'), 'utf-8')
+    _, found = chapters(path)
+    if [(chapter.title, len(chapter.items)) for chapter in found] != [
+            ('Title', 2), ('Title: Two, Next', 2)]:
+        yield f'reStructuredText: {found}'
 
 
 def run(folder: Path, texts: Dict[str, Tuple[str, str]], *args: str

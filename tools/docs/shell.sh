@@ -57,7 +57,8 @@ _monitored() {
     esac
     command "$name" "$@" > "$log" 2>&1 < /dev/null &
     _started $! "$log" _ready "$_d/$id.qmp" || return
-    echo "$id" >> "$_d/programs"
+    # QMP of the text is for what runs on this host.
+    [ "$_host" != main ] || echo "$id" >> "$_d/programs"
     _side=$_d/$id.side
     vm_pid=$server_pid
     vm_log=$log
