@@ -11,6 +11,7 @@
 #   FUZZ=HARNESS...  fuzz: these only (all); --merge keeps what was found
 #   ROWS=ROW...      bench: these only (all)
 #   TEXT=FILE        check-docs: this one only (all)
+#   DEBIAN=12|13     check-docs: in a minimal installation of that release
 #   MUTANTS=NAME...  check-mutants: these only (all)
 #   prefix=DIR       install: where to (/usr/local)
 #   MIRROR=URL       the Debian mirror to fetch from (the one that apt uses here)
@@ -68,7 +69,7 @@ coverage: packages      ## which lines of ours no test reaches
 	@tools/check coverage
 
 check-docs: packages    ## run what README and the manuals say, all of it
-	@tools/check-docs --all $(TEXT)
+	@$(if $(DEBIAN),tools/debian $(DEBIAN) make check-docs TEXT=$(TEXT),tools/check-docs --all $(TEXT))
 
 check-tsa:              ## clang's thread-safety analysis of block/
 	@tools/setup packages clang-19

@@ -27,6 +27,8 @@ from client import Monitor
 from compare import (JsonError, anywhere, diff, has_more, read_json, shape)
 
 TOP = Path(__file__).resolve().parents[2]
+CACHE = os.path.join(os.environ.get('XDG_CACHE_HOME') or
+                     os.path.expanduser('~/.cache'), 'qemu-quorum')
 TEXTS = ['README.md', 'docs/system/quorum.rst', 'docs/interop/quorum.rst',
          'docs/tools/qemu-quorum.rst']
 SECONDS = 60            # that a command may take, and a start
@@ -185,7 +187,7 @@ class Environment:
             # pylint: disable=consider-using-with
             self.process = subprocess.Popen(
                 [*unshare(), 'bash', self.folder / 'environment.sh',
-                 self.folder, prefix, TOP], stdin=subprocess.DEVNULL,
+                 self.folder, prefix, TOP, CACHE], stdin=subprocess.DEVNULL,
                 stdout=log, stderr=log)
         self._wait(self.folder / 'in.main', SECONDS)
         shutil.copy(image, self.folder)

@@ -6,7 +6,7 @@
 # The mounts, the network and the processes are those of namespaces that the
 # caller has made, and end with these.
 #
-# usage: environment.sh FOLDER PREFIX TOP
+# usage: environment.sh FOLDER PREFIX TOP CACHE
 #
 # FOLDER is seen as /run/check-docs inside.
 
@@ -14,6 +14,7 @@ set -eu
 folder=$1
 prefix=$2
 top=$3
+cache=$4
 root=$folder/root
 mkdir "$root"
 mount -t tmpfs root "$root"
@@ -55,6 +56,12 @@ mount --rbind "$prefix" "$root/opt/qemu-quorum"
 # The clone, if it is in a folder that is empty here
 [ -e "$root$top" ] || { mkdir -p "$root$top"; mount --rbind "$top" "$root$top"; }
 
+# What was fetched before, for there is no network
+if [ -d "$cache" ]; then
+    mkdir -p "$root/root/.cache/qemu-quorum"
+    mount --bind "$cache" "$root/root/.cache/qemu-quorum"
+fi
+
 ip link set lo up
 mkdir "$root/old"
 cd "$root"
@@ -62,5 +69,5 @@ pivot_root . old
 umount -l /old
 rmdir /old
 exec chroot / env -i HOME=/root PATH=/opt/qemu-quorum/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-    LC_ALL=C.UTF-8 LOGNAME=root USER=root top="$top" \
+    LC_ALL=C.UTF-8 LOGNAME=root USER=root QUORUM_CHECK_DOCS=1 top="$top" \
     bash /run/check-docs/shell.sh main
