@@ -189,6 +189,13 @@ class Environment:
                 [*unshare(), 'bash', self.folder / 'environment.sh',
                  self.folder, prefix, TOP, CACHE], stdin=subprocess.DEVNULL,
                 stdout=log, stderr=log)
+        try:
+            self._begin(image)
+        except BaseException:
+            self.end()
+            raise
+
+    def _begin(self, image: str) -> None:
         self._wait(self.folder / 'in.main', SECONDS)
         shutil.copy(image, self.folder)
         self.must('cp /run/check-docs/debian.qcow2 . && '
@@ -329,7 +336,7 @@ class Runner:
         return not (block.mark('not-run') or
                     block.mark('long') and not self.args.all)
 
-    def run(self) -> 'Runner':
+    def run(self) -> None:
         """All of it; what is wrong is in problems."""
         start = time.monotonic()
         runnable = any(map(self._is_run, self.chapter.blocks()))
@@ -354,7 +361,6 @@ class Runner:
             if environment:
                 environment.end()
         self.seconds = time.monotonic() - start
-        return self
 
     def _problem(self, line: int, lines: Tuple[str, ...]) -> None:
         self.problems.append(f'{self.text}:{line}: ' + '\n'.join(lines))
@@ -552,7 +558,11 @@ def main() -> int:
         runners += [Runner(text, preludes, chapter, args) for chapter in found
                     if args.chapter in (None, chapter.title)]
     with ThreadPoolExecutor(min(4, len(os.sched_getaffinity(0)))) as pool:
-        for runner in pool.map(Runner.run, runners):
+        # The longest first, but told in the order of the texts
+        jobs = {id(runner): pool.submit(runner.run) for runner in sorted(
+            runners, key=lambda runner: -len(runner.chapter.items))}
+        for runner in runners:
+            jobs[id(runner)].result()
             number += 1
             failed += bool(runner.problems)
             total += runner.counts

@@ -30,7 +30,7 @@ show() {
     for file; do
         [ ! -e "$root$file" ] || continue
         if [ -L "$file" ]; then
-            cp -a "$file" "$root$file"
+            ln -s "$(readlink "$file")" "$root$file"
         elif [ -d "$file" ]; then
             mkdir "$root$file"
             mount --rbind "$file" "$root$file"
@@ -40,7 +40,7 @@ show() {
         fi
     done
 }
-cp -a /etc/. "$root/etc/" 2>/dev/null || :      # but for what only root reads
+cp -dR --preserve=mode /etc/. "$root/etc/" 2>/dev/null || :      # but for what only root reads
 mkdir "$root/proc"
 mount -t proc proc "$root/proc" 2>/dev/null || mount --rbind /proc "$root/proc"
 show /*
