@@ -284,7 +284,11 @@ class Environment:
             monitor = Monitor(str(self._side()))
             self.monitors.append(monitor)
         monitor.socket.settimeout(SECONDS)
-        monitor.send(message)
+        try:
+            monitor.send(message)
+        except OSError:
+            self.monitors.remove(monitor)
+            raise Wrong('QEMU has ended') from None
         end = time.monotonic() + SECONDS
         while monitor in self.monitors and time.monotonic() < end:
             answer = self._receive(monitor, SECONDS)
