@@ -10,6 +10,8 @@
 #   SECONDS_EACH=N   soak, fuzz: for each test (120), for each harness (15)
 #   FUZZ=HARNESS...  fuzz: these only (all); --merge keeps what was found
 #   ROWS=ROW...      bench: these only (all)
+#   TEXT=FILE        check-docs: this one only (all)
+#   DEBIAN=12|13     check-docs: in a minimal installation of that release
 #   MUTANTS=NAME...  check-mutants: these only (all)
 #   prefix=DIR       install: where to (/usr/local)
 #   MIRROR=URL       the Debian mirror to fetch from (the one that apt uses here)
@@ -66,6 +68,9 @@ check-san: packages     ## run unit tests and iotests with ASan, UBSan and TSan
 coverage: packages      ## which lines of ours no test reaches
 	@tools/check coverage
 
+check-docs: packages    ## run what README and the manuals say, all of it
+	@$(if $(DEBIAN),tools/debian $(DEBIAN) make check-docs TEXT=$(TEXT),tools/check-docs --all $(TEXT))
+
 check-tsa:              ## clang's thread-safety analysis of block/
 	@tools/setup packages clang-19
 	@tools/build tsa libblock.a
@@ -90,5 +95,5 @@ help:                   ## this list
 	    "$$(cd compat && ls | sed -nE 's/(.*)\.patch/make BASE=\1 .../p')"
 
 .PHONY: all demo check soak hazards bench base patches series check-series
-.PHONY: debian-patches check-mutants check-san check-tsa coverage fuzz install
+.PHONY: debian-patches check-mutants check-san check-docs check-tsa coverage fuzz install
 .PHONY: update packages help
