@@ -47,7 +47,7 @@ show /*
 show /var/*
 show /var/lib/dpkg /var/lib/apt
 
-for name in a b c d; do         # on disks of their own
+for name in a b c d e; do         # on disks of their own
     mkdir "$root/srv/$name"
     mount -t tmpfs "$name" "$root/srv/$name"
 done
