@@ -119,6 +119,10 @@ CHAPTERS: Dict[str, Tuple[str, str]] = {
     'a column that is there': (
         "::\n\n  $ printf ' N  LATENCY  B\\n 1   2/- ms  4\\n\\n 3\\n'\n"
         '  N B\n  1 4\n  3\n', ''),
+    'lines on how far it is': (
+        '::\n\n  $ echo "disk0: 1.1 GiB to go, 164 MiB/s, 7 s left"; echo '
+        '"filling: [=>  ] 4.8%"; echo "disk0: [=>  ] 4.8%, 50 MiB/s"; echo a\n'
+        '  a\n', ''),
     'a failed command': ('::\n\n  $ true\n  $ test -e /srv/nothing\n',
                          'has failed .1.'),
     'an unknown command': ('::\n\n  $ qemu-quorom status\n', 'not found'),
@@ -159,7 +163,7 @@ CHAPTERS: Dict[str, Tuple[str, str]] = {
     'no QEMU': ('::\n\n  -> { "execute": "stop" }\n', 'there is no QEMU'),
     'hosts': ('::\n\n  box1$ truncate -s 1M /srv/d; hostname\n  box1\n'
               '  box1$ qemu-nbd -f raw -x d -t /srv/d\n'
-              '  $ echo /srv/*\n  /srv/a /srv/b /srv/c /srv/d\n'
+              '  $ echo /srv/*\n  /srv/a /srv/b /srv/c /srv/d /srv/e\n'
               '  $ qemu-img info nbd://box1/d\n  image: nbd://box1:10809/d\n'
               '  ...\n', ''),
 }

@@ -265,7 +265,9 @@ def list_shape(want: List[Any], have: List[Any], about: bool, path: str
                  for j, other in enumerate(have[start:])]
         if [] not in tries:
             yield f'{path}: nothing is like element {i + 1} of the text'
-            yield from min(tries, key=len, default=[])
+            # Most likely, the one of the same name was meant.
+            yield from min(tries, default=[], key=lambda found: (
+                any('node-name: ' in line for line in found), len(found)))
             return
         start += tries.index([]) + 1
 

@@ -130,13 +130,21 @@ start_disk0() {
 children.0.file.filename=/srv/a/disk.raw,children.1.node-name=copy1,children.1.driver=raw,children.1.file.node-name=box1,\
 children.1.file.driver=nbd,children.1.file.server.type=unix,children.1.file.server.path=/srv/b.sock,children.2.node-name=copy2,\
 children.2.driver=raw,children.2.file.driver=file,children.2.file.filename=/srv/c/disk.raw$state${1:+,$1}" \
-        -device virtio-blk-pci,drive=disk0,id=vd0
+        -device virtio-blk-pci,drive=disk0,id=vd0,share-rw=on
     export QEMU_QUORUM_SOCKET=/run/vm1.qmp
     [ -z "$state" ] || guest 'write -z 0 4k' flush
 }
 
 qmp() { $_client qmp "$_side" "$@"; }
 guest() { $_client guest "$_side" "$@"; }
+# guest_behind COMMAND: the same, without waiting for it, and while QMP goes on.
+guest_behind() {
+    if [ ! -S "$_d/guest.nbd" ]; then
+        qmp nbd-server-start addr.type=unix addr.data.path="$_d/guest.nbd" &&
+            qmp block-export-add type=nbd id=guest node-name=disk0 writable=true || return
+    fi
+    command qemu-io -f raw -c "$1" "nbd+unix:///disk0?socket=$_d/guest.nbd" > /dev/null 2>&1 &
+}
 stop_vm() { $_client qmp "$_side" quit && _gone "$vm_pid"; }
 kill_vm() { kill -KILL "$vm_pid" && _gone "$vm_pid"; }
 # Wait for a process, which need not be a child.
