@@ -29,7 +29,7 @@ export BASE MIRROR HOURS SECONDS_EACH
 all: packages           ## build QEMU with our driver into build/bin
 	@tools/build ours
 
-demo: all               ## boot a guest from a quorum that has a liar in it
+demo: all               ## boot a guest from a quorum with a bad server and a dead one
 	@tools/demo/demo.sh
 
 check: packages         ## build, then run the tests that CI runs
