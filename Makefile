@@ -10,6 +10,8 @@
 #   SECONDS_EACH=N   soak, fuzz: for each test (120), for each harness (15)
 #   FUZZ=HARNESS...  fuzz: these only (all); --merge keeps what was found
 #   ROWS=ROW...      bench: these only (all)
+#   TEXT=FILE        check-docs: this one only (all)
+#   DEBIAN=12|13     check-docs: in a minimal installation of that release
 #   MUTANTS=NAME...  check-mutants: these only (all)
 #   prefix=DIR       install: where to (/usr/local)
 #   KIND=lean        install: what "make" has built, not what "make full" has
@@ -32,7 +34,7 @@ full: packages          ## build, beside it, a QEMU with all that Debian's has
 	@tools/setup full
 	@tools/build full
 
-demo: all               ## boot a guest from a quorum that has a liar in it
+demo: all               ## boot a guest from a quorum with a bad server and a dead one
 	@tools/demo/demo.sh
 
 check: packages         ## build, then run the tests that CI runs
@@ -74,6 +76,9 @@ check-san: packages     ## run unit tests and iotests with ASan, UBSan and TSan
 coverage: packages      ## which lines of ours no test reaches
 	@tools/check coverage
 
+check-docs: packages    ## run what README and the manuals say, all of it
+	@$(if $(DEBIAN),tools/debian $(DEBIAN) make check-docs TEXT=$(TEXT),tools/check-docs --all $(TEXT))
+
 check-tsa:              ## clang's thread-safety analysis of block/
 	@tools/setup packages clang-19
 	@tools/build tsa libblock.a
@@ -99,5 +104,5 @@ help:                   ## this list
 	    "$$(cd compat && ls | sed -nE 's/(.*)\.patch/make BASE=\1 .../p')"
 
 .PHONY: all full demo check check-full soak hazards bench base patches series
-.PHONY: check-series debian-patches check-mutants check-san check-tsa coverage
-.PHONY: fuzz install update packages help
+.PHONY: check-series debian-patches check-mutants check-san check-docs check-tsa
+.PHONY: coverage fuzz install update packages help

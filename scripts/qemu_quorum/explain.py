@@ -216,10 +216,9 @@ def explain_state_nodes(quorum: Quorum) -> Iterator[Finding]:
         yield Finding(
             'There are no state nodes.',
             'Which replica lacks what is known until QEMU ends; after a '
-            'crash, see "Restarts" in the manual.',
-            ['state nodes are given when the disk is opened, or by '
-             'quorum-state-create (QMP), see "State nodes" in the manual'],
-            False)
+            'crash, see "Crash or power failure" in the manual.',
+            ['a disk that is in use can be given state nodes: see "Adding '
+             'state nodes" in the manual'], False)
         return
     nodes = info['nodes']
     failing = [node for node in nodes if node['state'] == 'failed']

@@ -250,9 +250,9 @@ def scrub_report(name: str, figures: Dictionary, ranges: List[Dictionary]
     lost = sum(found['bytes'] for found in ranges if
                (found['what'], found['winner']) == ('unrepairable', 'none'))
     if lost:
-        yield f'{name}: {human_size(lost)} has no winner: see "When there ' \
-              'is no winner" in the manual; qemu-quorum scrub --list shows ' \
-              'where'
+        yield f'{name}: {human_size(lost)} has no winner: see "Blocks ' \
+              'without a winner" in the manual; qemu-quorum scrub --list ' \
+              'shows where'
     if figures['unrepairable-bytes'] > lost:
         yield f'{name}: too few children agree there, or one could not be ' \
               'written; see qemu-quorum status'
