@@ -206,8 +206,8 @@ def parse_args() -> argparse.Namespace:
                      help='SLOT is N, children.N, or the name of a node that '
                           'is the child or below it')
 
-    add_adopt(add('adopt', 'turn a disk that a guest uses into a quorum, while '
-                  'the guest runs'))
+    add_adopt(add('adopt', 'turn a disk that a guest uses into a quorum, '
+                  'while the guest runs'))
 
     sub = add('state', 'show and check what the state nodes of a quorum say, '
                        'while no QEMU uses them')

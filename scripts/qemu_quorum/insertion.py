@@ -184,11 +184,12 @@ def steps_for_libvirt(graph: Graph, node: str, name: str, slots: int
     return [
         'virsh shutdown DOMAIN',
         f"virsh edit DOMAIN: take out the <disk> of '{node}', and put this "
-        'before </domain>:\n' +
+        'before </domain>; let the -device be what the <disk> was (its bus, '
+        'serial, bootindex), and add a socket for qemu-quorum (-qmp):\n' +
         libvirt(first_options(graph, node, name, slots)),
         'virsh start DOMAIN',
-        f'qemu-quorum adopt {name} --replica URI --replica URI: while the '
-        'guest runs']
+        f'qemu-quorum adopt {name} --replica URI --replica URI --print '
+        'libvirt: while the guest runs; then virsh edit DOMAIN once more']
 
 
 def steps_for_exports(graph: Graph, writers: List[User], node: str, name: str,

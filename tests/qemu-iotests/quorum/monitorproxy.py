@@ -86,8 +86,9 @@ class MonitorProxy(threading.Thread):
         text = self.judge(name, self.come.count(name))
         if text is None:
             return None
-        error = {'class': 'GenericError', 'desc': text}
-        return json.dumps({'id': command['id'], 'error': error}).encode() + b'\n'
+        answer = {'id': command['id'],
+                  'error': {'class': 'GenericError', 'desc': text}}
+        return json.dumps(answer).encode() + b'\n'
 
     def stop(self) -> None:
         shutdown(self.listener)
