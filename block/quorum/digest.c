@@ -941,6 +941,9 @@ void quorum_digests_load_end(QuorumDigests *d, uint32_t page,
         }
     }
     seqlock_write_end(&p->seq);
+    if (!digests && page < d->kept) {
+        set_bit(page, d->dirty);        /* another time, it might be read */
+    }
 }
 
 bool quorum_digests_is_clean(QuorumDigests *d, int64_t offset, int64_t bytes)
