@@ -980,7 +980,7 @@ bool quorum_digests_is_pressed(QuorumDigests *d)
 {
     QEMU_LOCK_GUARD(&d->lock);
     return d->kept && bitmap_count_one(d->dirty, d->kept) +
-                      bitmap_count_one(d->news, d->kept) > d->num_pages / 4;
+                      bitmap_count_one(d->news, d->kept) > d->num_pages / 8;
 }
 
 QuorumDigestsCopy quorum_digests_copy(QuorumDigests *d, uint32_t page,
