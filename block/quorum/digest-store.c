@@ -399,6 +399,7 @@ quorum_store_load_page(QuorumDigestStore *store, uint32_t page)
     BDRVQuorumState *s = store->bs->opaque;
     g_autofree uint64_t *digests = g_new(uint64_t, QUORUM_DIGESTS_UNITS);
     QuorumStoreIo *io;
+    bool known = false;
     int ret;
 
     if (!quorum_digests_load_begin(s->digests, page)) {
@@ -409,13 +410,13 @@ quorum_store_load_page(QuorumDigestStore *store, uint32_t page)
                              QUORUM_DIGESTS_PAGE);
     ret = quorum_store_do(io);
     if (ret == 0) {
-        quorum_digests_decode_page(io->buf, page, store->page_key,
-                                   digests);
+        /* One that is damaged may be whole when it is read another time. */
+        known = quorum_digests_decode_page(io->buf, page, store->page_key,
+                                           digests) ||
+                buffer_is_zero(io->buf, QUORUM_DIGESTS_PAGE);
         stat64_add(&store->loaded_pages, 1);
-    } else {
-        quorum_store_fail(store, "could not be read", ret);
     }
-    quorum_digests_load_end(s->digests, page, ret == 0 ? digests : NULL);
+    quorum_digests_load_end(s->digests, page, known ? digests : NULL);
     quorum_store_io_unref(io);
     trace_quorum_digests_load(store->bs->node_name, page, ret);
 }
@@ -1156,8 +1157,9 @@ int quorum_store_attach(BlockDriverState *bs, QDict *options, Error **errp)
     stat64_init(&store->written_pages, 0);
     if (!s->digests || !s->state) {
         error_setg(errp, "Option '" QUORUM_OPT_DIGESTS "' needs %s",
-                   s->digests ? "state nodes, which know whether what is on it "
-                   "is right: give state.0, state.1, ..., one for each child"
+                   s->digests ? "option 'state', as state nodes know whether "
+                   "what is on it is right: give state.0, state.1, ..., one "
+                   "for each child"
                    : "read-pattern=checked, which remembers digests");
         return -EINVAL;
     }

@@ -37,7 +37,8 @@
  * written meanwhile have nothing else to say of it: what a vote remembers of it
  * is news only where the table, and so the store, said that it is unknown, and
  * a unit of which the store has to be asked (it is elsewhere) no vote may
- * remember.  A page that was torn counts as all unknown.
+ * remember.  A page that was torn counts as all unknown; and as one that can't
+ * be read, or looks damaged, may be whole when it is read again, it is dirty.
  *
  * What is marked when the disk is opened counts as changed just then.  (After a
  * clean close, too, where marks stay only on what could not be flushed: of what
