@@ -61,7 +61,7 @@ bool quorum_checked_make(BDRVQuorumState *s, const QuorumOptions *opts,
 void quorum_checked_use(BDRVQuorumState *s, QuorumDigests *digests);
 
 /*
- * The image is somebody else's from now on, or was: forget all, but for what is
+ * The image is not ours from now on, or was not: forget all, but for what is
  * kept on a node, which is looked at again with the state nodes.
  */
 void quorum_checked_unload(BDRVQuorumState *s);

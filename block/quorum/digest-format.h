@@ -42,7 +42,7 @@ typedef struct QuorumDigestsHeader {
     QemuUUID previous;          /* the stamp before, or null */
     uint64_t page_key;          /* pages with another one don't count; not 0 */
     QuorumDigestAlg alg;
-    int64_t disk_bytes;         /* for people */
+    int64_t disk_bytes;         /* how much of the disk there may be pages of */
     uint8_t key[QUORUM_DIGEST_KEY];     /* of the hash: secret */
 } QuorumDigestsHeader;
 

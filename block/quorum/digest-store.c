@@ -32,8 +32,11 @@ QEMU_BUILD_BUG_ON(QUORUM_DIGESTS_RESERVED != QUORUM_DIGEST_ELSEWHERE);
 /* How many pages are written at once, if they are neighbours. */
 #define QUORUM_STORE_RUN    64
 
-/* How many pages with nothing but news are written in a tick, about. */
-#define QUORUM_STORE_NEWS   512
+/*
+ * How many pages are written each time that the state is tidied up, about: of
+ * 8 GiB, which is more than is read or written meanwhile.
+ */
+#define QUORUM_STORE_NEWS   4096
 
 typedef enum QuorumStoreStage {
     QUORUM_STORE_UNUSED,        /* the state nodes have not been read */
@@ -396,6 +399,7 @@ quorum_store_load_page(QuorumDigestStore *store, uint32_t page)
     BDRVQuorumState *s = store->bs->opaque;
     g_autofree uint64_t *digests = g_new(uint64_t, QUORUM_DIGESTS_UNITS);
     QuorumStoreIo *io;
+    bool known = false;
     int ret;
 
     if (!quorum_digests_load_begin(s->digests, page)) {
@@ -406,13 +410,13 @@ quorum_store_load_page(QuorumDigestStore *store, uint32_t page)
                              QUORUM_DIGESTS_PAGE);
     ret = quorum_store_do(io);
     if (ret == 0) {
-        quorum_digests_decode_page(io->buf, page, store->page_key,
-                                   digests);
+        /* One that is damaged may be whole when it is read another time. */
+        known = quorum_digests_decode_page(io->buf, page, store->page_key,
+                                           digests) ||
+                buffer_is_zero(io->buf, QUORUM_DIGESTS_PAGE);
         stat64_add(&store->loaded_pages, 1);
-    } else {
-        quorum_store_fail(store, "could not be read", ret);
     }
-    quorum_digests_load_end(s->digests, page, ret == 0 ? digests : NULL);
+    quorum_digests_load_end(s->digests, page, known ? digests : NULL);
     quorum_store_io_unref(io);
     trace_quorum_digests_load(store->bs->node_name, page, ret);
 }
@@ -561,13 +565,20 @@ quorum_store_write_pages(QuorumDigestStore *store, uint32_t page, uint32_t end,
 }
 
 /* Whether pages may be written now. */
+static bool quorum_store_may_write_locked(const QuorumDigestStore *store)
+{
+    const BDRVQuorumState *s = store->bs->opaque;
+
+    return s->state->session && store->stage == QUORUM_STORE_IN_USE &&
+           store->renewed && quorum_now_ns() >= store->write_ns;
+}
+
 static bool quorum_store_may_write(QuorumDigestStore *store)
 {
     BDRVQuorumState *s = store->bs->opaque;
 
     QEMU_LOCK_GUARD(&s->state->lock);
-    return s->state->session && store->stage == QUORUM_STORE_IN_USE &&
-           store->renewed && quorum_now_ns() >= store->write_ns;
+    return quorum_store_may_write_locked(store);
 }
 
 void coroutine_fn quorum_store_clean(BlockDriverState *bs,
@@ -588,10 +599,15 @@ void coroutine_fn quorum_store_clean(BlockDriverState *bs,
         return;
     }
     for (int i = 0; i < n; i++) {
-        int64_t end = DIV_ROUND_UP(offsets[i] + bytes, QUORUM_DIGESTS_COVERS);
+        int64_t first = offsets[i] / QUORUM_DIGESTS_COVERS;
+        int64_t end;
 
-        quorum_store_write_pages(store, offsets[i] / QUORUM_DIGESTS_COVERS,
-                                 MIN(end, UINT32_MAX), false, INT_MAX, end_ns);
+        while (i + 1 < n && offsets[i + 1] == offsets[i] + bytes) {
+            i++;                /* together they take fewer writes */
+        }
+        end = DIV_ROUND_UP(offsets[i] + bytes, QUORUM_DIGESTS_COVERS);
+        quorum_store_write_pages(store, first, MIN(end, UINT32_MAX), false,
+                                 INT_MAX, end_ns);
     }
     ret = quorum_store_flush(store);
     if (ret < 0) {
@@ -722,22 +738,30 @@ quorum_store_rotate(QuorumDigestStore *store)
 }
 
 /* Whether the store may have a stamp of this session, and has none. */
-static bool quorum_store_is_due_locked(const QuorumState *st)
+static bool quorum_store_wants_stamp_locked(const QuorumState *st)
 {
     const BDRVQuorumState *s = st->bs->opaque;
     const QuorumDigestStore *store = s->store;
 
     return store && st->session && (st->label.flags & QUORUM_STATE_BEGUN) &&
            st->config_want && st->durable >= st->config_want &&
-           st->durable >= store->off_want && !store->writing &&
+           st->durable >= store->off_want &&
+           st->durable >= store->stamp_want && !store->writing &&
            (store->stage == QUORUM_STORE_FRESH ||
             (store->stage == QUORUM_STORE_IN_USE && !store->renewed));
 }
 
 bool quorum_store_is_due(QuorumState *st)
 {
+    BDRVQuorumState *s = st->bs->opaque;
+
+    if (!s->store) {
+        return false;
+    }
     QEMU_LOCK_GUARD(&st->lock);
-    return quorum_store_is_due_locked(st);
+    return quorum_store_wants_stamp_locked(st) ||
+           (quorum_store_may_write_locked(s->store) &&
+            quorum_digests_is_pressed(s->digests));
 }
 
 /* Called by the one who writes. */
@@ -755,23 +779,27 @@ quorum_store_renew_stamp(QuorumDigestStore *store)
            in_use ? quorum_store_rotate(store) : -ECANCELED;
 }
 
-void coroutine_fn quorum_store_renew(BlockDriverState *bs)
+void coroutine_fn quorum_store_tick(BlockDriverState *bs)
 {
     BDRVQuorumState *s = bs->opaque;
     QuorumDigestStore *store = s->store;
+    bool stamp;
     int ret;
 
-    WITH_QEMU_LOCK_GUARD(&s->state->lock) {
-        if (!quorum_store_is_due_locked(s->state)) {
-            return;
-        }
-        store->writing = true;
+    if (!store) {
+        return;
     }
-    ret = quorum_store_renew_stamp(store);
-    quorum_store_end_writing(store);
-    trace_quorum_digests_renew(bs->node_name, ret);
-    if (ret == 0) {
-        quorum_state_commit(s->state);
+    WITH_QEMU_LOCK_GUARD(&s->state->lock) {
+        stamp = quorum_store_wants_stamp_locked(s->state);
+        store->writing |= stamp;
+    }
+    if (stamp) {
+        ret = quorum_store_renew_stamp(store);
+        quorum_store_end_writing(store);
+        /* The label is written with the next round. */
+        trace_quorum_digests_renew(bs->node_name, ret);
+    } else if (quorum_digests_is_pressed(s->digests)) {
+        quorum_store_write_news(bs);
     }
 }
 
@@ -1041,6 +1069,7 @@ static int coroutine_fn GRAPH_RDLOCK
 quorum_store_read_header(QuorumDigestStore *store, QuorumDigestsFound *found,
                          Error **errp)
 {
+    ERRP_GUARD();
     int64_t bytes = MIN(QEMU_ALIGN_DOWN(store->length, QUORUM_DIGESTS_PAGE),
                         QUORUM_DIGESTS_PROBE);
     QuorumStoreIo *io = quorum_store_io_new(store, QUORUM_STORE_READ, 0, bytes);
@@ -1052,6 +1081,8 @@ quorum_store_read_header(QuorumDigestStore *store, QuorumDigestsFound *found,
         *found = quorum_digests_find_header(io->buf, bytes, &store->header,
                                             &store->place, errp);
         if (*found == QUORUM_DIGESTS_ALIEN) {
+            error_prepend(errp, "The node of digests '%s' ",
+                          bdrv_get_node_name(store->child->bs));
             ret = -EINVAL;
         }
     }
@@ -1126,8 +1157,9 @@ int quorum_store_attach(BlockDriverState *bs, QDict *options, Error **errp)
     stat64_init(&store->written_pages, 0);
     if (!s->digests || !s->state) {
         error_setg(errp, "Option '" QUORUM_OPT_DIGESTS "' needs %s",
-                   s->digests ? "state nodes, which know whether what is on it "
-                   "is right: give state.0, state.1, ..., one for each child"
+                   s->digests ? "option 'state', as state nodes know whether "
+                   "what is on it is right: give state.0, state.1, ..., one "
+                   "for each child"
                    : "read-pattern=checked, which remembers digests");
         return -EINVAL;
     }

@@ -20,8 +20,9 @@
  *    as long as the durable label names a stamp of its header.
  * P2 The label names a stamp only after a header with it is durable; and what
  *    the store says while it has another stamp, or none, counts for nothing.
- * P3 No request waits for the store longer than child-timeout and a tick, and
- *    nothing that was written to it late, or in vain, ever counts.
+ * P3 No request waits for the store longer than child-timeout and a tick each
+ *    time that it looks for digests, which is twice at most; and nothing that
+ *    was written to the store late, or in vain, ever counts.
  *
  * Why P1 holds.  A request that changes a unit does three things in this order,
  * with the range held: the region is marked, durably (R1 of state.h); the unit
@@ -36,7 +37,8 @@
  * written meanwhile have nothing else to say of it: what a vote remembers of it
  * is news only where the table, and so the store, said that it is unknown, and
  * a unit of which the store has to be asked (it is elsewhere) no vote may
- * remember.  A page that was torn counts as all unknown.
+ * remember.  A page that was torn counts as all unknown; and as one that can't
+ * be read, or looks damaged, may be whole when it is read again, it is dirty.
  *
  * What is marked when the disk is opened counts as changed just then.  (After a
  * clean close, too, where marks stay only on what could not be flushed: of what
@@ -167,8 +169,8 @@ bool quorum_store_may_unmark_locked(const QuorumState *st, int64_t offset,
                                     int64_t bytes);
 
 /*
- * Make those of the @n ranges of @bytes bytes at @offsets clean, as far as that
- * can be done now.
+ * Make the @n ranges of @bytes bytes at @offsets, which ascend, clean, as far
+ * as that can be done now.
  */
 void coroutine_fn GRAPH_RDLOCK
 quorum_store_clean(BlockDriverState *bs, const int64_t *offsets, int n,
@@ -177,9 +179,12 @@ quorum_store_clean(BlockDriverState *bs, const int64_t *offsets, int n,
 /* Write some of what is news. */
 void coroutine_fn GRAPH_RDLOCK quorum_store_write_news(BlockDriverState *bs);
 
-/* Whether a stamp is to be made or renewed; do that. */
+/*
+ * Whether a stamp is to be made or renewed, or there is much to write; do that.
+ * It waits for no state node, so it may be done while a round does.
+ */
 bool quorum_store_is_due(QuorumState *st);
-void coroutine_fn GRAPH_RDLOCK quorum_store_renew(BlockDriverState *bs);
+void coroutine_fn GRAPH_RDLOCK quorum_store_tick(BlockDriverState *bs);
 
 /* Whether there is something that a clean close would write. */
 bool quorum_store_has_news(QuorumState *st);

@@ -941,6 +941,9 @@ void quorum_digests_load_end(QuorumDigests *d, uint32_t page,
         }
     }
     seqlock_write_end(&p->seq);
+    if (!digests && page < d->kept) {
+        set_bit(page, d->dirty);        /* another time, it might be read */
+    }
 }
 
 bool quorum_digests_is_clean(QuorumDigests *d, int64_t offset, int64_t bytes)
@@ -971,6 +974,13 @@ bool quorum_digests_next_to_write(QuorumDigests *d, uint32_t *page,
     }
     *page = next;
     return next < end;
+}
+
+bool quorum_digests_is_pressed(QuorumDigests *d)
+{
+    QEMU_LOCK_GUARD(&d->lock);
+    return d->kept && bitmap_count_one(d->dirty, d->kept) +
+                      bitmap_count_one(d->news, d->kept) > d->num_pages / 4;
 }
 
 QuorumDigestsCopy quorum_digests_copy(QuorumDigests *d, uint32_t page,

@@ -239,8 +239,8 @@ bool quorum_digests_find_elsewhere(QuorumDigests *d, int64_t offset,
 /*
  * The first one makes sure that page @page is in memory, and stays there until
  * the second one is called, with what the node says of its units, or NULL if
- * that is nothing.  The first one returns false, and no second one is needed,
- * if none of its units is elsewhere.
+ * that is not known: then it is unknown, and dirty.  The first one returns
+ * false, and no second one is needed, if none of its units is elsewhere.
  *
  * Not for more than QUORUM_DIGEST_LOADS pages at a time.
  */
@@ -258,6 +258,9 @@ bool quorum_digests_is_clean(QuorumDigests *d, int64_t offset, int64_t bytes);
  */
 bool quorum_digests_next_to_write(QuorumDigests *d, uint32_t *page,
                                   uint32_t end, bool news);
+
+/* Whether so much is to be written that pages may soon go before they are. */
+bool quorum_digests_is_pressed(QuorumDigests *d);
 
 /* What a page that is to be written is like. */
 typedef enum QuorumDigestsCopy {

@@ -583,8 +583,6 @@ static void coroutine_fn GRAPH_UNLOCKED quorum_state_tick_entry(void *opaque)
             quorum_state_write_again(st);
         } else if (st->joined) {
             st->joined = quorum_state_do_prepare(bs, 0, 0) < 0;
-        } else if (quorum_store_is_due(st)) {
-            quorum_store_renew(bs);
         } else if (now - st->tidied_ns >= QUORUM_STATE_TIDY_NS) {
             st->tidied_ns = now;
             quorum_state_look_for_others(bs);
@@ -592,6 +590,7 @@ static void coroutine_fn GRAPH_UNLOCKED quorum_state_tick_entry(void *opaque)
         } else {
             quorum_state_commit(st);
         }
+        quorum_store_tick(bs);
     }
     st->ticking = false;
     bdrv_dec_in_flight(bs);
