@@ -568,7 +568,8 @@ def main() -> int:
             continue
         runners += [Runner(text, preludes, chapter, args) for chapter in found
                     if args.chapter in (None, chapter.title)]
-    with ThreadPoolExecutor(min(4, len(os.sched_getaffinity(0)))) as pool:
+    # They wait more than they work.
+    with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as pool:
         # The longest first, but told in the order of the texts
         jobs = {id(runner): pool.submit(runner.run) for runner in sorted(
             runners, key=lambda runner: -len(runner.chapter.items))}

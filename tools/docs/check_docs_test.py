@@ -164,8 +164,9 @@ CHAPTERS: Dict[str, Tuple[str, str]] = {
     'hosts': ('::\n\n  box1$ truncate -s 1M /srv/d; hostname\n  box1\n'
               '  box1$ qemu-nbd -f raw -x d -t /srv/d\n'
               '  $ echo /srv/*\n  /srv/a /srv/b /srv/c /srv/d /srv/e\n'
-              '  $ qemu-img info nbd://box1/d\n  image: nbd://box1:10809/d\n'
-              '  ...\n', ''),
+              '  box2$ qemu-img info nbd://box1/d\n'
+              '  image: nbd://box1:10809/d\n  ...\n'
+              '  box2$ ls /srv /tmp; hostname\n  /srv:\n  /tmp:\n  box2\n', ''),
 }
 
 

@@ -56,7 +56,8 @@ mkdir -p "$root/etc/qemu-quorum" "$root/var/lib/prometheus/node-exporter" \
 rm -f "$root/etc/hosts"
 printf '127.0.0.1 localhost\n10.0.1.2 box1\n10.0.2.2 box2\n10.0.3.2 box3\n' > "$root/etc/hosts"
 mount --bind "$folder" "$root/run/check-docs"
-mount --rbind "$prefix" "$root/opt/qemu-quorum"
+mount --bind "$prefix" "$root/opt/qemu-quorum"
+mount -o remount,bind,ro "$root/opt/qemu-quorum"    # all chapters share it
 # The clone, if it is in a folder that is empty here
 [ -e "$root$top" ] || { mkdir -p "$root$top"; mount --rbind "$top" "$root$top"; }
 
@@ -67,6 +68,7 @@ if [ -d "$cache" ]; then
 fi
 
 ip link set lo up
+echo 1 > "$root/proc/sys/net/ipv4/ip_forward"   # between other hosts
 mkdir "$root/old"
 cd "$root"
 pivot_root . old

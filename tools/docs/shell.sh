@@ -271,16 +271,20 @@ _box() {
         mount -t tmpfs srv /srv
         mount -t tmpfs export /export
         mount -t tmpfs root /root
-        mkdir /tmp/check-docs && mount --rbind /run/check-docs /tmp/check-docs
-        mount -t tmpfs run /run
-        mkdir /run/check-docs && mount --rbind /tmp/check-docs /run/check-docs
         mount -t tmpfs tmp /tmp
+        mkdir /tmp/check-docs && mount --bind /run/check-docs /tmp/check-docs
+        mount -t tmpfs run /run
+        mkdir /run/check-docs && mount --move /tmp/check-docs /run/check-docs
+        rmdir /tmp/check-docs
         ip link set lo up
         cd /root
         : > /run/check-docs/up.$1
         exec bash /run/check-docs/shell.sh "$1"' sh "$1" > /dev/null 2>&1 < /dev/null &
     pid=$!
-    until [ -e "$_d/up.$1" ]; do sleep 0.01; done
+    until [ -e "$_d/up.$1" ]; do
+        [ -d "/proc/$pid" ] || _die "there is no $1" || return
+        sleep 0.01
+    done
     ip link add "$1" type veth peer eth0 netns "$pid"
     ip addr add "10.0.$n.1/24" dev "$1"
     ip link set "$1" up
