@@ -61,6 +61,7 @@ def draw(columns: List[str], rows: List[Row]) -> str:
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" '
            f'height="{bottom + 10}" viewBox="0 0 {WIDTH} {bottom + 10}" '
            'font-family="sans-serif" font-size="13" role="img">',
+           '<!-- SPDX-License-Identifier: GPL-2.0-or-later -->',
            '<title>Time of a request, against another</title>', STYLE,
            text(LEFT, 20, 'Time of a request, against another', 'start',
                 'font-size="15"'),
