@@ -10,8 +10,11 @@
 #   SECONDS_EACH=N   soak, fuzz: for each test (120), for each harness (15)
 #   FUZZ=HARNESS...  fuzz: these only (all); --merge keeps what was found
 #   ROWS=ROW...      bench: these only (all)
+#   TEXT=FILE        check-docs: this one only (all)
+#   DEBIAN=12|13     check-docs: in a minimal installation of that release
 #   MUTANTS=NAME...  check-mutants: these only (all)
 #   prefix=DIR       install: where to (/usr/local)
+#   KIND=lean        install: what "make" has built, not what "make full" has
 #   MIRROR=URL       the Debian mirror to fetch from (the one that apt uses here)
 #   BASE=SERIES      another release series of QEMU:
 #
@@ -27,11 +30,18 @@ export BASE MIRROR HOURS SECONDS_EACH
 all: packages           ## build QEMU with our driver into build/bin
 	@tools/build ours
 
-demo: all               ## boot a guest from a quorum that has a liar in it
+full: packages          ## build, beside it, a QEMU with all that Debian's has
+	@tools/setup full
+	@tools/build full
+
+demo: all               ## boot a guest from a quorum with a bad server and a dead one
 	@tools/demo/demo.sh
 
 check: packages         ## build, then run the tests that CI runs
 	@tools/check
+
+check-full: full        ## boot a guest on the full QEMU under libvirt, with UEFI
+	@tools/check full
 
 soak: packages          ## the random tests, for long: until one fails
 	@tools/soak $(SOAK)
@@ -54,6 +64,9 @@ series: all             ## make build/series/*/*.patch, as they would be mailed
 debian-patches: all     ## the series as Debian's packaging takes it
 	@tools/patches debian --check
 
+deb: packages           ## build Debian's packages with the series (an hour)
+	@tools/deb
+
 check-series: packages  ## build and test each patch of the series by itself
 	@tools/patches each
 
@@ -66,6 +79,9 @@ check-san: packages     ## run unit tests and iotests with ASan, UBSan and TSan
 coverage: packages      ## which lines of ours no test reaches
 	@tools/check coverage
 
+check-docs: packages    ## run what README and the manuals say, all of it
+	@$(if $(DEBIAN),tools/debian $(DEBIAN) make check-docs TEXT=$(TEXT),tools/check-docs --all $(TEXT))
+
 check-tsa:              ## clang's thread-safety analysis of block/
 	@tools/setup packages clang-19
 	@tools/build tsa libblock.a
@@ -74,12 +90,13 @@ fuzz:                   ## libFuzzer on parser, voting and whole nodes: a minute
 	@tools/setup packages clang-19 libclang-rt-19-dev
 	@tools/fuzz $(FUZZ)
 
-install:                ## after make: install into $(prefix)
-	@tools/install '$(prefix)'
+install:                ## after make, or make full: install that into $(prefix)
+	@tools/install '$(prefix)' $(KIND)
 
 update:                 ## look for a newer point release of QEMU
 	@tools/setup packages
 	@tools/setup fetch --refresh
+	@[ ! -e build/full ] || tools/setup ovmf --refresh
 
 packages:
 	@tools/setup packages
@@ -89,6 +106,6 @@ help:                   ## this list
 	@printf '\nall of them on another QEMU: %s\n' \
 	    "$$(cd compat && ls | sed -nE 's/(.*)\.patch/make BASE=\1 .../p')"
 
-.PHONY: all demo check soak hazards bench base patches series check-series
-.PHONY: debian-patches check-mutants check-san check-tsa coverage fuzz install
-.PHONY: update packages help
+.PHONY: all full demo check check-full soak hazards bench base patches series
+.PHONY: check-series debian-patches deb check-mutants check-san check-docs check-tsa
+.PHONY: coverage fuzz install update packages help

@@ -27,6 +27,7 @@
 #include "quorum/checked.h"
 #include "quorum/copy.h"
 #include "quorum/debug.h"
+#include "quorum/digest-store.h"
 #include "quorum/graph.h"
 #include "quorum/info.h"
 #include "quorum/late.h"
@@ -188,7 +189,7 @@ quorum_co_invalidate_cache(BlockDriverState *bs, Error **errp)
     int ret = quorum_vote_length(bs, errp);
 
     /* Others have written meanwhile. */
-    quorum_checked_forget_all(s);
+    quorum_checked_unload(s);
     if (ret >= 0 && s->state) {
         quorum_state_co_load(bs, errp);
         quorum_tell_states(bs);
@@ -204,7 +205,7 @@ static int GRAPH_RDLOCK quorum_inactivate(BlockDriverState *bs)
     /* The core drains later, and a write in flight must not be forgotten. */
     bdrv_drained_begin(bs);
     ret = quorum_state_clean(bs);
-    quorum_checked_forget_all(bs->opaque);
+    quorum_checked_unload(bs->opaque);
     bdrv_drained_end(bs);
     return ret;
 }
@@ -220,6 +221,7 @@ static void quorum_detach_children(BlockDriverState *bs)
             s->slots[i].child = NULL;
         }
     }
+    quorum_store_detach(bs);
     quorum_state_detach(bs);
     bdrv_graph_wrunlock();
 }
@@ -539,6 +541,10 @@ static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
     if (ret < 0) {
         goto fail;
     }
+    ret = quorum_store_attach(bs, options, errp);
+    if (ret < 0) {
+        goto fail;
+    }
 
     bdrv_graph_rdlock_main_loop();
     ret = quorum_judge_children(bs, flags, errp);
@@ -678,6 +684,7 @@ quorum_gather_child_options(BlockDriverState *bs, QDict *target,
     }
     qdict_put(target, "children", children);
     quorum_state_gather_options(bs, target);
+    quorum_store_gather_options(bs, target);
     if (!qdict_haskey(target, QUORUM_OPT_VOTE_THRESHOLD)) {
         qdict_put_int(target, QUORUM_OPT_VOTE_THRESHOLD, s->opts.threshold);
     }

@@ -12,9 +12,11 @@
 #include "qemu/units.h"
 #include "checked.h"
 #include "debug.h"
+#include "digest-store.h"
 #include "early.h"
 #include "read-locked-int.h"
 #include "repair.h"
+#include "state.h"
 #include "vote.h"
 
 /* Digests of so many units are on the stack. */
@@ -50,9 +52,10 @@ void quorum_checked_use(BDRVQuorumState *s, QuorumDigests *digests)
     s->digests = digests;
 }
 
-void quorum_checked_forget_all(BDRVQuorumState *s)
+void quorum_checked_unload(BDRVQuorumState *s)
 {
     if (s->digests) {
+        quorum_store_unload(s);
         quorum_digests_forget_all(s->digests);
     }
 }
@@ -194,10 +197,20 @@ static const uint8_t *quorum_private_answer(const QuorumRequest *req)
     return NULL;
 }
 
-/* Whether each of the units that is known has the one of @digests. */
-static bool quorum_is_as_known(QuorumDigests *d, int64_t first, int64_t end,
+/*
+ * Whether each of the units that is known has the one of @digests.  One that is
+ * elsewhere might be known, and have another one.
+ */
+static bool quorum_is_as_known(BDRVQuorumState *s, int64_t first, int64_t end,
                                const uint64_t *digests)
 {
+    QuorumDigests *d = s->digests;
+    uint32_t page;
+
+    if (s->store &&
+        quorum_digests_find_elsewhere(d, first, end - first, &page)) {
+        return false;
+    }
     for (int64_t pos = first; pos < end; pos += QUORUM_UNIT) {
         uint64_t known;
 
@@ -230,7 +243,7 @@ bool quorum_checked_do_agree(QuorumRequest *req, QuorumAnswer *one,
         quorum_digests_hash(d, quorum_answer_qiov(one), first - req->offset,
                             end - first, said.digests);
     }
-    ok = quorum_is_as_known(d, first, end, said.digests);
+    ok = quorum_is_as_known(req->s, first, end, said.digests);
     if (!ok) {
         quorum_reached(QUORUM_BRANCH_DIGEST_DISAGREES);
     } else if (buf && quorum_good_outnumber_rest(req)) {
@@ -257,13 +270,14 @@ static bool quorum_unit_is_whole(const QuorumLockedRead *lr, int u)
     return unit.end - unit.start == QUORUM_UNIT;
 }
 
-void quorum_checked_vote_begin(QuorumLockedRead *lr)
+void coroutine_fn quorum_checked_vote_begin(QuorumLockedRead *lr)
 {
     QuorumDigests *d = lr->req->s->digests;
 
     if (!lr->digests || !quorum_may_know(lr->req->bs)) {
         return;
     }
+    quorum_store_fetch(lr->req->bs, lr->req->offset, lr->req->bytes);
     for (int u = 0; u < lr->units; u++) {
         if (!quorum_unit_is_whole(lr, u) ||
             !quorum_digests_lookup(d, quorum_unit(lr, u).start, QUORUM_UNIT,
@@ -305,7 +319,7 @@ static bool quorum_any_unsure(const QuorumLockedRead *lr, int u)
     return any;
 }
 
-bool quorum_checked_gives_up(QuorumLockedRead *lr, int u)
+bool coroutine_fn quorum_checked_gives_up(QuorumLockedRead *lr, int u)
 {
     QuorumRange unit = quorum_unit(lr, u);
 
@@ -313,6 +327,12 @@ bool quorum_checked_gives_up(QuorumLockedRead *lr, int u)
     if (!quorum_unit_is_known(lr, u) || !quorum_any_unsure(lr, u) ||
         !quorum_sync_is_told(lr->req->s->sync, unit.start,
                              unit.end - unit.start)) {
+        return false;
+    }
+    /* Else it would be known again after a crash (P1). */
+    if (lr->req->s->store &&
+        quorum_state_prepare(lr->req->bs, unit.start,
+                             unit.end - unit.start) < 0) {
         return false;
     }
     quorum_reached(QUORUM_BRANCH_DIGEST_TOLD);
@@ -388,7 +408,8 @@ void quorum_checked_vote_end(QuorumLockedRead *lr, int ret)
         quorum_digests_hash_buf(req->s->digests,
                                 lr->result + (start - req->offset),
                                 QUORUM_UNIT, &digest);
-        quorum_digests_remember(req->s->digests, start, QUORUM_UNIT, &digest);
+        quorum_digests_remember_vote(req->s->digests, start, QUORUM_UNIT,
+                                     &digest);
     }
 }
 
@@ -505,6 +526,23 @@ static void GRAPH_RDLOCK quorum_check_choose(QuorumRequest *req)
     }
 }
 
+/* Look up the range, wherever its digests are. */
+static bool coroutine_fn GRAPH_RDLOCK
+quorum_check_lookup(BlockDriverState *bs, int64_t offset, int64_t bytes,
+                    uint64_t *digests)
+{
+    BDRVQuorumState *s = bs->opaque;
+
+    if (likely(quorum_digests_lookup(s->digests, offset, bytes, digests))) {
+        return true;
+    }
+    if (!s->store) {
+        return false;
+    }
+    quorum_store_do_fetch(bs, offset, bytes);
+    return quorum_digests_lookup(s->digests, offset, bytes, digests);
+}
+
 QuorumChecked coroutine_fn
 quorum_checked_read(BlockDriverState *bs, int64_t offset, int64_t bytes,
                     QEMUIOVector *qiov, BdrvRequestFlags flags,
@@ -517,7 +555,7 @@ quorum_checked_read(BlockDriverState *bs, int64_t offset, int64_t bytes,
 
     quorum_units_init(&known, bytes);
     if (!QEMU_IS_ALIGNED(offset | bytes, QUORUM_UNIT) || !quorum_may_know(bs) ||
-        !quorum_digests_lookup(s->digests, offset, bytes, known.digests)) {
+        !quorum_check_lookup(bs, offset, bytes, known.digests)) {
         stat64_add(&s->checked_misses, 1);
         quorum_units_destroy(&known);
         return QUORUM_CHECKED_UNKNOWN;
@@ -555,5 +593,6 @@ QuorumCheckedStats *quorum_checked_stats(BDRVQuorumState *s)
     stats->misses = stat64_get(&s->checked_misses);
     stats->mismatches = stat64_get(&s->checked_mismatches);
     stats->cache_bytes = quorum_digests_memory(s->digests);
+    quorum_store_fill_stats(s, stats);
     return stats;
 }

@@ -60,8 +60,11 @@ bool quorum_checked_make(BDRVQuorumState *s, const QuorumOptions *opts,
 /* Use @digests.  In the main thread, with all requests drained. */
 void quorum_checked_use(BDRVQuorumState *s, QuorumDigests *digests);
 
-/* Forget all.  Any thread. */
-void quorum_checked_forget_all(BDRVQuorumState *s);
+/*
+ * The image is not ours from now on, or was not: forget all, but for what is
+ * kept on a node, which is looked at again with the state nodes.
+ */
+void quorum_checked_unload(BDRVQuorumState *s);
 
 /* --- changes --- */
 
@@ -130,7 +133,8 @@ static inline bool quorum_checked_agree(QuorumRequest *req,
 uint64_t *quorum_checked_vote_new(const QuorumRequest *req, int units);
 
 /* The range has just been taken: look up what is known. */
-void quorum_checked_vote_begin(struct QuorumLockedRead *lr);
+void coroutine_fn GRAPH_RDLOCK
+quorum_checked_vote_begin(struct QuorumLockedRead *lr);
 
 /*
  * D5: of unit @u, which is known, the version among @version[slot] of
@@ -146,7 +150,8 @@ int quorum_checked_winner(const struct QuorumLockedRead *lr, int u,
  * has told the guest so, what the children have become counts, as it does with
  * a vote: forget the digest, and return true.
  */
-bool quorum_checked_gives_up(struct QuorumLockedRead *lr, int u);
+bool coroutine_fn GRAPH_RDLOCK
+quorum_checked_gives_up(struct QuorumLockedRead *lr, int u);
 
 /* The digest has decided unit @u: @members have it, or there is no winner. */
 void quorum_checked_decided(struct QuorumLockedRead *lr, int u, bool winner,

@@ -9,7 +9,8 @@
  * one behind the other, and an index of them by number, with chains.  It is
  * allocated at once, but a page that was never used takes no memory.  When all
  * pages are in use, the one that goes is the next one that was not looked up
- * since the last time that it was considered (CLOCK).
+ * since the last time that it was considered (CLOCK).  Of a table that is kept,
+ * a page that is neither dirty nor has news goes first.
  *
  * All changes are made with the lock held.  Lookups do without: each page has a
  * sequence lock, which tells a reader that what it has read has changed under
@@ -19,6 +20,7 @@
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "qemu/bitmap.h"
 #include "crypto/hash.h"
 #include "crypto/random.h"
 #include "qemu/cutils.h"
@@ -39,13 +41,16 @@
 QEMU_BUILD_BUG_ON(QUORUM_DIGEST_KEY < XXH3_SECRET_SIZE_MIN);
 #endif
 
-#define PAGE_UNITS      512
-#define PAGE_BYTES      (PAGE_UNITS * QUORUM_DIGEST_UNIT)
+#define PAGE_UNITS      QUORUM_DIGEST_PAGE_UNITS
+#define PAGE_BYTES      QUORUM_DIGEST_PAGE_BYTES
 #define NONE            UINT32_MAX      /* no page, and none of the disk's */
 
 /* Ranges that have generations of their own, and how many of these exist. */
 #define STRIPE_BYTES    (64 * KiB)
 #define STRIPES         4096
+
+/* How many pages with something to write are passed over for one without. */
+#define EVICT_TRIES     64
 
 /* How often a lookup tries to do without the lock. */
 #define LOOKUP_TRIES    16
@@ -86,6 +91,13 @@ struct QuorumDigests {
     QuorumDigestPage *pages;
     uint32_t *buckets;          /* the first page in the chain */
     uint8_t *looked_up;         /* for each page: whether it was, lately */
+    unsigned long *pinned;      /* for each page: it can't go */
+
+    /* Of a table that is kept: see digest.h.  Bits are pages of the disk. */
+    uint32_t kept;              /* how many are, from the first one on; or 0 */
+    unsigned long *dirty;
+    unsigned long *news;
+    unsigned long *cached;
 
     /*
      * Nothing has to be kept of pages that were evicted: changes are counted in
@@ -319,20 +331,54 @@ static void quorum_digest_unlink_locked(QuorumDigests *d, QuorumDigestPage *p)
     qatomic_set(where, p->next);
 }
 
-/* A page that was not used yet, or else one that can go: its index. */
+/* Whether the node has to be told of something in page @number. */
+static bool quorum_digest_is_to_write_locked(const QuorumDigests *d,
+                                             uint32_t number)
+{
+    return number < d->kept &&
+           (test_bit(number, d->dirty) || test_bit(number, d->news));
+}
+
+/*
+ * A page that was not used yet, or else one that can go: its index.  As few of
+ * them are pinned, there is always one.  What was news in it is lost; and if it
+ * was dirty, it stays so, and is unknown (T3).
+ */
 static uint32_t quorum_digest_evict_locked(QuorumDigests *d)
 {
-    uint32_t i;
+    uint32_t i, second_best = NONE;
+    int tries = 0;
 
     if (d->used_pages < d->num_pages) {
         return d->used_pages++;
     }
-    do {
+    while (true) {
         i = d->hand;
         d->hand = (i + 1) % d->num_pages;
-    } while (qatomic_xchg(&d->looked_up[i], 0));
+        if (test_bit(i, d->pinned) || qatomic_xchg(&d->looked_up[i], 0)) {
+            continue;
+        }
+        if (!quorum_digest_is_to_write_locked(d, d->pages[i].number)) {
+            break;
+        }
+        second_best = second_best == NONE ? i : second_best;
+        if (++tries == EVICT_TRIES) {
+            i = second_best;
+            break;
+        }
+    }
     quorum_digest_unlink_locked(d, &d->pages[i]);
+    if (d->pages[i].number < d->kept) {
+        clear_bit(d->pages[i].number, d->news);
+    }
     return i;
+}
+
+/* T3: what is not known of page @number, which is not in memory. */
+static bool quorum_digest_is_elsewhere_locked(const QuorumDigests *d,
+                                              uint32_t number)
+{
+    return number < d->kept && !test_bit(number, d->dirty);
 }
 
 /*
@@ -360,6 +406,11 @@ static QuorumDigestPage *quorum_digest_make_locked(QuorumDigests *d,
     qatomic_set(&p->next, *bucket);
     for (int j = 0; j < ARRAY_SIZE(p->words); j++) {
         qatomic_set(&p->words[j], 0);
+    }
+    if (quorum_digest_is_elsewhere_locked(d, number)) {
+        for (int j = 0; j < PAGE_UNITS; j++) {
+            quorum_digest_set(p, j, QUORUM_DIGEST_ELSEWHERE);
+        }
     }
     seqlock_write_end(&p->seq);
     qatomic_store_release(bucket, i);
@@ -483,15 +534,38 @@ uint64_t quorum_digests_generation(QuorumDigests *d, int64_t offset,
     return quorum_digest_generation_locked(d, offset, bytes);
 }
 
-/* Set @first to @past of page @p to @digests, or all to @digest if NULL. */
-static void quorum_digest_fill_locked(QuorumDigestPage *p, int first, int past,
-                                      const uint64_t *digests, uint64_t digest)
+/*
+ * Set @first to @past of page @p to @digests, or all to @digest if NULL.  If
+ * that comes from a @vote, what is elsewhere stays so.
+ */
+static void quorum_digest_fill_locked(QuorumDigests *d, QuorumDigestPage *p,
+                                      int first, int past,
+                                      const uint64_t *digests, uint64_t digest,
+                                      bool vote)
 {
+    bool kept = p->number < d->kept;
+    bool news = false, dirty = false;
+
     seqlock_write_begin(&p->seq);
     for (int i = first; i < past; i++) {
-        quorum_digest_set(p, i, digests ? digests[i - first] : digest);
+        uint64_t old = quorum_digest_get(p, i);
+        uint64_t new = digests ? digests[i - first] : digest;
+
+        if (old == new || (vote && kept && old == QUORUM_DIGEST_ELSEWHERE)) {
+            continue;
+        }
+        news |= old == QUORUM_DIGEST_UNKNOWN;
+        dirty |= old != QUORUM_DIGEST_UNKNOWN;
+        quorum_digest_set(p, i, new);
     }
     seqlock_write_end(&p->seq);
+    /* T1, T2 */
+    if (kept && news) {
+        set_bit(p->number, d->news);
+    }
+    if (kept && dirty) {
+        set_bit(p->number, d->dirty);
+    }
 }
 
 /* --- what is forgotten and remembered --- */
@@ -507,9 +581,15 @@ static void quorum_digest_forget_pages_locked(QuorumDigests *d, int64_t offset,
                           ((int64_t)p->number + 1) * PAGE_BYTES);
 
         QUORUM_DIGEST_FOR_EACH_PART(part, begin, end - begin) {
-            quorum_digest_fill_locked(p, part.first, part.past, NULL,
-                                      QUORUM_DIGEST_UNKNOWN);
+            quorum_digest_fill_locked(d, p, part.first, part.past, NULL,
+                                      QUORUM_DIGEST_UNKNOWN, false);
         }
+    }
+    if (offset / PAGE_BYTES < d->kept) {
+        /* The pages that are not in memory, and there may be many. */
+        int64_t end = MIN((offset + bytes - 1) / PAGE_BYTES + 1, d->kept);
+
+        bitmap_set(d->dirty, offset / PAGE_BYTES, end - offset / PAGE_BYTES);
     }
 }
 
@@ -524,9 +604,17 @@ static void quorum_digest_forget_locked(QuorumDigests *d, int64_t offset,
     QUORUM_DIGEST_FOR_EACH_PART(part, offset, bytes) {
         QuorumDigestPage *p = quorum_digest_find_locked(d, part.number);
 
+        if (!p && quorum_digest_is_elsewhere_locked(d, part.number)) {
+            if (part.past - part.first == PAGE_UNITS) {
+                set_bit(part.number, d->dirty);
+            } else {
+                /* The rest of it stays elsewhere. */
+                p = quorum_digest_make_locked(d, part.number);
+            }
+        }
         if (p) {
-            quorum_digest_fill_locked(p, part.first, part.past, NULL,
-                                      QUORUM_DIGEST_UNKNOWN);
+            quorum_digest_fill_locked(d, p, part.first, part.past, NULL,
+                                      QUORUM_DIGEST_UNKNOWN, false);
         }
     }
 }
@@ -563,11 +651,11 @@ void quorum_digests_forget_all(QuorumDigests *d)
 
 static void quorum_digest_remember_locked(QuorumDigests *d, int64_t offset,
                                           int64_t bytes,
-                                          const uint64_t *digests)
+                                          const uint64_t *digests, bool vote)
 {
     QUORUM_DIGEST_FOR_EACH_PART(part, offset, bytes) {
-        quorum_digest_fill_locked(quorum_digest_make_locked(d, part.number),
-                                  part.first, part.past, digests, 0);
+        quorum_digest_fill_locked(d, quorum_digest_make_locked(d, part.number),
+                                  part.first, part.past, digests, 0, vote);
         digests += part.past - part.first;
     }
 }
@@ -582,7 +670,7 @@ void quorum_digests_remember(QuorumDigests *d, int64_t offset, int64_t bytes,
     QEMU_LOCK_GUARD(&d->lock);
     quorum_digest_grow_locked(d, offset, bytes);
     quorum_digest_forget_locked(d, offset, MAX(begin - offset, 0));
-    quorum_digest_remember_locked(d, begin, end - begin, digests);
+    quorum_digest_remember_locked(d, begin, end - begin, digests, false);
     past = MAX(end, offset);
     quorum_digest_forget_locked(d, past, offset + bytes - past);
 }
@@ -596,8 +684,17 @@ bool quorum_digests_remember_if(QuorumDigests *d, int64_t offset, int64_t bytes,
         quorum_digest_generation_locked(d, offset, bytes) != generation) {
         return false;
     }
-    quorum_digest_remember_locked(d, offset, bytes, digests);
+    quorum_digest_remember_locked(d, offset, bytes, digests, true);
     return true;
+}
+
+void quorum_digests_remember_vote(QuorumDigests *d, int64_t offset,
+                                  int64_t bytes, const uint64_t *digests)
+{
+    quorum_digest_check_units(offset, bytes);
+    QEMU_LOCK_GUARD(&d->lock);
+    quorum_digest_grow_locked(d, offset, bytes);
+    quorum_digest_remember_locked(d, offset, bytes, digests, true);
 }
 
 void quorum_digests_remember_zeroes(QuorumDigests *d, int64_t offset,
@@ -612,9 +709,9 @@ void quorum_digests_remember_zeroes(QuorumDigests *d, int64_t offset,
     /* Others get the lock in between. */
     QUORUM_DIGEST_FOR_EACH_PART(part, begin, MIN(end - begin, max)) {
         QEMU_LOCK_GUARD(&d->lock);
-        quorum_digest_fill_locked(quorum_digest_make_locked(d, part.number),
+        quorum_digest_fill_locked(d, quorum_digest_make_locked(d, part.number),
                                   part.first, part.past, NULL,
-                                  QUORUM_DIGEST_ZERO);
+                                  QUORUM_DIGEST_ZERO, false);
     }
 }
 
@@ -627,7 +724,8 @@ static bool quorum_digest_read(const QuorumDigestPage *p,
     for (int i = part->first; i < part->past; i++) {
         uint64_t digest = quorum_digest_get(p, i);
 
-        if (digest == QUORUM_DIGEST_UNKNOWN) {
+        if (digest == QUORUM_DIGEST_UNKNOWN ||
+            digest == QUORUM_DIGEST_ELSEWHERE) {
             return false;
         }
         digests[i - part->first] = digest;
@@ -717,6 +815,204 @@ bool quorum_digests_lookup(QuorumDigests *d, int64_t offset, int64_t bytes,
     return true;
 }
 
+/* --- a table that is kept --- */
+
+static void quorum_digest_keep_no_more_locked(QuorumDigests *d)
+{
+    d->kept = 0;
+    g_clear_pointer(&d->dirty, g_free);
+    g_clear_pointer(&d->news, g_free);
+    g_clear_pointer(&d->cached, g_free);
+}
+
+void quorum_digests_keep_no_more(QuorumDigests *d)
+{
+    QEMU_LOCK_GUARD(&d->lock);
+    quorum_digest_keep_no_more_locked(d);
+    for (uint32_t i = 0; i < d->used_pages; i++) {
+        QuorumDigestPage *p = &d->pages[i];
+
+        for (int j = 0; j < PAGE_UNITS; j++) {
+            if (quorum_digest_get(p, j) == QUORUM_DIGEST_ELSEWHERE) {
+                quorum_digest_fill_locked(d, p, j, j + 1, NULL,
+                                          QUORUM_DIGEST_UNKNOWN, false);
+            }
+        }
+    }
+}
+
+bool quorum_digests_keep(QuorumDigests *d, uint32_t pages, bool fresh)
+{
+    unsigned long *dirty = bitmap_try_new(pages);
+    unsigned long *news = bitmap_try_new(pages);
+    unsigned long *cached = bitmap_try_new(pages);
+
+    if (!dirty || !news || !cached) {
+        g_free(dirty);
+        g_free(news);
+        g_free(cached);
+        return false;
+    }
+    QEMU_LOCK_GUARD(&d->lock);
+    assert(!d->kept);
+    for (uint32_t i = 0; i < d->used_pages; i++) {
+        QuorumDigestPage *p = &d->pages[i];
+
+        if (p->number >= pages) {
+            continue;
+        }
+        if (fresh) {
+            set_bit(p->number, news);
+        } else {
+            quorum_digest_fill_locked(d, p, 0, PAGE_UNITS, NULL,
+                                      QUORUM_DIGEST_ELSEWHERE, false);
+        }
+    }
+    d->dirty = dirty;
+    d->news = news;
+    d->cached = cached;
+    d->kept = pages;
+    return true;
+}
+
+void quorum_digests_set_key(QuorumDigests *d, const uint8_t *key)
+{
+    quorum_digests_forget_all(d);
+    memcpy(d->key, key, sizeof(d->key));
+}
+
+/* Whether a unit from @first to @past of page @number is elsewhere. */
+static bool quorum_digest_any_elsewhere_locked(QuorumDigests *d,
+                                               uint32_t number, int first,
+                                               int past)
+{
+    const QuorumDigestPage *p = quorum_digest_find_locked(d, number);
+
+    if (!p) {
+        return quorum_digest_is_elsewhere_locked(d, number);
+    }
+    for (int i = first; i < past && number < d->kept; i++) {
+        if (quorum_digest_get(p, i) == QUORUM_DIGEST_ELSEWHERE) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool quorum_digests_find_elsewhere(QuorumDigests *d, int64_t offset,
+                                   int64_t bytes, uint32_t *page)
+{
+    quorum_digest_check_range(offset, bytes);
+    QEMU_LOCK_GUARD(&d->lock);
+    QUORUM_DIGEST_FOR_EACH_PART(part, offset, bytes) {
+        if (quorum_digest_any_elsewhere_locked(d, part.number, part.first,
+                                               part.past)) {
+            *page = part.number;
+            return true;
+        }
+    }
+    return false;
+}
+
+bool quorum_digests_load_begin(QuorumDigests *d, uint32_t page)
+{
+    QEMU_LOCK_GUARD(&d->lock);
+    if (!quorum_digest_any_elsewhere_locked(d, page, 0, PAGE_UNITS)) {
+        return false;
+    }
+    set_bit(quorum_digest_make_locked(d, page) - d->pages, d->pinned);
+    return true;
+}
+
+void quorum_digests_load_end(QuorumDigests *d, uint32_t page,
+                             const uint64_t *digests)
+{
+    QuorumDigestPage *p;
+
+    QEMU_LOCK_GUARD(&d->lock);
+    p = quorum_digest_find_locked(d, page);
+    clear_bit(p - d->pages, d->pinned);
+    seqlock_write_begin(&p->seq);
+    for (int i = 0; i < PAGE_UNITS; i++) {
+        /* What has changed meanwhile, the node does not know. */
+        if (quorum_digest_get(p, i) == QUORUM_DIGEST_ELSEWHERE) {
+            quorum_digest_set(p, i, digests ? digests[i]
+                                            : QUORUM_DIGEST_UNKNOWN);
+        }
+    }
+    seqlock_write_end(&p->seq);
+    if (!digests && page < d->kept) {
+        set_bit(page, d->dirty);        /* another time, it might be read */
+    }
+}
+
+bool quorum_digests_is_clean(QuorumDigests *d, int64_t offset, int64_t bytes)
+{
+    int64_t first = offset / PAGE_BYTES;
+    int64_t end;
+
+    quorum_digest_check_range(offset, bytes);
+    QEMU_LOCK_GUARD(&d->lock);
+    end = MIN(DIV_ROUND_UP(offset + bytes, PAGE_BYTES), d->kept);
+    return first >= end || (find_next_bit(d->dirty, end, first) >= end &&
+                            find_next_bit(d->cached, end, first) >= end);
+}
+
+bool quorum_digests_next_to_write(QuorumDigests *d, uint32_t *page,
+                                  uint32_t end, bool news)
+{
+    uint64_t next;
+
+    QEMU_LOCK_GUARD(&d->lock);
+    end = MIN(end, d->kept);
+    if (*page >= end) {
+        return false;
+    }
+    next = find_next_bit(d->dirty, end, *page);
+    if (news) {
+        next = MIN(next, find_next_bit(d->news, end, *page));
+    }
+    *page = next;
+    return next < end;
+}
+
+bool quorum_digests_is_pressed(QuorumDigests *d)
+{
+    QEMU_LOCK_GUARD(&d->lock);
+    return d->kept && bitmap_count_one(d->dirty, d->kept) +
+                      bitmap_count_one(d->news, d->kept) > d->num_pages / 8;
+}
+
+QuorumDigestsCopy quorum_digests_copy(QuorumDigests *d, uint32_t page,
+                                      uint64_t *digests)
+{
+    const QuorumDigestPage *p;
+
+    QEMU_LOCK_GUARD(&d->lock);
+    if (!quorum_digest_is_to_write_locked(d, page)) {
+        return QUORUM_DIGESTS_NOT_NEEDED;
+    }
+    p = quorum_digest_find_locked(d, page);
+    for (int i = 0; i < PAGE_UNITS; i++) {
+        digests[i] = p ? quorum_digest_get(p, i) : QUORUM_DIGEST_UNKNOWN;
+        if (digests[i] == QUORUM_DIGEST_ELSEWHERE) {
+            return QUORUM_DIGESTS_LOAD_FIRST;
+        }
+    }
+    clear_bit(page, d->dirty);
+    clear_bit(page, d->news);
+    set_bit(page, d->cached);
+    return QUORUM_DIGESTS_COPIED;
+}
+
+void quorum_digests_flushed(QuorumDigests *d)
+{
+    QEMU_LOCK_GUARD(&d->lock);
+    if (d->kept) {
+        bitmap_zero(d->cached, d->kept);
+    }
+}
+
 /* --- creation --- */
 
 /* How many pages and buckets there may be. */
@@ -728,6 +1024,7 @@ static void quorum_digest_set_size(QuorumDigests *d, uint64_t cache_size)
     pages = MIN(pages, UINT64_C(1) << 31);
     d->num_buckets = pow2ceil(pages);
     d->overhead = sizeof(*d) + pages * sizeof(d->looked_up[0]) +
+                  BITS_TO_LONGS(pages) * sizeof(d->pinned[0]) +
                   (uint64_t)d->num_buckets * sizeof(d->buckets[0]);
     d->num_pages = MIN(pages,
                        (cache_size - d->overhead) / sizeof(QuorumDigestPage));
@@ -753,12 +1050,14 @@ QuorumDigests *quorum_digests_new(uint64_t cache_size, QuorumDigestAlg alg,
     d->pages = g_try_new0(QuorumDigestPage, d->num_pages);
     d->buckets = g_try_new(uint32_t, d->num_buckets);
     d->looked_up = g_try_new0(uint8_t, d->num_pages);
-    if (!d->pages || !d->buckets || !d->looked_up) {
+    d->pinned = bitmap_try_new(d->num_pages);
+    if (!d->pages || !d->buckets || !d->looked_up || !d->pinned) {
         error_setg(errp, "There is no memory for digests of %" PRIu64 " bytes",
                    cache_size);
         g_free(d->pages);
         g_free(d->buckets);
         g_free(d->looked_up);
+        g_free(d->pinned);
         return NULL;
     }
     memset(d->buckets, 0xff, d->num_buckets * sizeof(uint32_t));
@@ -771,10 +1070,12 @@ void quorum_digests_free(QuorumDigests *d)
     if (!d) {
         return;
     }
+    quorum_digest_keep_no_more_locked(d);
     qemu_mutex_destroy(&d->lock);
     g_free(d->pages);
     g_free(d->buckets);
     g_free(d->looked_up);
+    g_free(d->pinned);
     g_free(d);
 }
 
@@ -783,8 +1084,15 @@ const uint8_t *quorum_digests_key(const QuorumDigests *d)
     return d->key;
 }
 
+bool quorum_digests_is_empty(QuorumDigests *d)
+{
+    QEMU_LOCK_GUARD(&d->lock);
+    return d->used_pages == 0;
+}
+
 uint64_t quorum_digests_memory(QuorumDigests *d)
 {
     QEMU_LOCK_GUARD(&d->lock);
-    return d->overhead + d->used_pages * sizeof(QuorumDigestPage);
+    return d->overhead + d->used_pages * sizeof(QuorumDigestPage) +
+           3 * BITS_TO_LONGS(d->kept) * sizeof(long);
 }

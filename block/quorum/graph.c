@@ -15,6 +15,7 @@
 #include "block/block-io.h"
 #include "migration/blocker.h"
 #include "qapi/error.h"
+#include "digest-store.h"
 #include "graph.h"
 #include "late.h"
 #include "losses.h"
@@ -78,6 +79,28 @@ static bool GRAPH_RDLOCK quorum_child_is_short(BlockDriverState *bs,
     return true;
 }
 
+/*
+ * Whether it makes no difference to us that others write to @c (NULL: one that
+ * is about to be attached).  While we have no parent, nothing is read from us
+ * or written, so we have nothing but what is remembered to compare with; and
+ * while there is no other child, there is none that would differ afterwards.
+ * So a node that a guest writes to can become our child, and then the guest's
+ * device be given us instead of that node, in one step of the graph.  From then
+ * on we have a parent.
+ */
+static bool GRAPH_RDLOCK quorum_is_bystander(BlockDriverState *bs, BdrvChild *c)
+{
+    BDRVQuorumState *s = bs->opaque;
+    BdrvChild *other;
+
+    QLIST_FOREACH(other, &bs->children, next) {
+        if (other != c && !(other->role & BDRV_CHILD_METADATA)) {
+            return false;
+        }
+    }
+    return QLIST_EMPTY(&bs->parents) && !s->state && !s->digests;
+}
+
 void quorum_child_perm(BlockDriverState *bs, BdrvChild *c, BdrvChildRole role,
                        BlockReopenQueue *reopen_queue, uint64_t perm,
                        uint64_t shared, uint64_t *nperm, uint64_t *nshared)
@@ -129,6 +152,8 @@ void quorum_child_perm(BlockDriverState *bs, BdrvChild *c, BdrvChildRole role,
                ~(BLK_PERM_WRITE | BLK_PERM_RESIZE);
     if (inactive) {
         *nshared |= BLK_PERM_WRITE | BLK_PERM_RESIZE;
+    } else if (quorum_is_bystander(bs, c)) {
+        *nshared |= BLK_PERM_WRITE;
     }
 }
 
@@ -673,6 +698,12 @@ int quorum_del_child(BlockDriverState *bs, BdrvChild *child, Transaction *tran,
     BDRVQuorumState *s = bs->opaque;
     int i = 0;
 
+    if (quorum_store_is_node(s, child)) {
+        error_setg(errp, "Child '%s' of quorum '%s' cannot be removed: the "
+                   "digests are kept there as long as it is open", child->name,
+                   bdrv_get_node_name(bs));
+        return -EINVAL;
+    }
     if (quorum_state_is_node(child)) {
         return quorum_state_del_node(bs, child, tran, detached, errp);
     }

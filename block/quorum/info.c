@@ -11,6 +11,7 @@
 #include "qapi/qapi-types-block-core.h"
 #include "qemu/timer.h"
 #include "checked.h"
+#include "digest-store.h"
 #include "early.h"
 #include "info.h"
 #include "request.h"
@@ -85,6 +86,7 @@ ImageInfoSpecific *quorum_get_specific_info(BlockDriverState *bs, Error **errp)
     quorum->read_pattern = s->opts.read_pattern;
     quorum->resync = quorum_resync_info(bs);
     quorum->state = quorum_state_info(bs);
+    quorum->digests = quorum_store_info(bs);
     for (int i = 0; i < s->num_slots; i++) {
         QuorumSlot *slot = &s->slots[i];
         QuorumChildInfo *info = g_new0(QuorumChildInfo, 1);

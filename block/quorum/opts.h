@@ -36,6 +36,7 @@
 #define QUORUM_OPT_DIRTY_LIMIT       "dirty-limit"
 #define QUORUM_OPT_DIGEST            "digest"
 #define QUORUM_OPT_DIGEST_CACHE_SIZE "digest-cache-size"
+#define QUORUM_OPT_DIGESTS           "digests"
 
 /*
  * Values of child-timeout, in ms.  Less than the smallest is less than what a

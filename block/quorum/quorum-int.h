@@ -72,6 +72,7 @@
 #include "sync.h"
 
 typedef struct QuorumDigests QuorumDigests;
+typedef struct QuorumDigestStore QuorumDigestStore;
 typedef struct QuorumRepair QuorumRepair;
 typedef struct QuorumRequest QuorumRequest;
 typedef struct QuorumResync QuorumResync;
@@ -305,6 +306,9 @@ typedef struct BDRVQuorumState {
 
     /* What survives a restart, see state.h; NULL without state nodes. */
     QuorumState *state;
+
+    /* Where digests are kept, see digest-store.h; NULL if nowhere. */
+    QuorumDigestStore *store;
 
     /* Under in_flight_lock. */
 

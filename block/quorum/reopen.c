@@ -20,6 +20,7 @@
 #include "qobject/qbool.h"
 #include "qobject/qdict.h"
 #include "checked.h"
+#include "digest-store.h"
 #include "graph.h"
 #include "state.h"
 
@@ -69,6 +70,7 @@ void quorum_reopen_parse_children(BlockDriverState *bs, QDict *options)
         g_autofree char *prefix = g_strconcat(child->name, ".", NULL);
 
         if (has[quorum_state_is_node(child)] &&
+            !quorum_store_is_node(bs->opaque, child) &&
             !qdict_haskey(options, child->name) &&
             !quorum_opts_have(options, prefix)) {
             qdict_put_bool(options, child->name, false);
@@ -381,6 +383,10 @@ int quorum_reopen_prepare(BDRVReopenState *state, BlockReopenQueue *queue,
     }
     if (r->opts.blkverify != s->opts.blkverify) {
         error_setg(errp, "Cannot change the option '" QUORUM_OPT_BLKVERIFY "'");
+        ret = -EINVAL;
+        goto fail;
+    }
+    if (!quorum_store_check_opts(s, &r->opts, errp)) {
         ret = -EINVAL;
         goto fail;
     }

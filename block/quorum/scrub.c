@@ -25,7 +25,7 @@
 #include "qemu/bitmap.h"
 #include "qemu/stats64.h"
 #include "qemu/units.h"
-#include "checked.h"
+#include "digest-store.h"
 #include "resync.h"
 #include "scrub-chunk.h"
 #include "trace.h"
@@ -50,6 +50,7 @@ typedef struct QuorumScrubJob {
     /* Set once.  The job keeps the node. */
     BlockDriverState *bs;
     QuorumScrubSync sync;
+    bool forget;                /* first, all digests */
     BlockdevOnError on_error;
 
     /* Used by the job's coroutine only. */
@@ -283,6 +284,24 @@ static BlockErrorAction quorum_scrub_action(QuorumScrubJob *sj, int ret,
                                   !sj->scrub.write_failed, -ret);
 }
 
+/* Forget all digests, if that is asked for. */
+static int coroutine_fn GRAPH_UNLOCKED
+quorum_scrub_forget(QuorumScrubJob *sj, Error **errp)
+{
+    BlockDriverState *bs = sj->bs;
+    BDRVQuorumState *s = bs->opaque;
+    int ret = 0;
+
+    bdrv_inc_in_flight(bs);
+    WITH_GRAPH_RDLOCK_GUARD() {
+        if (sj->forget && s->digests && !(bs->open_flags & BDRV_O_INACTIVE)) {
+            ret = quorum_store_forget(bs, errp);
+        }
+    }
+    bdrv_dec_in_flight(bs);
+    return ret;
+}
+
 static int coroutine_fn quorum_scrub_run(Job *job, Error **errp)
 {
     QuorumScrubJob *sj = container_of(job, QuorumScrubJob, common.job);
@@ -290,6 +309,10 @@ static int coroutine_fn quorum_scrub_run(Job *job, Error **errp)
     int error = 0;
     int ret;
 
+    ret = quorum_scrub_forget(sj, errp);
+    if (ret < 0) {
+        return ret;
+    }
     while (true) {
         BlockErrorAction action = BLOCK_ERROR_ACTION_IGNORE;
         int64_t bytes = 0;
@@ -588,10 +611,8 @@ void qmp_quorum_scrub(const char *job_id, const char *node,
     /* Nothing that is done to the node meanwhile harms a scrub. */
     bdrv_op_unblock_all(bs, sj->common.blocker);
 
-    if (has_digests && digests == QUORUM_SCRUB_DIGESTS_FORGET) {
-        quorum_checked_forget_all(bs->opaque);
-    }
     sj->bs = bs;
+    sj->forget = has_digests && digests == QUORUM_SCRUB_DIGESTS_FORGET;
     sj->sync = has_sync ? sync : QUORUM_SCRUB_SYNC_FULL;
     sj->on_error = has_on_error ? on_error : BLOCKDEV_ON_ERROR_REPORT;
     sj->scrub.repair = repair;

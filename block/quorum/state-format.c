@@ -9,10 +9,10 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/bswap.h"
-#include "qemu/crc32c.h"
 #include "qemu/cutils.h"
 #include "qemu/units.h"
 #include "debug.h"
+#include "page-crc.h"
 #include "state-format.h"
 
 #define STATE_MAGIC   "QMQP"
@@ -37,6 +37,7 @@ typedef struct QEMU_PACKED QuorumStateHeaderDisk {
 } QuorumStateHeaderDisk;
 
 QEMU_BUILD_BUG_ON(sizeof(QuorumStateHeaderDisk) != QUORUM_STATE_HEADER);
+QEMU_BUILD_BUG_ON(QUORUM_STATE_PAGE != QUORUM_PAGE_BYTES);
 
 typedef struct QEMU_PACKED QuorumStateRecordDisk {
     uint8_t member[16];
@@ -73,11 +74,12 @@ typedef struct QEMU_PACKED QuorumStateLabelDisk {
     uint64_t config;
     uint64_t disk_bytes;
     uint64_t max_bytes;
-    uint8_t reserved2[16];
+    uint8_t digests[16];
     QuorumStateRecordDisk records[QUORUM_STATE_RECORDS];
 } QuorumStateLabelDisk;
 
 QEMU_BUILD_BUG_ON(offsetof(QuorumStateLabelDisk, opens) != 384);
+QEMU_BUILD_BUG_ON(offsetof(QuorumStateLabelDisk, digests) != 432);
 QEMU_BUILD_BUG_ON(offsetof(QuorumStateLabelDisk, records) != 448);
 QEMU_BUILD_BUG_ON(sizeof(QuorumStateLabelDisk) > QUORUM_STATE_PAGE);
 
@@ -159,19 +161,7 @@ uint64_t quorum_state_session_low(const QemuUUID *uuid)
     return ldq_be_p(uuid->data);
 }
 
-/* --- checksums --- */
-
-static uint32_t quorum_state_crc(const uint8_t *buf)
-{
-    static const uint8_t zero[4];
-    struct iovec parts[] = {
-        { .iov_base = (void *)buf, .iov_len = 4 },
-        { .iov_base = (void *)zero, .iov_len = 4 },
-        { .iov_base = (void *)(buf + 8), .iov_len = QUORUM_STATE_PAGE - 8 },
-    };
-
-    return iov_crc32c(0xffffffff, parts, ARRAY_SIZE(parts));
-}
+/* --- headers of pages --- */
 
 void quorum_state_encode_page(const QuorumStatePage *page, uint8_t *buf)
 {
@@ -184,7 +174,7 @@ void quorum_state_encode_page(const QuorumStatePage *page, uint8_t *buf)
     stl_le_p(&h->layout, page->layout);
     memcpy(h->set, page->set.data, sizeof(h->set));
     stq_be_p(h->session, page->session);
-    stl_le_p(&h->crc, quorum_state_crc(buf));
+    stl_le_p(&h->crc, quorum_page_crc(buf));
 }
 
 /* What the header of a page that is whole says; false if it is not. */
@@ -193,7 +183,7 @@ static bool quorum_state_decode_header(const uint8_t *buf, QuorumStatePage *p)
     const QuorumStateHeaderDisk *h = (const QuorumStateHeaderDisk *)buf;
 
     if (memcmp(h->magic, STATE_MAGIC, sizeof(h->magic)) ||
-        ldl_le_p(&h->crc) != quorum_state_crc(buf)) {
+        ldl_le_p(&h->crc) != quorum_page_crc(buf)) {
         return false;
     }
     p->seq = ldq_le_p(&h->seq);
@@ -266,6 +256,7 @@ void quorum_state_encode_label(const QuorumStateLabel *label, uint8_t *buf)
     stq_le_p(&d->config, label->config);
     stq_le_p(&d->disk_bytes, label->disk_bytes);
     stq_le_p(&d->max_bytes, label->max_bytes);
+    memcpy(d->digests, label->digests.data, sizeof(d->digests));
     for (int i = 0; i < QUORUM_STATE_RECORDS; i++) {
         quorum_state_encode_record(&label->records[i], &d->records[i]);
     }
@@ -384,6 +375,7 @@ bool quorum_state_decode_label(const uint8_t *buf, QuorumStateLabel *label,
     };
     memcpy(label->member.data, d->member, sizeof(d->member));
     memcpy(label->session.data, d->session, sizeof(d->session));
+    memcpy(label->digests.data, d->digests, sizeof(d->digests));
     for (int i = 0; i < QUORUM_STATE_HISTORY; i++) {
         memcpy(label->history[i].data, d->history[i], sizeof(d->history[i]));
     }

@@ -83,6 +83,7 @@ typedef struct QuorumStateLabel {
     uint64_t config;            /* grows when members come and go */
     int64_t disk_bytes;
     int64_t max_bytes;          /* what the maps can cover */
+    QemuUUID digests;           /* the stamp of the node of digests, or null */
     int intent_shift;           /* a bit of the intent map: 1 << that bytes */
     int stale_shift;
     QuorumStateRecord records[QUORUM_STATE_RECORDS];

@@ -206,7 +206,9 @@ bool quorum_state_in_use(const BDRVQuorumState *s)
 
 bool quorum_state_is_node(BdrvChild *child)
 {
-    return child->role & BDRV_CHILD_METADATA;
+    /* The other one that is no replica is the node of digests. */
+    return child->role & BDRV_CHILD_METADATA &&
+           strstart(child->name, QUORUM_OPT_STATE, NULL);
 }
 
 /* --- one state node --- */

@@ -5,7 +5,8 @@
  *
  * Copyright (c) 2026 The quorum project authors
  *
- * For the files state*.c only.
+ * For the files state*.c, and for digest-store.c, which shares their lock and
+ * timer.
  */
 
 #ifndef BLOCK_QUORUM_STATE_INT_H

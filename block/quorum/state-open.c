@@ -25,6 +25,7 @@
 #include "qemu/timer.h"
 #include "qemu/units.h"
 #include "debug.h"
+#include "digest-store.h"
 #include "late.h"
 #include "state-int.h"
 #include "trace.h"
@@ -1116,6 +1117,9 @@ int coroutine_fn quorum_state_co_load(BlockDriverState *bs, Error **errp)
         }
     }
     quorum_state_files_free(f, st->num_nodes);
+    if (head >= 0) {
+        head = quorum_store_co_load(bs, errp);
+    }
     if (head < 0) {
         quorum_state_reset(st);
         return head;

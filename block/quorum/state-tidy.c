@@ -18,6 +18,7 @@
 #include "qemu/bitmap.h"
 #include "qemu/timer.h"
 #include "debug.h"
+#include "digest-store.h"
 #include "late.h"
 #include "state-int.h"
 
@@ -210,7 +211,10 @@ static bool coroutine_fn GRAPH_RDLOCK quorum_state_unmark(BlockDriverState *bs,
     }
     if (safe) {
         qemu_mutex_lock(&st->lock);
-        quorum_state_clear_mark_locked(st, b);
+        safe = quorum_store_may_unmark_locked(st, offset, bytes);
+        if (safe) {
+            quorum_state_clear_mark_locked(st, b);
+        }
         qemu_mutex_unlock(&st->lock);
     }
     qemu_co_rwlock_unlock(&st->layout_lock);
@@ -306,16 +310,25 @@ quorum_state_tidy_marks(BlockDriverState *bs)
 {
     BDRVQuorumState *s = bs->opaque;
     QuorumState *st = s->state;
+    int shift = st->label.intent_shift;
     int64_t limit = s->opts.dirty_limit;
     int tried = 0;
 
     for (int pass = 0; pass < 2; pass++) {
-        int64_t b = quorum_state_next_old(st, 0, pass);
+        int64_t enough = pass ? limit : limit / 2;
+        int64_t offsets[QUORUM_STATE_TIDY_REGIONS];
+        int64_t b = -1;
+        int n = 0;
 
-        for (; b >= 0 && tried < QUORUM_STATE_TIDY_REGIONS &&
-             quorum_state_marked_bytes(st) > (pass ? limit : limit / 2);
-             b = quorum_state_next_old(st, b + 1, pass)) {
-            quorum_state_unmark(bs, b);
+        while (tried + n < QUORUM_STATE_TIDY_REGIONS &&
+               (b = quorum_state_next_old(st, b + 1, pass)) >= 0) {
+            offsets[n++] = b << shift;
+        }
+        if (quorum_state_marked_bytes(st) > enough) {
+            quorum_store_clean(bs, offsets, n, INT64_C(1) << shift);
+        }
+        for (int i = 0; i < n && quorum_state_marked_bytes(st) > enough; i++) {
+            quorum_state_unmark(bs, offsets[i] >> shift);
             tried++;
         }
     }
@@ -351,6 +364,7 @@ static void coroutine_fn GRAPH_RDLOCK quorum_state_tidy(BlockDriverState *bs)
     if (marks || news) {
         quorum_state_commit(st);
     }
+    quorum_store_write_news(bs);
 }
 
 /* --- the timer --- */
@@ -576,6 +590,7 @@ static void coroutine_fn GRAPH_UNLOCKED quorum_state_tick_entry(void *opaque)
         } else {
             quorum_state_commit(st);
         }
+        quorum_store_tick(bs);
     }
     st->ticking = false;
     bdrv_dec_in_flight(bs);
@@ -589,6 +604,8 @@ void quorum_state_tick(void *opaque)
 
     bdrv_graph_rdlock_main_loop();
     quorum_state_look(st, &retry, &busy);
+    busy |= quorum_store_look(bs);
+    retry |= quorum_store_is_due(st);
     join = st->joined && quorum_state_is_writable(st);
     bdrv_graph_rdunlock_main_loop();
     if (!st->session && !join) {

@@ -23,6 +23,7 @@
 #include "qemu/timer.h"
 #include "qemu/units.h"
 #include "debug.h"
+#include "digest-store.h"
 #include "late.h"
 #include "request.h"
 #include "state-int.h"
@@ -772,6 +773,7 @@ void quorum_state_begin_session_locked(QuorumState *st)
     qemu_uuid_generate(&l->session);
     l->opens++;
     l->flags &= ~(QUORUM_STATE_CLEAN | QUORUM_STATE_BEGUN);
+    quorum_store_begin_session_locked(st);
     /* No page of a session that we have not seen is newer than ours. */
     st->seq |= UINT32_MAX;
     st->session = true;
@@ -1026,7 +1028,10 @@ static void quorum_state_unmark_all(QuorumState *st)
         if (quorum_sync_is_flushed(s->sync, b << st->label.intent_shift,
                                    bytes)) {
             QEMU_LOCK_GUARD(&st->lock);
-            quorum_state_clear_mark_locked(st, b);
+            if (quorum_store_may_unmark_locked(
+                    st, b << st->label.intent_shift, bytes)) {
+                quorum_state_clear_mark_locked(st, b);
+            }
         }
     }
 }
@@ -1038,6 +1043,9 @@ static bool GRAPH_RDLOCK quorum_state_is_outdated(QuorumState *st)
 
     if (!st->session && !quorum_state_is_writable(st)) {
         return false;
+    }
+    if (quorum_store_has_news(st)) {
+        return true;
     }
     if (st->label.opens && (!(st->label.flags & QUORUM_STATE_CLEAN) ||
                             st->config_want > st->durable)) {
@@ -1098,6 +1106,9 @@ static int coroutine_fn GRAPH_RDLOCK quorum_state_co_clean(BlockDriverState *bs,
     }
     ret = quorum_state_store(bs);
     quorum_state_wait_all(st);
+    if (ret == 0) {
+        ret = quorum_store_close(bs);
+    }
     if (ret < 0) {
         return ret;
     }

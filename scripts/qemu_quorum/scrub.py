@@ -103,6 +103,9 @@ class Scrub(Command):
             raise Failure(str(error), NOT_WELL) from None
         return job
 
+    def _check_wanted(self) -> None:
+        """Raise a Failure to wait no longer."""
+
     def _completed(self, job: str) -> Optional[Dictionary]:
         for event in self.monitor.events():
             data = dict(event.get('data', {}))
@@ -122,9 +125,12 @@ class Scrub(Command):
         printed = time.monotonic()
         seen: Optional[Dictionary] = None
         figures = None
+        pause = POLL_SECONDS / 16       # a small disk takes no time
         try:
             while figures is None:
-                self.monitor.sleep(POLL_SECONDS)
+                self.monitor.sleep(pause)
+                pause = min(2 * pause, POLL_SECONDS)
+                self._check_wanted()
                 jobs = self.monitor.ask('query-block-jobs')
                 figures = self._completed(job)
                 running = [j for j in jobs if j['device'] == job]
@@ -244,9 +250,9 @@ def scrub_report(name: str, figures: Dictionary, ranges: List[Dictionary]
     lost = sum(found['bytes'] for found in ranges if
                (found['what'], found['winner']) == ('unrepairable', 'none'))
     if lost:
-        yield f'{name}: {human_size(lost)} has no winner: see "When there ' \
-              'is no winner" in the manual; qemu-quorum scrub --list shows ' \
-              'where'
+        yield f'{name}: {human_size(lost)} has no winner: see "Blocks ' \
+              'without a winner" in the manual; qemu-quorum scrub --list ' \
+              'shows where'
     if figures['unrepairable-bytes'] > lost:
         yield f'{name}: too few children agree there, or one could not be ' \
               'written; see qemu-quorum status'

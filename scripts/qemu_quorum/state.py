@@ -52,6 +52,8 @@ def state_node_lines(node: StateNode) -> Iterator[str]:
              f"{pages['unknown']} unknown; {pages['damaged-places']} places "
              'are damaged'),
             ('marked', human_size(data['marked-bytes']))]
+        if data['label']['digests']:
+            pairs += [('digests', data['label']['digests'])]
     yield from head_lines(pairs)
     if not label:
         return

@@ -27,7 +27,7 @@ from .basics import Dictionary, Failure
 
 PAGE = 4096
 PAGE_HEADER = struct.Struct('<4sIQII16s8s16x')
-LABEL = struct.Struct('<8sIIQQ16s16s256sQIBBHHHHHQQQ16x')
+LABEL = struct.Struct('<8sIIQQ16s16s256sQIBBHHHHHQQQ16s')
 RECORD = struct.Struct('<16shBBIQQ24x')
 LABEL_END = 3008
 LABEL_NUMBER = 0xffffffff
@@ -155,6 +155,7 @@ class Label:
     config: int
     disk_bytes: int
     max_bytes: int
+    digests: bytes
 
     def __init__(self, page: Page) -> None:
         self.page = page
@@ -164,7 +165,7 @@ class Label:
         (magic, version, length, incompatible, _, self.member, self.session,
          history, self.opens, flags, self.intent_shift, self.stale_shift,
          capacity, self.places, self.threshold, self.old_threshold, _,
-         self.config, self.disk_bytes, self.max_bytes
+         self.config, self.disk_bytes, self.max_bytes, self.digests
          ) = LABEL.unpack_from(page.data, PAGE_HEADER.size)
         if magic != b'QEMUQST1':
             raise ValueError('its magic is wrong')
@@ -287,6 +288,8 @@ class Label:
             'disk-bytes': self.disk_bytes, 'max-bytes': self.max_bytes,
             'intent-shift': self.intent_shift,
             'stale-shift': self.stale_shift,
+            'digests': None if self.digests == NULL_ID else
+            id_text(self.digests),
             'intent-pages': len(self.map_pages()),
             'stale-pages': len(self.map_pages(0)),
         }

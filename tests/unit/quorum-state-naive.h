@@ -167,7 +167,6 @@ static inline void naive_forget_reserved(uint8_t *buf)
     memset(buf + 48, 0, 16);
     memset(buf + 88, 0, 8);                             /* compatible */
     memset(buf + 406, 0, 2);
-    memset(buf + 432, 0, 16);
     for (int k = 0; k < 40; k++) {
         uint8_t *r = buf + NAIVE_RECORDS + k * NAIVE_RECORD_SIZE;
 

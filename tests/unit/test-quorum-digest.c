@@ -30,7 +30,9 @@ static uint64_t rand64(void)
 /* Anything that may be a digest. */
 static uint64_t rand_digest(void)
 {
-    return 1 + rand64() % (MAKE_64BIT_MASK(0, QUORUM_DIGEST_BITS) - 1);
+    uint64_t digest = rand64() & MAKE_64BIT_MASK(0, QUORUM_DIGEST_BITS);
+
+    return digest > QUORUM_DIGEST_ELSEWHERE ? digest : QUORUM_DIGEST_ZERO;
 }
 
 static QuorumDigests *new_table(uint64_t cache_size)
@@ -203,9 +205,10 @@ static void test_reserved(void)
     uint64_t last = MAKE_64BIT_MASK(0, QUORUM_DIGEST_BITS);
 
     /* The lowest bits of the hash are not used. */
-    g_assert_cmphex(quorum_digest_from_hash(0xff), ==, 2);
-    g_assert_cmphex(quorum_digest_from_hash(0x1ff), ==, 3);
-    g_assert_cmphex(quorum_digest_from_hash(0x2ff), ==, 2);
+    g_assert_cmphex(quorum_digest_from_hash(0xff), ==, 3);
+    g_assert_cmphex(quorum_digest_from_hash(0x1ff), ==, 4);
+    g_assert_cmphex(quorum_digest_from_hash(0x2ff), ==, 5);
+    g_assert_cmphex(quorum_digest_from_hash(0x3ff), ==, 3);
     g_assert_cmphex(quorum_digest_from_hash(0x345678), ==, 0x3456);
     g_assert_cmphex(quorum_digest_from_hash(UINT64_MAX), ==, last);
 }
@@ -343,7 +346,7 @@ static void change(QuorumDigests *d, Naive *naive, int64_t max_zeroes)
     rand_range(&offset, &bytes);
     for (int i = 0; i < bytes / UNIT; i++) {
         digests[i] = g_test_rand_int_range(0, 8) ? rand_digest() :
-                     g_test_rand_int_range(0, 3);
+                     g_test_rand_int_range(0, 2);
     }
     switch (g_test_rand_int_range(0, 16)) {
     case 0 ... 4:
@@ -499,19 +502,19 @@ static void test_cap(void)
     QuorumDigests *d = new_table(cap);
 
     for (int64_t i = 0; i < units; i++) {
-        put(d, i * UNIT, i + 1);
+        put(d, i * UNIT, i + 3);
     }
     for (int64_t i = 0; i < units; i++) {
-        g_assert_cmphex(get(d, i * UNIT), ==, i + 1);
+        g_assert_cmphex(get(d, i * UNIT), ==, i + 3);
     }
     g_test_message("32 GiB of data: %" PRIu64 " bytes",
                    quorum_digests_memory(d));
     /* Go on until something has to go. */
     for (int64_t i = units; i < units * 2; i++) {
-        put(d, i * UNIT, i + 1);
+        put(d, i * UNIT, i + 3);
         g_assert_cmpuint(quorum_digests_memory(d), <=, cap);
     }
-    g_assert_cmphex(get(d, (units * 2 - 1) * UNIT), ==, units * 2);
+    g_assert_cmphex(get(d, (units * 2 - 1) * UNIT), ==, units * 2 + 2);
     g_assert_cmphex(get(d, 0), ==, QUORUM_DIGEST_UNKNOWN);
     quorum_digests_free(d);
 }
@@ -524,11 +527,11 @@ static void test_clock(void)
     QuorumDigests *d = new_table(QUORUM_DIGEST_CACHE_MIN);
 
     for (int64_t i = 0; i < HOT; i++) {
-        put(d, i * far, i + 2);
+        put(d, i * far, i + 3);
     }
     for (int64_t i = HOT; i < 10000; i++) {
-        put(d, i * far, i + 2);
-        g_assert_cmphex(get(d, (i % HOT) * far), ==, i % HOT + 2);
+        put(d, i * far, i + 3);
+        g_assert_cmphex(get(d, (i % HOT) * far), ==, i % HOT + 3);
     }
     quorum_digests_free(d);
 }
@@ -544,7 +547,7 @@ static void test_zeroes(void)
     uint64_t generation;
 
     for (int64_t i = 0; i < 1000; i++) {
-        put(d, 2 * length + i * 2 * MiB, i + 2);
+        put(d, 2 * length + i * 2 * MiB, i + 3);
         get(d, 2 * length + i * 2 * MiB);
     }
     generation = quorum_digests_generation(d, length - 1, 1);
@@ -562,7 +565,7 @@ static void test_zeroes(void)
     }
     g_assert_cmpint(known, <, units);
     for (int64_t i = 0; i < 1000; i++) {
-        g_assert_cmphex(get(d, 2 * length + i * 2 * MiB), ==, i + 2);
+        g_assert_cmphex(get(d, 2 * length + i * 2 * MiB), ==, i + 3);
     }
     g_assert_cmpuint(quorum_digests_memory(d), <=, cap);
     g_test_message("%" PRId64 " us", g_get_monotonic_time() - begin);
@@ -587,7 +590,7 @@ static void test_forget_many(void)
     QuorumDigests *d = new_table(QUORUM_DIGEST_CACHE_MIN);
 
     for (int i = 0; i < ARRAY_SIZE(inside); i++) {
-        put(d, inside[i], i + 2);
+        put(d, inside[i], i + 3);
         put(d, outside[i], i + 12);
     }
     quorum_digests_forget(d, begin - 1, end - begin - UNIT + 2);
@@ -850,6 +853,307 @@ static void test_evictions(void)
     quorum_digests_free(stress_table);
 }
 
+/* --- a table that is kept --- */
+
+enum {
+    PAGE = QUORUM_DIGEST_PAGE_UNITS,
+    KEPT_PAGES = 600,           /* the table has room for half of them */
+    KEPT_UNITS = KEPT_PAGES * PAGE,
+    KEPT_VERSIONS = 4,
+};
+
+typedef struct Kept {
+    QuorumDigests *d;
+    uint64_t truth[KEPT_UNITS]; /* what the disk holds */
+    bool marked[KEPT_PAGES];    /* as a region of the state nodes is */
+
+    /* Each page on the node, as a crash may leave it; the last is the newest */
+    uint64_t node[KEPT_PAGES][KEPT_VERSIONS][PAGE];
+    int versions[KEPT_PAGES];
+} Kept;
+
+static void kept_open(Kept *k)
+{
+    quorum_digests_free(k->d);
+    k->d = new_table(QUORUM_DIGEST_CACHE_MIN);
+    g_assert_true(quorum_digests_keep(k->d, KEPT_PAGES, false));
+    for (int p = 0; p < KEPT_PAGES; p++) {
+        if (k->marked[p]) {
+            quorum_digests_forget(k->d, (int64_t)p * PAGE * UNIT, PAGE * UNIT);
+        }
+    }
+}
+
+/* P1 of digest-store.h, and that all that is known is right. */
+static void kept_check(const Kept *k, int p)
+{
+    int64_t first = (int64_t)p * PAGE;
+
+    for (int u = 0; u < PAGE; u++) {
+        uint64_t digest = get(k->d, (first + u) * UNIT);
+
+        g_assert_true(digest == QUORUM_DIGEST_UNKNOWN ||
+                      digest == k->truth[first + u]);
+        for (int v = 0; v < k->versions[p] && !k->marked[p]; v++) {
+            g_assert_true(k->node[p][v][u] == QUORUM_DIGEST_UNKNOWN ||
+                          k->node[p][v][u] == k->truth[first + u]);
+        }
+    }
+}
+
+static void kept_change(Kept *k)
+{
+    int first = g_test_rand_int_range(0, KEPT_UNITS);
+    int n = g_test_rand_int_range(1, g_test_rand_int_range(0, 4) ? 64
+                                                                 : 3 * PAGE);
+    int64_t skew = g_test_rand_int_range(0, 2) ? 512 : 0;
+    int64_t offset = (int64_t)first * UNIT + skew;
+    int64_t bytes;
+
+    n = MIN(n, KEPT_UNITS - first);
+    bytes = (int64_t)n * UNIT - skew;
+    for (int p = first / PAGE; p <= (first + n - 1) / PAGE; p++) {
+        k->marked[p] = true;
+    }
+    quorum_digests_begin_change(k->d, offset, bytes);
+    for (int u = first; u < first + n; u++) {
+        k->truth[u] = g_test_rand_int_range(0, 8) ? rand_digest() :
+                      QUORUM_DIGEST_ZERO;
+    }
+    if (g_test_rand_int_range(0, 2)) {
+        quorum_digests_remember(k->d, offset, bytes,
+                                k->truth + first + (skew > 0));
+    }
+    quorum_digests_end_change(k->d, offset, bytes);
+}
+
+/* Of what is elsewhere, the vote is wrong. */
+static void kept_vote(Kept *k)
+{
+    int n = g_test_rand_int_range(1, 64);
+    int first = g_test_rand_int_range(0, KEPT_UNITS - n);
+    int64_t offset = (int64_t)first * UNIT;
+    g_autofree uint64_t *digests = g_memdup2(k->truth + first, n * 8);
+    uint32_t page;
+
+    for (int i = 0; i < n; i++) {
+        if (quorum_digests_find_elsewhere(k->d, offset + i * UNIT, UNIT,
+                                          &page)) {
+            digests[i] = rand_digest();
+        }
+    }
+    if (g_test_rand_int_range(0, 2)) {
+        quorum_digests_remember_vote(k->d, offset, n * UNIT, digests);
+    } else {
+        uint64_t now = quorum_digests_generation(k->d, offset, n * UNIT);
+
+        g_assert_true(quorum_digests_remember_if(k->d, offset, n * UNIT,
+                                                 digests, now));
+    }
+}
+
+static void kept_load(Kept *k, uint32_t p)
+{
+    uint32_t found;
+
+    if (!quorum_digests_load_begin(k->d, p)) {
+        g_assert_false(quorum_digests_find_elsewhere(
+            k->d, (int64_t)p * PAGE * UNIT, PAGE * UNIT, &found));
+        return;
+    }
+    for (int i = g_test_rand_int_range(0, 4); i; i--) {
+        kept_change(k);
+    }
+    /* Sometimes it can't be read. */
+    quorum_digests_load_end(k->d, p, g_test_rand_int_range(0, 8)
+                                     ? k->node[p][k->versions[p] - 1] : NULL);
+    g_assert_false(quorum_digests_find_elsewhere(
+        k->d, (int64_t)p * PAGE * UNIT, PAGE * UNIT, &found));
+}
+
+static void kept_flush(Kept *k)
+{
+    for (int p = 0; p < KEPT_PAGES; p++) {
+        memcpy(k->node[p][0], k->node[p][k->versions[p] - 1],
+               sizeof(k->node[p][0]));
+        k->versions[p] = 1;
+    }
+    quorum_digests_flushed(k->d);
+}
+
+static void kept_write(Kept *k)
+{
+    uint32_t p = g_test_rand_int_range(0, KEPT_PAGES);
+    uint64_t digests[PAGE];
+    QuorumDigestsCopy copy;
+
+    if (!quorum_digests_next_to_write(k->d, &p, KEPT_PAGES,
+                                      g_test_rand_int_range(0, 2))) {
+        return;
+    }
+    if (k->versions[p] == KEPT_VERSIONS) {
+        kept_flush(k);
+    }
+    copy = quorum_digests_copy(k->d, p, digests);
+    if (copy == QUORUM_DIGESTS_LOAD_FIRST) {
+        kept_load(k, p);
+        copy = quorum_digests_copy(k->d, p, digests);
+    }
+    g_assert_cmpint(copy, ==, QUORUM_DIGESTS_COPIED);
+    g_assert_false(quorum_digests_is_clean(k->d, (int64_t)p * PAGE * UNIT, 1));
+    memcpy(k->node[p][k->versions[p]++], digests, sizeof(digests));
+}
+
+static void kept_unmark(Kept *k)
+{
+    int p = g_test_rand_int_range(0, KEPT_PAGES);
+
+    for (int i = 0; i < 20; i++, p = (p + 1) % KEPT_PAGES) {
+        if (quorum_digests_is_clean(k->d, (int64_t)p * PAGE * UNIT,
+                                    PAGE * UNIT)) {
+            k->marked[p] = false;
+        }
+    }
+}
+
+/* Any version of each page is left, or one that was torn. */
+static void kept_crash(Kept *k)
+{
+    for (int p = 0; p < KEPT_PAGES; p++) {
+        int v = g_test_rand_int_range(0, k->versions[p]);
+
+        memmove(k->node[p][0], k->node[p][v], sizeof(k->node[p][0]));
+        if (k->versions[p] > 1 && g_test_rand_int_range(0, 4) == 0) {
+            memset(k->node[p][0], 0, sizeof(k->node[p][0]));
+        }
+        k->versions[p] = 1;
+    }
+    kept_open(k);
+}
+
+static void test_kept(void)
+{
+    Kept *k = g_new0(Kept, 1);
+
+    for (int p = 0; p < KEPT_PAGES; p++) {
+        k->versions[p] = 1;
+    }
+    for (int u = 0; u < KEPT_UNITS; u++) {
+        k->truth[u] = k->node[u / PAGE][0][u % PAGE] = rand_digest();
+    }
+    kept_open(k);
+    for (int step = 0; step < 40000; step++) {
+        switch (g_test_rand_int_range(0, 16)) {
+        case 0 ... 4:
+            kept_change(k);
+            break;
+        case 5 ... 7:
+            kept_load(k, g_test_rand_int_range(0, KEPT_PAGES));
+            break;
+        case 8:
+            kept_vote(k);
+            break;
+        case 9 ... 13:
+            kept_write(k);
+            break;
+        case 14:
+            kept_unmark(k);
+            break;
+        default:
+            if (g_test_rand_int_range(0, 20) == 0) {
+                kept_flush(k);
+            } else if (g_test_rand_int_range(0, 100) == 0) {
+                kept_crash(k);
+            }
+        }
+        kept_check(k, g_test_rand_int_range(0, KEPT_PAGES));
+    }
+    for (int p = 0; p < KEPT_PAGES; p++) {
+        kept_check(k, p);
+    }
+    quorum_digests_free(k->d);
+    g_free(k);
+}
+
+/* What is known when a node comes that says nothing is news for it. */
+static void test_fresh(void)
+{
+    QuorumDigests *d = new_table(QUORUM_DIGEST_CACHE_MIN);
+    uint64_t digests[PAGE];
+    uint32_t page = 0;
+
+    g_assert_true(quorum_digests_is_empty(d));
+    put(d, 5 * UNIT, 4711);
+    g_assert_false(quorum_digests_is_empty(d));
+    g_assert_false(quorum_digests_find_elsewhere(d, 0, 8 * MiB, &page));
+    g_assert_true(quorum_digests_keep(d, 3, true));
+    g_assert_true(quorum_digests_is_clean(d, 0, INT64_MAX));
+    g_assert_cmpuint(get(d, 5 * UNIT), ==, 4711);
+
+    g_assert_false(quorum_digests_next_to_write(d, &page, 3, false));
+    page = 0;
+    g_assert_true(quorum_digests_next_to_write(d, &page, 3, true));
+    g_assert_cmpuint(page, ==, 0);
+    g_assert_cmpint(quorum_digests_copy(d, 0, digests), ==,
+                    QUORUM_DIGESTS_COPIED);
+    g_assert_cmpuint(digests[5], ==, 4711);
+    g_assert_cmpuint(digests[4], ==, QUORUM_DIGEST_UNKNOWN);
+    g_assert_cmpint(quorum_digests_copy(d, 0, digests), ==,
+                    QUORUM_DIGESTS_NOT_NEEDED);
+
+    /* The last page that is kept, and the first one that is not */
+    g_assert_true(quorum_digests_find_elsewhere(d, 4 * MiB, UNIT, &page));
+    g_assert_cmpuint(page, ==, 2);
+    g_assert_false(quorum_digests_find_elsewhere(d, 6 * MiB, UNIT, &page));
+
+    /* One that can't be read might be read another time. */
+    g_assert_true(quorum_digests_load_begin(d, 2));
+    quorum_digests_load_end(d, 2, NULL);
+    g_assert_false(quorum_digests_is_clean(d, 4 * MiB, 1));
+    g_assert_false(quorum_digests_find_elsewhere(d, 4 * MiB, UNIT, &page));
+    g_assert_cmpint(quorum_digests_copy(d, 2, digests), ==,
+                    QUORUM_DIGESTS_COPIED);
+    g_assert_false(quorum_digests_is_clean(d, 4 * MiB, 1));
+    quorum_digests_flushed(d);
+    g_assert_true(quorum_digests_is_clean(d, 4 * MiB, 1));
+
+    put(d, 6 * MiB, 4711);
+    page = 0;
+    g_assert_false(quorum_digests_next_to_write(d, &page, 9, true));
+
+    quorum_digests_keep_no_more(d);
+    g_assert_false(quorum_digests_find_elsewhere(d, 0, 8 * MiB, &page));
+    put(d, 4 * MiB, 4711);
+    g_assert_cmpuint(get(d, 4 * MiB), ==, 4711);
+    quorum_digests_free(d);
+}
+
+/* Pages that are not in memory become dirty, too. */
+static void test_forget_kept(void)
+{
+    QuorumDigests *d = new_table(QUORUM_DIGEST_CACHE_MIN);
+    uint8_t key[QUORUM_DIGEST_KEY] = { 1 };
+    uint32_t page = 0;
+
+    g_assert_true(quorum_digests_keep(d, 100000, false));
+    quorum_digests_begin_change(d, 10 * MiB, 90 * GiB);
+    g_assert_true(quorum_digests_is_clean(d, 0, 10 * MiB));
+    g_assert_true(quorum_digests_next_to_write(d, &page, UINT32_MAX, false));
+    g_assert_cmpuint(page, ==, 5);
+    g_assert_false(quorum_digests_is_clean(d, 90 * GiB + 10 * MiB - 1, 1));
+    g_assert_true(quorum_digests_is_clean(d, 90 * GiB + 10 * MiB, 1));
+    quorum_digests_end_change(d, 10 * MiB, 90 * GiB);
+
+    quorum_digests_set_key(d, key);
+    g_assert_cmpmem(quorum_digests_key(d), sizeof(key), key, sizeof(key));
+    for (page = 0; page < 100000; page++) {
+        uint32_t next = page;
+
+        g_assert_true(quorum_digests_next_to_write(d, &next, page + 1, false));
+    }
+    quorum_digests_free(d);
+}
+
 int main(int argc, char **argv)
 {
     qemu_init_main_loop(&error_abort);
@@ -878,5 +1182,8 @@ int main(int argc, char **argv)
     g_test_add_func("/quorum-digest/edges", test_edges);
     g_test_add_func("/quorum-digest/threads", test_threads);
     g_test_add_func("/quorum-digest/evictions", test_evictions);
+    g_test_add_func("/quorum-digest/kept", test_kept);
+    g_test_add_func("/quorum-digest/fresh", test_fresh);
+    g_test_add_func("/quorum-digest/forget-kept", test_forget_kept);
     return g_test_run();
 }

@@ -75,6 +75,7 @@ static void random_label(QuorumStateLabel *label)
         .places = 1 + rand_size(14),
         .config = rand_size(64),
         .disk_bytes = rand_size(63),
+        .digests = rand_uuid(),
     };
     label->threshold = 1 + rand64() % label->places;
     label->old_threshold = rand_bool() ? rand_size(15) : 0;
@@ -142,6 +143,7 @@ static void assert_same_label(const QuorumStateLabel *a,
     g_assert_cmphex(a->max_bytes, ==, b->max_bytes);
     g_assert_cmpint(a->intent_shift, ==, b->intent_shift);
     g_assert_cmpint(a->stale_shift, ==, b->stale_shift);
+    assert_same_uuid(&a->digests, &b->digests);
     for (int k = 0; k < QUORUM_STATE_RECORDS; k++) {
         const QuorumStateRecord *r = &a->records[k], *s = &b->records[k];
 
@@ -163,7 +165,7 @@ typedef struct GoldenBytes {
 
 static const GoldenBytes golden_label[] = {
     { 0,    "514d5150" },                                   /* magic */
-    { 4,    "b511a602" },                                      /* CRC-32C */
+    { 4,    "cbd852b7" },                                      /* CRC-32C */
     { 8,    "1817161514131211" },                           /* seq */
     { 16,   "ffffffff" },                                   /* number */
     { 20,   "24232221" },                                   /* layout */
@@ -188,6 +190,7 @@ static const GoldenBytes golden_label[] = {
     { 408,  "3837363534333231" },                           /* config */
     { 416,  "4544434241000000" },                           /* disk_bytes */
     { 424,  "f5f4f3f2f1000000" },                           /* max_bytes */
+    { 432,  "a0a1a2a3a4a5a6a7a8a9aaabacadaeaf" },           /* digests */
     { 448,  "707172737475767778797a7b7c7d7e7f" },           /* record 0 */
     { 464,  "0101" },                                       /* place */
     { 466,  "01" },                                         /* status */
@@ -260,6 +263,7 @@ static void golden_to_label(QuorumStateLabel *label)
         .max_bytes = 0xf1f2f3f4f5,
         .intent_shift = 22,
         .stale_shift = 18,
+        .digests = counting_uuid(0xa0),
         .records = {
             [0] = {
                 .member = counting_uuid(0x70),
@@ -750,7 +754,7 @@ static void test_possible_labels(void)
         { 404,  "0100" },                               /* old_threshold */
         { 404,  "ff7f" },
         { 406,  "0102" },                               /* reserved */
-        { 432,  "0102030405060708090a0b0c0d0e0f10" },
+        { 432,  NULL_UUID },                            /* digests */
         { 468,  "01020304" },
         { 511,  "ff" },
         { 3008, "ff" },                                 /* after the records */

@@ -61,43 +61,24 @@ def connect(path: str, qemu: subprocess.Popen, log: str) -> socket.socket:
         raise Failed(f'QEMU did not start: {file.read()}')
 
 
-class Machine(QuorumCommands):
+class Conversation(QuorumCommands):
     """
-    A QEMU with a guest, and a quorum node 'quorum'.  Its console is in the
-    file console.log.  What the guest says on its line, and events, are taken
-    by poll(), which all that waits here calls.
+    With a guest, and with the QEMU under it, which has a quorum node
+    'quorum'.  What the guest says on its line, and events, are taken by
+    poll(), which all that waits here calls.
     """
     quorum = 'quorum'
 
-    def __init__(self, bin_dir: str, guest: str, work: str,
-                 processes: contextlib.ExitStack, *options: str) -> None:
-        """QEMU ends with @processes, if it has not ended before."""
-        guest_path = f'{work}/guest.sock'
-        qmp_path = f'{work}/qmp.sock'
-        for path in guest_path, qmp_path:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
-        # What the driver says is in qemu.log then.
-        trace = ['-msg', 'timestamp=on', '-trace', 'quorum_*'] \
-            if os.environ.get('QUORUM_TEST_TRACE') else []
-        self.process = start_process([
-            f'{bin_dir}/qemu-system-x86_64',
-            '-nodefaults', '-display', 'none', '-accel', 'tcg', '-m', '256',
-            '-kernel', f'{guest}/vmlinuz', '-initrd', f'{guest}/initrd',
-            # Emulated beside others that compute, the timer seems missing.
-            '-append', 'console=ttyS0 panic=-1 mitigations=off no_timer_check',
-            '-no-reboot',
-            '-chardev', f'file,id=console,path={work}/console.log,append=on',
-            '-serial', 'chardev:console',
-            '-serial', f'unix:{guest_path},server=on,wait=off',
-            '-qmp', f'unix:{qmp_path},server=on,wait=off', *trace,
-            *options],
-            f'{work}/qemu.log')
-        processes.callback(self.process.wait)
-        processes.callback(self.process.kill)
+    def __init__(self, work: str, process: subprocess.Popen,
+                 processes: contextlib.ExitStack) -> None:
+        """
+        The sockets guest.sock and qmp.sock in @work are opened by a QEMU
+        which is @process, or which that has started.
+        """
+        self.process = process
         self.line: Optional[socket.socket] = connect(
-            guest_path, self.process, f'{work}/qemu.log')
-        self.qmp = QEMUMonitorProtocol(qmp_path)
+            f'{work}/guest.sock', process, f'{work}/qemu.log')
+        self.qmp = QEMUMonitorProtocol(f'{work}/qmp.sock')
         self.qmp.settimeout(QMP_TIMEOUT)
         self.qmp.connect()
         processes.callback(self._disconnect)
@@ -180,6 +161,42 @@ class Machine(QuorumCommands):
         self._events.remove(event)
         return dict(event['data'])
 
+    def _disconnect(self) -> None:
+        with contextlib.suppress(QMPError, EOFError, OSError):
+            self.qmp.close()
+
+
+class Machine(Conversation):
+    """A QEMU with a guest.  Its console is in the file console.log."""
+
+    def __init__(self, bin_dir: str, guest: str, work: str,
+                 processes: contextlib.ExitStack, *options: str) -> None:
+        """QEMU ends with @processes, if it has not ended before."""
+        guest_path = f'{work}/guest.sock'
+        qmp_path = f'{work}/qmp.sock'
+        for path in guest_path, qmp_path:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+        # What the driver says is in qemu.log then.
+        trace = ['-msg', 'timestamp=on', '-trace', 'quorum_*'] \
+            if os.environ.get('QUORUM_TEST_TRACE') else []
+        process = start_process([
+            f'{bin_dir}/qemu-system-x86_64',
+            '-nodefaults', '-display', 'none', '-accel', 'tcg', '-m', '256',
+            '-kernel', f'{guest}/vmlinuz', '-initrd', f'{guest}/initrd',
+            # Emulated beside others that compute, the timer seems missing.
+            '-append', 'console=ttyS0 panic=-1 mitigations=off no_timer_check',
+            '-no-reboot',
+            '-chardev', f'file,id=console,path={work}/console.log,append=on',
+            '-serial', 'chardev:console',
+            '-serial', f'unix:{guest_path},server=on,wait=off',
+            '-qmp', f'unix:{qmp_path},server=on,wait=off', *trace,
+            *options],
+            f'{work}/qemu.log')
+        processes.callback(process.wait)
+        processes.callback(process.kill)
+        super().__init__(work, process, processes)
+
     # --- the end ---
 
     def kill(self) -> None:
@@ -195,7 +212,3 @@ class Machine(QuorumCommands):
             self.wait(lambda: not self.line, seconds, 'the end of QEMU')
         self.process.wait(timeout=seconds)
         self._disconnect()
-
-    def _disconnect(self) -> None:
-        with contextlib.suppress(QMPError, EOFError, OSError):
-            self.qmp.close()

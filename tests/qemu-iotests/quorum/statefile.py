@@ -12,7 +12,7 @@ from typing import Dict, Iterable, List, Optional, Sequence
 PAGE = 4096
 SECTOR = 512
 HEADER = struct.Struct('<4sIQII16s8s16x')
-LABEL = struct.Struct('<8sIIQQ16s16s256sQIBBHHHHHQQQ16x')
+LABEL = struct.Struct('<8sIIQQ16s16s256sQIBBHHHHHQQQ16s')
 RECORD = struct.Struct('<16shBBIQQ24x')
 BITS = (PAGE - HEADER.size) * 8
 
@@ -98,6 +98,7 @@ class Label:    # pylint: disable=too-many-instance-attributes
     max_bytes: int = 0
     intent_shift: int = 0
     stale_shift: int = 0
+    digests: bytes = NULL
     records: List[Record] = field(default_factory=list)
     # What no label has, unless a test wants it
     version: int = 1
@@ -141,7 +142,7 @@ class Label:    # pylint: disable=too-many-instance-attributes
                            self.flags, self.intent_shift, self.stale_shift,
                            RECORDS, self.places, self.threshold,
                            self.old_threshold, 0, self.config,
-                           self.disk_bytes, self.max_bytes)
+                           self.disk_bytes, self.max_bytes, self.digests)
         return seal((page + records).ljust(PAGE, b'\0'))
 
     @staticmethod
@@ -152,13 +153,14 @@ class Label:    # pylint: disable=too-many-instance-attributes
         _, _, seq, _, layout, set_id, _ = HEADER.unpack(page[:64])
         (_, version, _, incompatible, _, member, session, history, opens,
          flags, intent_shift, stale_shift, _, places, threshold, old_threshold,
-         _, config, disk_bytes, max_bytes) = LABEL.unpack(page[64:448])
+         _, config, disk_bytes, max_bytes, digests
+         ) = LABEL.unpack(page[64:448])
         ids = [history[i:i + 16] for i in range(0, 16 * HISTORY, 16)]
         return Label(set_id, member, session,
                      [earlier for earlier in ids if earlier != NULL], opens,
                      seq, layout, flags, places, threshold, old_threshold,
                      config, disk_bytes, max_bytes, intent_shift, stale_shift,
-                     [Record.unpack(page[i:i + RECORD.size])
+                     digests, [Record.unpack(page[i:i + RECORD.size])
                       for i in range(448, 3008, RECORD.size)],
                      version, incompatible)
 
