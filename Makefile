@@ -62,6 +62,9 @@ series: all             ## make build/series/*.patch, as they would be mailed
 debian-patches: all     ## the series as Debian's packaging takes it
 	@tools/patches debian --check
 
+deb: packages           ## build Debian's packages with the series (an hour)
+	@tools/deb
+
 check-series: packages  ## build and test each patch of the series by itself
 	@tools/patches each
 
@@ -99,5 +102,5 @@ help:                   ## this list
 	    "$$(cd compat && ls | sed -nE 's/(.*)\.patch/make BASE=\1 .../p')"
 
 .PHONY: all full demo check check-full soak hazards bench base patches series
-.PHONY: check-series debian-patches check-mutants check-san check-tsa coverage
+.PHONY: check-series debian-patches deb check-mutants check-san check-tsa coverage
 .PHONY: fuzz install update packages help
