@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 """
-Print what ninja has to build of a configured QEMU so that "meson install" finds
-all that it takes: without QEMU's tests, which ninja's own target "install" builds,
-too.
+Print what ninja has to build of a configured QEMU so that "meson install"
+finds all that it takes: without QEMU's tests, which ninja's own target
+"install" builds, too.
 
 usage: installed_targets.py OBJ
 """

@@ -22,9 +22,9 @@ from image import TOOLS, Parts, busybox_root, install, make_ext4
 
 HERE = os.path.dirname(os.path.realpath(__file__))
 STUB = '/usr/lib/systemd/boot/efi/linuxx64.efi.stub'
-APPLETS = ('sh', 'awk', 'cat', 'cmp', 'cp', 'dmesg', 'echo', 'grep', 'ifconfig',
-           'mkdir', 'mount', 'mv', 'poweroff', 'rm', 'route', 'sed', 'sha256sum',
-           'sleep', 'stty', 'sync', 'touch', 'uname', 'wc', 'wget')
+APPLETS = ('sh', 'cat', 'cp', 'dmesg', 'echo', 'grep', 'ifconfig', 'mkdir',
+           'mount', 'poweroff', 'rm', 'route', 'sha256sum', 'stty', 'sync',
+           'touch', 'uname', 'wc', 'wget')
 OPTIONS = 'console=ttyS0 panic=-1 mitigations=off no_timer_check'
 MIB = 2**20
 ESP_MIB = 64            # the system partition, which begins at 1 MiB
@@ -48,7 +48,8 @@ def make_efi_program(parts: Parts) -> str:
         r'^ +\d+ \.\S+ +(\w+) +(\w+) ', run('objdump', '-h', STUB), re.M)]
     place = max(ends)
     command = ['objcopy']
-    for name, path in (('.cmdline', options), ('.initrd', f'{parts.tmp}/initrd'),
+    for name, path in (('.cmdline', options),
+                       ('.initrd', f'{parts.tmp}/initrd'),
                        ('.linux', f'{parts.tmp}/vmlinuz')):
         place = (place + MIB) // 4096 * 4096
         command += ['--add-section', f'{name}={path}',
