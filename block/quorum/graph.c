@@ -78,6 +78,28 @@ static bool GRAPH_RDLOCK quorum_child_is_short(BlockDriverState *bs,
     return true;
 }
 
+/*
+ * Whether it makes no difference to us that others write to @c (NULL: one that
+ * is about to be attached).  While we have no parent, nothing is read from us
+ * or written, so we have nothing but what is remembered to compare with; and
+ * while there is no other child, there is none that would differ afterwards.
+ * So a node that a guest writes to can become our child, and then the guest's
+ * device be given us instead of that node, in one step of the graph.  From then
+ * on we have a parent.
+ */
+static bool GRAPH_RDLOCK quorum_is_bystander(BlockDriverState *bs, BdrvChild *c)
+{
+    BDRVQuorumState *s = bs->opaque;
+    BdrvChild *other;
+
+    QLIST_FOREACH(other, &bs->children, next) {
+        if (other != c && !(other->role & BDRV_CHILD_METADATA)) {
+            return false;
+        }
+    }
+    return QLIST_EMPTY(&bs->parents) && !s->state && !s->digests;
+}
+
 void quorum_child_perm(BlockDriverState *bs, BdrvChild *c, BdrvChildRole role,
                        BlockReopenQueue *reopen_queue, uint64_t perm,
                        uint64_t shared, uint64_t *nperm, uint64_t *nshared)
@@ -129,6 +151,8 @@ void quorum_child_perm(BlockDriverState *bs, BdrvChild *c, BdrvChildRole role,
                ~(BLK_PERM_WRITE | BLK_PERM_RESIZE);
     if (inactive) {
         *nshared |= BLK_PERM_WRITE | BLK_PERM_RESIZE;
+    } else if (quorum_is_bystander(bs, c)) {
+        *nshared |= BLK_PERM_WRITE;
     }
 }
 

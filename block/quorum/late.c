@@ -286,6 +286,21 @@ static int GRAPH_RDLOCK quorum_late_count_others(BDRVQuorumState *s, int i)
     return others;
 }
 
+/*
+ * Whether the child in slot @i has everything, and all others that are asked
+ * are still being filled from it: then none can stand in for it.
+ */
+static bool GRAPH_RDLOCK quorum_late_is_source(BDRVQuorumState *s, int i)
+{
+    for (int j = 0; j < s->num_slots; j++) {
+        if (j != i && quorum_is_asked(s, j) &&
+            !quorum_sync_is_rebuilding(s->sync, j)) {
+            return false;
+        }
+    }
+    return !quorum_sync_is_rebuilding(s->sync, i);
+}
+
 /* The child in slot @i has not answered, and @others have. */
 static void GRAPH_RDLOCK quorum_late_drop(BlockDriverState *bs, int i,
                                           int others)
@@ -303,7 +318,7 @@ static void GRAPH_RDLOCK quorum_late_drop(BlockDriverState *bs, int i,
         /* For another request, one of these others has just been dropped. */
         return;
     }
-    if (!bdrv_can_abandon(slot->child)) {
+    if (!bdrv_can_abandon(slot->child) || quorum_late_is_source(s, i)) {
         trace_quorum_late_stuck(bs->node_name, i);
         return;
     }

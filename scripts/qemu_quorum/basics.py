@@ -24,3 +24,7 @@ class Failure(Exception):
 
 class Stuck(Failure):
     """QEMU does not answer."""
+
+
+class Gone(Failure):
+    """QEMU has ended."""

@@ -11,6 +11,7 @@ import os
 import sys
 from typing import Callable, Dict, Type
 
+from .adopt import Adopt
 from .basics import INTERRUPTED, NOT_WELL, Failure
 from .children import Children
 from .command import Command
@@ -45,6 +46,7 @@ COMMANDS: Dict[str, Type[Command]] = {
     'replace': Children,
     'remove': Children,
     'drop': Children,
+    'adopt': Adopt,
 }
 WITHOUT_QEMU: Dict[str, Callable[[argparse.Namespace], int]] = {
     'create': create,
@@ -80,6 +82,34 @@ def add_create(sub: argparse.ArgumentParser) -> None:
                      help='for a command line (blockdev, the default), for '
                           'libvirt, or for a storage daemon that systemd '
                           'starts')
+
+
+def add_adopt(sub: argparse.ArgumentParser) -> None:
+    """The options of "adopt"."""
+    sub.add_argument('disk', metavar='DISK',
+                     help='its node, or its device: the name or the id')
+    sub.add_argument('--replica', action='append', default=[], metavar='URI',
+                     help='where a new replica is to be, besides the disk '
+                          f'itself: {KINDS}')
+    sub.add_argument('--threshold', type=int, metavar='N',
+                     help='how many replicas must agree (default: the '
+                          'majority)')
+    sub.add_argument('--state', action='append', default=[], metavar='URI',
+                     help='where a state node is to be: once for the disk '
+                          'and each new replica, or once a folder for all of '
+                          'them (default: no state nodes)')
+    sub.add_argument('--name', metavar='NAME',
+                     help="what the quorum is to be called (default: DISK's "
+                          'name, and -quorum)')
+    sub.add_argument('--speed', type=speed_argument, metavar='BYTES',
+                     help='fill and compare no faster than that, a second '
+                          '(as 50M)')
+    sub.add_argument('--force', action='store_true',
+                     help='overwrite what is there')
+    sub.add_argument('--dry-run', action='store_true',
+                     help='only say what would be done')
+    sub.add_argument('--print', choices=FORMS, default='blockdev',
+                     help='what to print for the next start: see create')
 
 
 def parse_args() -> argparse.Namespace:
@@ -175,6 +205,9 @@ def parse_args() -> argparse.Namespace:
     sub.add_argument('words', nargs='+', metavar='[NODE] SLOT',
                      help='SLOT is N, children.N, or the name of a node that '
                           'is the child or below it')
+
+    add_adopt(add('adopt', 'turn a disk that a guest uses into a quorum, '
+                  'while the guest runs'))
 
     sub = add('state', 'show and check what the state nodes of a quorum say, '
                        'while no QEMU uses them')

@@ -6,27 +6,29 @@
 
 import argparse
 import json
-import os
-import re
 import signal
-import sys
 import tempfile
 from typing import List, Optional
 
 from .basics import NOT_WELL, WELL, Dictionary, Failure
+from .layout import (
+    check_distinct,
+    check_name,
+    check_threshold,
+    child_node,
+    choose_states,
+    least_state_size,
+    note,
+    note_common_fate,
+    note_threshold,
+)
 from .places import Place
 from .printing import FORMS
 from .programs import QemuImg, json_name, zeroes
 from .statefile import RECORDS, state_size
-from .text import human_size, printable
+from .text import human_size
 
-NAME = re.compile(r'[A-Za-z][A-Za-z0-9._-]{0,23}')
 BEGIN_BYTES = 4096          # that are written to begin the state nodes
-
-
-def note(text: str) -> None:
-    """Standard output is for what is to be put somewhere."""
-    print(f'note: {printable(text)}', file=sys.stderr, flush=True)
 
 
 class Creation:
@@ -41,7 +43,7 @@ class Creation:
         self.size = self._choose_size()
         self.replicas = [Place('--replica', text) for text in args.replica]
         self.states = self._choose_states()
-        self.threshold: int = args.threshold or len(self.replicas) // 2 + 1
+        self.threshold = check_threshold(args.threshold, len(self.replicas))
         self.filling: List[Place] = []      # what has been overwritten
 
     # What is wanted, and whether that is possible
@@ -49,16 +51,11 @@ class Creation:
     def _check_words(self) -> None:
         args = self.args
         count = len(args.replica)
-        if not NAME.fullmatch(args.name):
-            raise Failure(f"NAME '{args.name}': it must begin with a letter, "
-                          "and consist of at most 24 letters, digits, '.', "
-                          "'_' and '-'")
+        check_name('NAME', args.name)
         if not 2 <= count <= RECORDS:
             raise Failure(f'--replica: there is {count}; give it 2 to '
                           f'{RECORDS} times, best 3 or 5 times')
-        if args.threshold is not None and not 1 <= args.threshold <= count:
-            raise Failure(f"--threshold '{args.threshold}': it must be 1 to "
-                          f'{count}, the number of replicas')
+        check_threshold(args.threshold, count)
         if args.from_format and not args.source:
             raise Failure(f"--from-format '{args.from_format}' is that of "
                           'the image after --from, which is not given')
@@ -86,22 +83,12 @@ class Creation:
         return size
 
     def _choose_states(self) -> List[Place]:
-        args = self.args
-        if args.no_state:
+        if self.args.no_state:
             return []
-        texts: List[str] = args.state
-        count = len(self.replicas)
-        if len(texts) == 1 and os.path.isdir(texts[0]):
-            texts = texts * count
-        if not texts:
+        if not self.args.state:
             return [self._beside(replica) for replica in self.replicas]
-        if len(texts) != count:
-            raise Failure(f'--state: there are {len(texts)}, and {count} '
-                          'replicas; give it once for each replica, in the '
-                          'same order, or once with a folder')
-        return [Place('--state', os.path.join(
-            text, f'{args.name}.{i}.state') if os.path.isdir(text) else text)
-                for i, text in enumerate(texts)]
+        return choose_states(self.args.name, self.args.state,
+                             len(self.replicas))
 
     @staticmethod
     def _beside(replica: Place) -> Place:
@@ -118,46 +105,13 @@ class Creation:
         for replica in self.replicas:
             replica.look(self.img, self.size, True, self.args.force)
         for state in self.states:
-            state.look(self.img, self._least_state(), False,
-                       self.args.force)
-        every = [*self.replicas, *self.states]
-        for i, place in enumerate(every):
-            for other in every[:i]:
-                if place.identity() == other.identity():
-                    raise place.refuse('is the same as that of '
-                                       f"{other.option} '{other.text}'", 2)
-            if not place.blank and not self.args.force:
-                raise place.refuse('is there, and has data; to overwrite '
-                                   'them: --force')
-        self._note_common_fate()
-        self._note_threshold()
-
-    def _least_state(self) -> int:
-        """With space for each child, for one that follows it, and one more"""
-        return state_size(self.size, min(2 * len(self.replicas) + 1, RECORDS))
-
-    def _note_common_fate(self) -> None:
-        folders = [os.stat(os.path.dirname(place.path)).st_dev
-                   for place in self.replicas if place.path and
-                   place.options['driver'] == 'file']
-        if len(set(folders)) < len(folders):
-            note('there are replicas on the same file system: what ends it '
-                 'ends both')
-        folders_of_states = {os.path.dirname(state.path) or state.text
-                             for state in self.states}
-        if self.args.state and len(folders_of_states) < len(self.states):
-            note('there are state nodes in the same folder: better keep each '
-                 'beside its replica')
-
-    def _note_threshold(self) -> None:
-        count = len(self.replicas)
-        if self.threshold == count:
-            note(f'all {count} replicas must agree, so none may be missing; '
-                 'with 3 replicas and a threshold of 2, one may')
-        elif self.threshold * 2 <= count:
-            note(f'a threshold of {self.threshold} is no majority of {count}: '
-                 'two groups of replicas that are separated may each be '
-                 'believed')
+            state.look(self.img,
+                       least_state_size(self.size, len(self.replicas)),
+                       False, self.args.force)
+        check_distinct([*self.replicas, *self.states], self.args.force)
+        note_common_fate(self.replicas,
+                         self.states if self.args.state else [])
+        note_threshold(self.threshold, len(self.replicas))
 
     # Making it
 
@@ -255,12 +209,9 @@ class Creation:
         result: Dictionary = {
             'driver': 'quorum', 'node-name': name,
             'vote-threshold': threshold or self.threshold,
-            'rewrite-corrupted': True,
-            'children': [
-                {**replica.node(f'{name}-{i}'), 'discard': 'unmap'}
-                for i, replica in enumerate(self.replicas)]}
-        for child in result['children']:
-            child['file'] = {**child['file'], 'discard': 'unmap'}
+            'rewrite-corrupted': True, 'discard': 'unmap',
+            'children': [child_node(replica, f'{name}-{i}')
+                         for i, replica in enumerate(self.replicas)]}
         if self.states and states:
             result['state'] = [state.node(f'{name}-s{i}')
                                for i, state in enumerate(self.states)]

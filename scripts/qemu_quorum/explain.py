@@ -30,9 +30,24 @@ def place_of(child: Dictionary) -> str:
 
 def explain(quorum: Quorum) -> Iterator[Finding]:
     """Everything that there is to say"""
-    yield from explain_node(quorum)
+    if quorum.is_beginning():
+        yield Finding(
+            'The disk has one replica yet, children.0.',
+            'It is as safe as without a quorum.',
+            [f'qemu-quorum adopt {quorum.name} --replica URI --replica URI'])
+    else:
+        yield from explain_node(quorum)
     for child in quorum.children:
-        yield from explain_child(quorum, child)
+        if not (quorum.is_beginning() and child['state'] == 'vacant'):
+            yield from explain_child(quorum, child)
+    if len(quorum.children) > 1 and not quorum.votes():
+        yield Finding(
+            'Nothing is voted on: a read asks one replica (vote-threshold is '
+            '1, and read-pattern fifo).',
+            'One that fails is noticed, and one that lies is believed.',
+            ['to fill and compare what is new, and have it vote then: '
+             f'qemu-quorum adopt {quorum.name}'] *
+            (not quorum.is_beginning()), False)
     yield from explain_state_nodes(quorum)
 
 
@@ -264,7 +279,9 @@ class Explain(Status):
     def _lines(self, quorums: List[Quorum], findings: List[List[Finding]]
                ) -> Iterator[str]:
         if not quorums:
-            yield 'There is no quorum node in this QEMU.'
+            yield from fold('There is no quorum node in this QEMU. To turn a '
+                            'disk into one while a guest uses it:')
+            yield '  -> qemu-quorum adopt DISK --replica URI --replica URI'
         for number, (quorum, texts) in enumerate(zip(quorums, findings)):
             if number:
                 yield ''
@@ -273,8 +290,8 @@ class Explain(Status):
                 spare = len(quorum.children) - (quorum.threshold or 0)
                 yield from fold(
                     f'All is well: {len(quorum.children)} replicas have all '
-                    f'data, as far as is known. {spare} of them may fail or '
-                    'lie.')
+                    f'data, as far as is known. {spare} of them may fail' +
+                    (' or lie.' if quorum.votes() else '.'))
             for found in texts:
                 yield ''
                 yield from fold(found.what, '* ', '  ')

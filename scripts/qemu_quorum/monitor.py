@@ -7,7 +7,7 @@
 import asyncio
 from typing import Any, Awaitable, List, Optional, Tuple, TypeVar, Union
 
-from .basics import NOT_WELL, Dictionary, Failure, Stuck
+from .basics import NOT_WELL, Dictionary, Failure, Gone, Stuck
 
 try:
     from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError
@@ -108,8 +108,8 @@ class Monitor:
                         'seconds; is its storage stuck? See "A server hangs" '
                         'in the manual') from None
         except (QMPError, EOFError, OSError):
-            raise Failure('the connection is lost: QEMU at '
-                          f"'{self.address}' has ended") from None
+            raise Gone('the connection is lost: QEMU at '
+                       f"'{self.address}' has ended") from None
 
     def ask(self, command: str, **arguments: object) -> Any:
         return self.execute(command, {key.replace('_', '-'): value for

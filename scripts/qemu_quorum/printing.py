@@ -16,9 +16,14 @@ SERVICE = 'qemu-quorum-daemon'
 CONFIGURATION = '/etc/qemu-quorum'
 
 
+def quote_node(node: Dictionary) -> str:
+    """A word for a shell"""
+    return shlex.quote(json.dumps(node))
+
+
 def blockdev(node: Dictionary) -> str:
     """Options of a command line, for a shell"""
-    return f'-blockdev {shlex.quote(json.dumps(node))} \\\n' \
+    return f'-blockdev {quote_node(node)} \\\n' \
            f"-device virtio-blk-pci,drive={node['node-name']}"
 
 

@@ -65,6 +65,16 @@ class Quorum:
         return sum(child['state'] not in UNUSABLE_STATES
                    for child in self.children)
 
+    def votes(self) -> bool:
+        """Whether a read compares anything"""
+        return self.threshold != 1 or self.data.get('read-pattern') != 'fifo'
+
+    def is_beginning(self) -> bool:
+        """It is one that "adopt" makes, or asks for: there is but the disk."""
+        return not self.votes() and all(
+            (child['state'] == 'vacant') == (i > 0)
+            for i, child in enumerate(self.children))
+
     def bad_state_nodes(self) -> List[Dictionary]:
         """Those that don't get what a restart must not forget"""
         nodes = self.memory['nodes'] if self.memory else []
@@ -93,7 +103,11 @@ class Quorum:
         lacking = []
         for child in self.children:
             slot, state = child['child'], child['state']
-            if state == 'vacant':
+            if state == 'vacant' and self.is_beginning():
+                if slot == 'children.1':
+                    yield 'the disk has one replica yet: qemu-quorum adopt ' \
+                          f'{self.name} --replica URI --replica URI'
+            elif state == 'vacant':
                 yield f'{slot} is vacant: qemu-quorum replace {self.name} ' \
                       f'{slot} FILE'
             elif state in ('excluded', 'corrupt'):

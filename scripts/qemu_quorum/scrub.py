@@ -103,6 +103,9 @@ class Scrub(Command):
             raise Failure(str(error), NOT_WELL) from None
         return job
 
+    def _check_wanted(self) -> None:
+        """Raise a Failure to wait no longer."""
+
     def _completed(self, job: str) -> Optional[Dictionary]:
         for event in self.monitor.events():
             data = dict(event.get('data', {}))
@@ -122,9 +125,12 @@ class Scrub(Command):
         printed = time.monotonic()
         seen: Optional[Dictionary] = None
         figures = None
+        pause = POLL_SECONDS / 16       # a small disk takes no time
         try:
             while figures is None:
-                self.monitor.sleep(POLL_SECONDS)
+                self.monitor.sleep(pause)
+                pause = min(2 * pause, POLL_SECONDS)
+                self._check_wanted()
                 jobs = self.monitor.ask('query-block-jobs')
                 figures = self._completed(job)
                 running = [j for j in jobs if j['device'] == job]
