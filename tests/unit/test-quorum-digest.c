@@ -981,6 +981,18 @@ static void kept_flush(Kept *k)
     quorum_digests_flushed(k->d);
 }
 
+/* The node loses what was not flushed, or some of it. */
+static void kept_lose(Kept *k)
+{
+    for (int p = 0; p < KEPT_PAGES; p++) {
+        int v = g_test_rand_int_range(0, k->versions[p]);
+
+        memmove(k->node[p][0], k->node[p][v], sizeof(k->node[p][0]));
+        k->versions[p] = 1;
+    }
+    quorum_digests_lost(k->d);
+}
+
 static void kept_write(Kept *k)
 {
     uint32_t p = g_test_rand_int_range(0, KEPT_PAGES);
@@ -1062,6 +1074,8 @@ static void test_kept(void)
         default:
             if (g_test_rand_int_range(0, 20) == 0) {
                 kept_flush(k);
+            } else if (g_test_rand_int_range(0, 50) == 0) {
+                kept_lose(k);
             } else if (g_test_rand_int_range(0, 100) == 0) {
                 kept_crash(k);
             }
