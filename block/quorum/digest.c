@@ -536,7 +536,8 @@ uint64_t quorum_digests_generation(QuorumDigests *d, int64_t offset,
 
 /*
  * Set @first to @past of page @p to @digests, or all to @digest if NULL.  If
- * that comes from a @vote, what is elsewhere stays so.
+ * that comes from a @vote, only what is unknown changes: the vote did not ask
+ * what was elsewhere when it began, even if that is known by now.
  */
 static void quorum_digest_fill_locked(QuorumDigests *d, QuorumDigestPage *p,
                                       int first, int past,
@@ -551,7 +552,7 @@ static void quorum_digest_fill_locked(QuorumDigests *d, QuorumDigestPage *p,
         uint64_t old = quorum_digest_get(p, i);
         uint64_t new = digests ? digests[i - first] : digest;
 
-        if (old == new || (vote && kept && old == QUORUM_DIGEST_ELSEWHERE)) {
+        if (old == new || (vote && kept && old != QUORUM_DIGEST_UNKNOWN)) {
             continue;
         }
         news |= old == QUORUM_DIGEST_UNKNOWN;
