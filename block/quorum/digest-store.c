@@ -29,6 +29,9 @@
 QEMU_BUILD_BUG_ON(QUORUM_DIGESTS_UNITS != QUORUM_DIGEST_PAGE_UNITS);
 QEMU_BUILD_BUG_ON(QUORUM_DIGESTS_RESERVED != QUORUM_DIGEST_ELSEWHERE);
 
+/* How often a header is written that the node loses. */
+#define QUORUM_STORE_TRIES  3
+
 /* How many pages are written at once, if they are neighbours. */
 #define QUORUM_STORE_RUN    64
 
@@ -89,6 +92,7 @@ struct QuorumDigestStore {
     bool writing;               /* there is one who writes */
     unsigned late_generation;   /* bdrv_late_generation() when it was used */
     int64_t write_ns;           /* no page is written before then */
+    uint64_t losses;            /* those of the node that are dealt with */
 
     /* QuorumState.want, when the label has no stamp, or another one. */
     uint64_t off_want;
@@ -322,6 +326,32 @@ static int coroutine_fn GRAPH_RDLOCK quorum_store_flush(QuorumDigestStore *s)
     return ret;
 }
 
+/* --- losses --- */
+
+static uint64_t GRAPH_RDLOCK
+quorum_store_last_loss(const QuorumDigestStore *store)
+{
+    return MAX(bdrv_child_loss_generation(store->child),
+               bdrv_child_failed_flush_generation(store->child));
+}
+
+/*
+ * The node has answered: before the answer is believed, see whether it has lost
+ * what was not flushed.  Its driver knows that before it answers (see
+ * bdrv_loss_generation()).
+ */
+static void GRAPH_RDLOCK quorum_store_notice_loss(QuorumDigestStore *store)
+{
+    BDRVQuorumState *s = store->bs->opaque;
+    uint64_t last = quorum_store_last_loss(store);
+
+    QEMU_LOCK_GUARD(&s->state->lock);
+    if (unlikely(last > store->losses)) {
+        store->losses = last;
+        quorum_digests_lost(s->digests);
+    }
+}
+
 /* --- one I/O per page --- */
 
 static bool quorum_store_is_claimed_locked(const QuorumDigestStore *store,
@@ -409,6 +439,7 @@ quorum_store_load_page(QuorumDigestStore *store, uint32_t page)
                              quorum_digests_page_offset(page),
                              QUORUM_DIGESTS_PAGE);
     ret = quorum_store_do(io);
+    quorum_store_notice_loss(store);
     if (ret == 0) {
         /* One that is damaged may be whole when it is read another time. */
         known = quorum_digests_decode_page(io->buf, page, store->page_key,
@@ -613,6 +644,7 @@ void coroutine_fn quorum_store_clean(BlockDriverState *bs,
     if (ret < 0) {
         quorum_store_fail(store, "could not be flushed", ret);
     } else {
+        quorum_store_notice_loss(store);
         quorum_digests_flushed(s->digests);
     }
     quorum_store_end_writing(store);
@@ -636,24 +668,42 @@ void coroutine_fn quorum_store_write_news(BlockDriverState *bs)
 
 /* --- stamps --- */
 
+/* Write @header, so that it is there after a loss, too. */
+static int coroutine_fn GRAPH_RDLOCK
+quorum_store_write_header(QuorumDigestStore *store,
+                          const QuorumDigestsHeader *header)
+{
+    QuorumStoreIo *io;
+    uint64_t losses;
+    int ret, tries = 0;
+
+    do {
+        losses = quorum_store_last_loss(store);
+        io = quorum_store_io_new(store, QUORUM_STORE_WRITE,
+                                 quorum_digests_header_offset(store->place),
+                                 QUORUM_DIGESTS_PAGE);
+        quorum_digests_encode_header(header, io->buf);
+        ret = quorum_store_do(io);
+        quorum_store_io_unref(io);
+        if (ret == 0) {
+            ret = quorum_store_flush(store);
+        }
+        if (ret < 0) {
+            return ret;
+        }
+    } while (quorum_store_last_loss(store) != losses &&
+             ++tries < QUORUM_STORE_TRIES);
+    return tries < QUORUM_STORE_TRIES ? 0 : -EIO;
+}
+
 /* Write @header, durably; then it is that of the store. */
 static int coroutine_fn GRAPH_RDLOCK
 quorum_store_put_header(QuorumDigestStore *store,
                         const QuorumDigestsHeader *header)
 {
     BDRVQuorumState *s = store->bs->opaque;
-    QuorumStoreIo *io;
-    int ret;
+    int ret = quorum_store_write_header(store, header);
 
-    io = quorum_store_io_new(store, QUORUM_STORE_WRITE,
-                             quorum_digests_header_offset(store->place),
-                             QUORUM_DIGESTS_PAGE);
-    quorum_digests_encode_header(header, io->buf);
-    ret = quorum_store_do(io);
-    quorum_store_io_unref(io);
-    if (ret == 0) {
-        ret = quorum_store_flush(store);
-    }
     if (ret < 0) {
         quorum_store_fail(store, "could not be written", ret);
         return ret;
@@ -819,32 +869,53 @@ bool quorum_store_has_news(QuorumState *st)
            quorum_digests_next_to_write(s->digests, &page, UINT32_MAX, true);
 }
 
-/* Write everything, if there is time for it, but at least what is dirty. */
+/* Write all pages, if there is time for it, but at least what is dirty. */
 static int coroutine_fn GRAPH_RDLOCK
-quorum_store_write_all(QuorumDigestStore *store)
+quorum_store_write_all_pages(QuorumDigestStore *store)
 {
     BDRVQuorumState *s = store->bs->opaque;
     int64_t timeout = quorum_store_timeout_ns(s);
     int64_t now = quorum_now_ns();
     uint32_t page = 0;
-    int ret;
 
     quorum_store_write_pages(store, 0, UINT32_MAX, true, INT_MAX,
                              now + timeout / 2);
     quorum_store_write_pages(store, 0, UINT32_MAX, false, INT_MAX,
                              now + timeout);
-    if (quorum_digests_next_to_write(s->digests, &page, UINT32_MAX, false)) {
-        quorum_store_fail(store, "is too slow", -ETIMEDOUT);
-        return -ETIMEDOUT;
-    }
-    /* The flush for the header comes later, and covers this. */
-    ret = quorum_store_rotate(store);
-    if (ret == 0) {
+    return quorum_digests_next_to_write(s->digests, &page, UINT32_MAX, false)
+           ? -ETIMEDOUT : 0;
+}
+
+/* Write everything, and again what the node has lost meanwhile. */
+static int coroutine_fn GRAPH_RDLOCK
+quorum_store_write_all(QuorumDigestStore *store)
+{
+    BDRVQuorumState *s = store->bs->opaque;
+    int ret;
+
+    for (int i = 0; i < QUORUM_STORE_TRIES; i++) {
+        uint32_t page = 0;
+
+        ret = quorum_store_write_all_pages(store);
+        if (ret < 0) {
+            quorum_store_fail(store, "is too slow", ret);
+            return ret;
+        }
+        /* The flush for the header comes later, and covers this. */
+        ret = quorum_store_rotate(store);
+        if (ret < 0) {
+            quorum_store_fail(store, "could not be written", ret);
+            return ret;
+        }
+        quorum_store_notice_loss(store);
         quorum_digests_flushed(s->digests);
-    } else {
-        quorum_store_fail(store, "could not be written", ret);
+        if (!quorum_digests_next_to_write(s->digests, &page, UINT32_MAX,
+                                          false)) {
+            return 0;
+        }
     }
-    return ret;
+    quorum_store_fail(store, "loses what is written", -EIO);
+    return -EIO;
 }
 
 int coroutine_fn quorum_store_close(BlockDriverState *bs)
@@ -1058,6 +1129,7 @@ static void GRAPH_RDLOCK quorum_store_reset(QuorumDigestStore *store)
     store->off_want = store->stamp_want = 0;
     store->write_ns = 0;
     store->late_generation = bdrv_late_generation();
+    store->losses = quorum_store_last_loss(store);
     if (qemu_in_main_thread()) {
         /* Another quorum may have given it up before. */
         quorum_state_attached(store->child);

@@ -536,7 +536,8 @@ uint64_t quorum_digests_generation(QuorumDigests *d, int64_t offset,
 
 /*
  * Set @first to @past of page @p to @digests, or all to @digest if NULL.  If
- * that comes from a @vote, what is elsewhere stays so.
+ * that comes from a @vote, only what is unknown changes: the vote did not ask
+ * what was elsewhere when it began, even if that is known by now.
  */
 static void quorum_digest_fill_locked(QuorumDigests *d, QuorumDigestPage *p,
                                       int first, int past,
@@ -551,7 +552,7 @@ static void quorum_digest_fill_locked(QuorumDigests *d, QuorumDigestPage *p,
         uint64_t old = quorum_digest_get(p, i);
         uint64_t new = digests ? digests[i - first] : digest;
 
-        if (old == new || (vote && kept && old == QUORUM_DIGEST_ELSEWHERE)) {
+        if (old == new || (vote && kept && old != QUORUM_DIGEST_UNKNOWN)) {
             continue;
         }
         news |= old == QUORUM_DIGEST_UNKNOWN;
@@ -825,19 +826,23 @@ static void quorum_digest_keep_no_more_locked(QuorumDigests *d)
     g_clear_pointer(&d->cached, g_free);
 }
 
+static void quorum_digest_forget_elsewhere_locked(QuorumDigests *d,
+                                                  QuorumDigestPage *p)
+{
+    for (int i = 0; i < PAGE_UNITS; i++) {
+        if (quorum_digest_get(p, i) == QUORUM_DIGEST_ELSEWHERE) {
+            quorum_digest_fill_locked(d, p, i, i + 1, NULL,
+                                      QUORUM_DIGEST_UNKNOWN, false);
+        }
+    }
+}
+
 void quorum_digests_keep_no_more(QuorumDigests *d)
 {
     QEMU_LOCK_GUARD(&d->lock);
     quorum_digest_keep_no_more_locked(d);
     for (uint32_t i = 0; i < d->used_pages; i++) {
-        QuorumDigestPage *p = &d->pages[i];
-
-        for (int j = 0; j < PAGE_UNITS; j++) {
-            if (quorum_digest_get(p, j) == QUORUM_DIGEST_ELSEWHERE) {
-                quorum_digest_fill_locked(d, p, j, j + 1, NULL,
-                                          QUORUM_DIGEST_UNKNOWN, false);
-            }
-        }
+        quorum_digest_forget_elsewhere_locked(d, &d->pages[i]);
     }
 }
 
@@ -1009,6 +1014,23 @@ void quorum_digests_flushed(QuorumDigests *d)
 {
     QEMU_LOCK_GUARD(&d->lock);
     if (d->kept) {
+        bitmap_zero(d->cached, d->kept);
+    }
+}
+
+void quorum_digests_lost(QuorumDigests *d)
+{
+    QEMU_LOCK_GUARD(&d->lock);
+    for (uint32_t i = 0; i < d->used_pages; i++) {
+        QuorumDigestPage *p = &d->pages[i];
+
+        /* T1: of what is elsewhere, the node may not be right any more. */
+        if (p->number < d->kept && test_bit(p->number, d->cached)) {
+            quorum_digest_forget_elsewhere_locked(d, p);
+        }
+    }
+    if (d->kept) {
+        bitmap_or(d->dirty, d->dirty, d->cached, d->kept);
         bitmap_zero(d->cached, d->kept);
     }
 }

@@ -279,4 +279,10 @@ QuorumDigestsCopy quorum_digests_copy(QuorumDigests *d, uint32_t page,
 /* All pages that were copied have been written and flushed. */
 void quorum_digests_flushed(QuorumDigests *d);
 
+/*
+ * The node may have lost what was not flushed.  A page that was read from it
+ * since may be an old one; none is remembered before this is called.
+ */
+void quorum_digests_lost(QuorumDigests *d);
+
 #endif /* BLOCK_QUORUM_DIGEST_H */

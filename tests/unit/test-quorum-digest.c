@@ -981,6 +981,18 @@ static void kept_flush(Kept *k)
     quorum_digests_flushed(k->d);
 }
 
+/* The node loses what was not flushed, or some of it. */
+static void kept_lose(Kept *k)
+{
+    for (int p = 0; p < KEPT_PAGES; p++) {
+        int v = g_test_rand_int_range(0, k->versions[p]);
+
+        memmove(k->node[p][0], k->node[p][v], sizeof(k->node[p][0]));
+        k->versions[p] = 1;
+    }
+    quorum_digests_lost(k->d);
+}
+
 static void kept_write(Kept *k)
 {
     uint32_t p = g_test_rand_int_range(0, KEPT_PAGES);
@@ -1062,6 +1074,8 @@ static void test_kept(void)
         default:
             if (g_test_rand_int_range(0, 20) == 0) {
                 kept_flush(k);
+            } else if (g_test_rand_int_range(0, 50) == 0) {
+                kept_lose(k);
             } else if (g_test_rand_int_range(0, 100) == 0) {
                 kept_crash(k);
             }
@@ -1073,6 +1087,24 @@ static void test_kept(void)
     }
     quorum_digests_free(k->d);
     g_free(k);
+}
+
+/* A vote that began before the node was asked does not know better. */
+static void test_late_vote(void)
+{
+    g_autofree uint64_t *node = g_new0(uint64_t, PAGE);
+    QuorumDigests *d = new_table(QUORUM_DIGEST_CACHE_MIN);
+    uint64_t digest = rand_digest(), old = rand_digest();
+
+    node[0] = digest;
+    g_assert_true(quorum_digests_keep(d, 1, false));
+    g_assert_true(quorum_digests_load_begin(d, 0));
+    quorum_digests_load_end(d, 0, node);
+    quorum_digests_remember_vote(d, 0, UNIT, &old);
+    g_assert_cmphex(get(d, 0), ==, digest);
+    quorum_digests_remember_vote(d, UNIT, UNIT, &old);
+    g_assert_cmphex(get(d, UNIT), ==, old);
+    quorum_digests_free(d);
 }
 
 /* What is known when a node comes that says nothing is news for it. */
@@ -1184,6 +1216,7 @@ int main(int argc, char **argv)
     g_test_add_func("/quorum-digest/evictions", test_evictions);
     g_test_add_func("/quorum-digest/kept", test_kept);
     g_test_add_func("/quorum-digest/fresh", test_fresh);
+    g_test_add_func("/quorum-digest/late-vote", test_late_vote);
     g_test_add_func("/quorum-digest/forget-kept", test_forget_kept);
     return g_test_run();
 }
