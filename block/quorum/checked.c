@@ -9,6 +9,7 @@
 #include "qemu/osdep.h"
 #include "block/block-io.h"
 #include "qapi/error.h"
+#include "qemu/error-report.h"
 #include "qemu/units.h"
 #include "checked.h"
 #include "debug.h"
@@ -197,31 +198,6 @@ static const uint8_t *quorum_private_answer(const QuorumRequest *req)
     return NULL;
 }
 
-/*
- * Whether each of the units that is known has the one of @digests.  One that is
- * elsewhere might be known, and have another one.
- */
-static bool quorum_is_as_known(BDRVQuorumState *s, int64_t first, int64_t end,
-                               const uint64_t *digests)
-{
-    QuorumDigests *d = s->digests;
-    uint32_t page;
-
-    if (s->store &&
-        quorum_digests_find_elsewhere(d, first, end - first, &page)) {
-        return false;
-    }
-    for (int64_t pos = first; pos < end; pos += QUORUM_UNIT) {
-        uint64_t known;
-
-        if (quorum_digests_lookup(d, pos, QUORUM_UNIT, &known) &&
-            known != digests[(pos - first) / QUORUM_UNIT]) {
-            return false;
-        }
-    }
-    return true;
-}
-
 bool quorum_checked_do_agree(QuorumRequest *req, QuorumAnswer *one,
                              uint64_t generation)
 {
@@ -243,7 +219,7 @@ bool quorum_checked_do_agree(QuorumRequest *req, QuorumAnswer *one,
         quorum_digests_hash(d, quorum_answer_qiov(one), first - req->offset,
                             end - first, said.digests);
     }
-    ok = quorum_is_as_known(req->s, first, end, said.digests);
+    ok = !quorum_digests_contradict(d, first, end - first, said.digests);
     if (!ok) {
         quorum_reached(QUORUM_BRANCH_DIGEST_DISAGREES);
     } else if (buf && quorum_good_outnumber_rest(req)) {

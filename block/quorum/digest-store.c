@@ -256,8 +256,11 @@ static int coroutine_fn GRAPH_RDLOCK quorum_store_ask(QuorumStoreIo *io)
     if (qatomic_read(&s->state->fenced)) {
         return -EBUSY;          /* another program may use it */
     }
-    ret = io->op == QUORUM_STORE_FLUSH
-          ? bdrv_co_flush(child->bs)
+    /* Much is unknown at once where much was discarded: keep the node sparse. */
+    ret = io->op == QUORUM_STORE_FLUSH ? bdrv_co_flush(child->bs) :
+          buffer_is_zero(io->buf, io->bytes)
+          ? bdrv_co_pwrite_zeroes(child, io->offset, io->bytes,
+                                  BDRV_REQ_MAY_UNMAP)
           : bdrv_co_pwrite(child, io->offset, io->bytes, io->buf, 0);
     if (ret >= 0 && bdrv_late_generation() != store->late_generation &&
         bdrv_late(child) != BDRV_LATE_ENDED) {
@@ -886,6 +889,24 @@ quorum_store_write_all_pages(QuorumDigestStore *store)
            ? -ETIMEDOUT : 0;
 }
 
+/*
+ * All pages are written, also those behind the end of the disk, which say that
+ * nothing is known: once that is durable, they need not be looked at any more.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+quorum_store_shorten(QuorumDigestStore *store)
+{
+    BDRVQuorumState *s = store->bs->opaque;
+    int64_t length = quorum_sync_length(s->sync);
+    int ret = 0;
+
+    if (store->disk_bytes > length) {
+        ret = quorum_store_flush(store);
+        store->disk_bytes = length;
+    }
+    return ret;
+}
+
 /* Write everything, and again what the node has lost meanwhile. */
 static int coroutine_fn GRAPH_RDLOCK
 quorum_store_write_all(QuorumDigestStore *store)
@@ -901,8 +922,11 @@ quorum_store_write_all(QuorumDigestStore *store)
             quorum_store_fail(store, "is too slow", ret);
             return ret;
         }
-        /* The flush for the header comes later, and covers this. */
-        ret = quorum_store_rotate(store);
+        ret = quorum_store_shorten(store);
+        /* The flush for the header comes later, and covers the pages. */
+        if (ret == 0) {
+            ret = quorum_store_rotate(store);
+        }
         if (ret < 0) {
             quorum_store_fail(store, "could not be written", ret);
             return ret;
@@ -971,6 +995,7 @@ int coroutine_fn quorum_store_forget(BlockDriverState *bs, Error **errp)
     ret = quorum_state_is_writable(st) ? quorum_state_do_prepare(bs, 0, 0)
                                        : -EROFS;
     if (!quorum_store_begin_writing(store, end_ns)) {
+        quorum_digests_forget_all(s->digests);
         error_setg(errp, "The node of digests of quorum '%s' is too slow",
                    bdrv_get_node_name(bs));
         return -ETIMEDOUT;
@@ -1065,6 +1090,10 @@ quorum_store_complaint(const QuorumDigestStore *store, QuorumDigestsFound found)
                    ? QUORUM_DIGEST_ALG_SHA256 : QUORUM_DIGEST_ALG_XXH3)) {
         return "its digests were made by another hash";
     }
+    if (quorum_digests_capacity(store->length) <
+        quorum_digests_pages(h->disk_bytes)) {
+        return "it is shorter than it was";
+    }
     if (s->opts.state_force) {
         return "state-force=on: the newest state may be missing";
     }
@@ -1095,11 +1124,11 @@ static void quorum_store_use(QuorumDigestStore *store)
 {
     BDRVQuorumState *s = store->bs->opaque;
     QuorumState *st = s->state;
+    int64_t length = quorum_sync_length(s->sync);
     uint64_t pages;
 
     /* There may be pages of what the disk has had. */
-    store->disk_bytes = MAX(store->header.disk_bytes,
-                            quorum_sync_length(s->sync));
+    store->disk_bytes = MAX(store->header.disk_bytes, length);
     pages = MIN(quorum_digests_pages(store->disk_bytes),
                 quorum_digests_capacity(store->length));
     quorum_digests_set_key(s->digests, store->header.key);
@@ -1109,6 +1138,8 @@ static void quorum_store_use(QuorumDigestStore *store)
         return;
     }
     quorum_store_forget_marked(st);
+    /* What was cut off while no quorum was there, and may grow back. */
+    quorum_digests_forget(s->digests, length, store->disk_bytes - length);
     store->page_key = store->header.page_key;
     QEMU_LOCK_GUARD(&st->lock);
     store->stage = QUORUM_STORE_IN_USE;
@@ -1162,7 +1193,8 @@ quorum_store_read_header(QuorumDigestStore *store, QuorumDigestsFound *found,
     return ret;
 }
 
-int coroutine_fn quorum_store_co_load(BlockDriverState *bs, Error **errp)
+int coroutine_fn quorum_store_co_load(BlockDriverState *bs, bool again,
+                                      Error **errp)
 {
     ERRP_GUARD();
     BDRVQuorumState *s = bs->opaque;
@@ -1187,9 +1219,16 @@ int coroutine_fn quorum_store_co_load(BlockDriverState *bs, Error **errp)
                    PRId64 " bytes, and for a disk of %" PRId64 " bytes it needs"
                    " %" PRId64, bdrv_get_node_name(store->child->bs),
                    store->length, quorum_sync_length(s->sync), needed);
-        return -EINVAL;
+        ret = -EINVAL;
+    } else {
+        ret = quorum_store_read_header(store, &found, errp);
     }
-    ret = quorum_store_read_header(store, &found, errp);
+    if (ret < 0 && *errp && again) {
+        /* The disk has grown, say: a guest must not lose it for that. */
+        quorum_store_fail(store, "can't be used any more", ret);
+        error_reportf_err(*errp, "quorum '%s': ", bdrv_get_node_name(bs));
+        *errp = NULL;
+    }
     if (ret < 0) {
         return *errp ? ret : 0;
     }

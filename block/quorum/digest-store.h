@@ -155,11 +155,12 @@ int coroutine_fn GRAPH_RDLOCK quorum_store_forget(BlockDriverState *bs,
 /* --- for state*.c --- */
 
 /*
- * The state nodes were read: see whether the store counts.  Returns 0, also if
- * it does not, or -errno with @errp set if it is a mistake to use it.
+ * The state nodes were read, for the first time or, when the image is activated,
+ * @again: see whether the store counts.  Returns 0, also if it does not, or
+ * -errno with @errp set if it is a mistake to use it; @again, it is off then.
  */
-int coroutine_fn GRAPH_RDLOCK quorum_store_co_load(BlockDriverState *bs,
-                                                   Error **errp);
+int coroutine_fn GRAPH_RDLOCK
+quorum_store_co_load(BlockDriverState *bs, bool again, Error **errp);
 
 /* A session begins: the next label names no stamp that does not count. */
 void quorum_store_begin_session_locked(QuorumState *st);

@@ -1035,6 +1035,29 @@ void quorum_digests_lost(QuorumDigests *d)
     }
 }
 
+bool quorum_digests_contradict(QuorumDigests *d, int64_t offset, int64_t bytes,
+                               const uint64_t *digests)
+{
+    quorum_digest_check_units(offset, bytes);
+    QEMU_LOCK_GUARD(&d->lock);
+    QUORUM_DIGEST_FOR_EACH_PART(part, offset, bytes) {
+        const QuorumDigestPage *p = quorum_digest_find_locked(d, part.number);
+
+        if (!p && quorum_digest_is_elsewhere_locked(d, part.number)) {
+            return true;
+        }
+        for (int i = part.first; i < part.past; i++, digests++) {
+            uint64_t digest = p ? quorum_digest_get(p, i)
+                                : QUORUM_DIGEST_UNKNOWN;
+
+            if (digest != QUORUM_DIGEST_UNKNOWN && digest != *digests) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
 /* --- creation --- */
 
 /* How many pages and buckets there may be. */

@@ -190,6 +190,13 @@ bool quorum_digests_lookup(QuorumDigests *d, int64_t offset, int64_t bytes,
                            uint64_t *digests);
 
 /*
+ * Whether some unit of the range, which begins and ends with a unit, is known
+ * with a digest that is not that of @digests, or is elsewhere, where it may be.
+ */
+bool quorum_digests_contradict(QuorumDigests *d, int64_t offset, int64_t bytes,
+                               const uint64_t *digests);
+
+/*
  * The same as quorum_digests_remember() after a vote that held the range, of
  * whole units: what is elsewhere stays so.
  */

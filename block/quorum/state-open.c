@@ -1118,7 +1118,7 @@ int coroutine_fn quorum_state_co_load(BlockDriverState *bs, Error **errp)
     }
     quorum_state_files_free(f, st->num_nodes);
     if (head >= 0) {
-        head = quorum_store_co_load(bs, errp);
+        head = quorum_store_co_load(bs, st->begun, errp);
     }
     if (head < 0) {
         quorum_state_reset(st);

@@ -1107,6 +1107,33 @@ static void test_late_vote(void)
     quorum_digests_free(d);
 }
 
+/* A vote is contradicted by what is known, or may be, and by nothing else. */
+static void test_contradict(void)
+{
+    g_autofree uint64_t *node = g_new0(uint64_t, PAGE);
+    QuorumDigests *d = new_table(QUORUM_DIGEST_CACHE_MIN);
+    uint64_t said[] = { rand_digest(), rand_digest() };
+    uint64_t other[] = { said[0], said[1] ^ 1 };
+
+    /* Nothing is known, here or elsewhere. */
+    g_assert_false(quorum_digests_contradict(d, 0, 2 * UNIT, said));
+    put(d, UNIT, said[1]);
+    g_assert_false(quorum_digests_contradict(d, 0, 2 * UNIT, said));
+    g_assert_true(quorum_digests_contradict(d, 0, 2 * UNIT, other));
+    g_assert_false(quorum_digests_contradict(d, 0, UNIT, other));
+
+    /* The second page is elsewhere, until it is loaded. */
+    g_assert_true(quorum_digests_keep(d, 2, false));
+    g_assert_true(quorum_digests_contradict(d, 2 * MiB, 2 * UNIT, said));
+    g_assert_true(quorum_digests_load_begin(d, 1));
+    g_assert_true(quorum_digests_contradict(d, 2 * MiB, 2 * UNIT, said));
+    node[1] = said[1];
+    quorum_digests_load_end(d, 1, node);
+    g_assert_false(quorum_digests_contradict(d, 2 * MiB, 2 * UNIT, said));
+    g_assert_true(quorum_digests_contradict(d, 2 * MiB, 2 * UNIT, other));
+    quorum_digests_free(d);
+}
+
 /* What is known when a node comes that says nothing is news for it. */
 static void test_fresh(void)
 {
@@ -1217,6 +1244,7 @@ int main(int argc, char **argv)
     g_test_add_func("/quorum-digest/kept", test_kept);
     g_test_add_func("/quorum-digest/fresh", test_fresh);
     g_test_add_func("/quorum-digest/late-vote", test_late_vote);
+    g_test_add_func("/quorum-digest/contradict", test_contradict);
     g_test_add_func("/quorum-digest/forget-kept", test_forget_kept);
     return g_test_run();
 }
