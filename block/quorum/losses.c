@@ -78,19 +78,48 @@ void quorum_request_leave_out_lost(QuorumRequest *req)
     }
 }
 
+/* What a digest has decided, and children that can take it lack: to @map. */
+static void GRAPH_RDLOCK quorum_find_outvoted(const QuorumLockedRead *lr,
+                                              unsigned long *map)
+{
+    const QuorumRequest *req = lr->req;
+
+    for (int i = 0; i < req->n; i++) {
+        bool takes = quorum_may_repair(req->bs, i) &&
+                     !qatomic_read(&req->s->slots[i].repair_failed);
+
+        for (int u = 0; takes && u < lr->units; u++) {
+            long bit = quorum_bit(lr, i, u);
+
+            if (test_bit(u, lr->by_digest) && test_bit(bit, lr->to_repair) &&
+                test_bit(bit, lr->stale)) {
+                quorum_reached(QUORUM_BRANCH_OUTVOTED_REPAIRED);
+                set_bit(bit, map);
+            }
+        }
+    }
+}
+
 /*
  * A QuorumRepairFn: children that have been confirmed, but not to have it on
- * their media, are given it again.  What children lack is left to a resync.
+ * their media, are given it again; and so are children that lack what a digest
+ * knows to be right, if that is why there are too few copies.  What children
+ * lack otherwise is left to a resync.
  */
 static void coroutine_fn GRAPH_RDLOCK
 quorum_repair_unsure(BlockDriverState *bs, QuorumLockedRead *lr)
 {
     long bits = (long)lr->req->n * lr->units;
+    g_autofree unsigned long *outvoted = bitmap_new(bits);
 
+    if (quorum_sync_any_outvoted(lr->req->s->sync)) {
+        quorum_find_outvoted(lr, outvoted);
+    }
     bitmap_and(lr->to_repair, lr->to_repair, lr->unsure, bits);
     bitmap_andnot(lr->to_repair, lr->to_repair, lr->stale, bits);
     bitmap_andnot(lr->to_repair, lr->to_repair, lr->wrong, bits);
     bitmap_andnot(lr->to_repair, lr->to_repair, lr->missing, bits);
+    bitmap_or(lr->to_repair, lr->to_repair, outvoted, bits);
     quorum_repair_all(lr);
 }
 
@@ -103,9 +132,23 @@ quorum_confirm(BlockDriverState *bs, int64_t offset, int64_t bytes)
                         quorum_repair_unsure);
 }
 
-void coroutine_fn quorum_confirm_unsure(BlockDriverState *bs, bool yields)
+/* How much has been repaired so far. */
+static uint64_t quorum_repaired_bytes(const BDRVQuorumState *s)
+{
+    uint64_t sum = 0;
+
+    for (int i = 0; i < s->num_slots; i++) {
+        sum += stat64_get(&s->slots[i].counters.repaired_bytes);
+    }
+    return sum;
+}
+
+bool coroutine_fn quorum_confirm_unsure(BlockDriverState *bs, bool yields,
+                                        int *restores)
 {
     BDRVQuorumState *s = bs->opaque;
+    bool outvoted = quorum_sync_any_outvoted(s->sync);
+    uint64_t repaired = quorum_repaired_bytes(s);
     int64_t pos = 0, start, bytes;
 
     while (!(yields && qatomic_read(&bs->quiesce_counter)) &&
@@ -121,6 +164,8 @@ void coroutine_fn quorum_confirm_unsure(BlockDriverState *bs, bool yields)
         quorum_confirm(bs, start, bytes);
         pos = start + bytes;
     }
+    return outvoted && quorum_repaired_bytes(s) != repaired &&
+           (*restores)++ < QUORUM_RESTORES_MAX;
 }
 
 /* Vote on the granule at @pos, if children are unsure there. */

@@ -168,7 +168,7 @@ quorum_reread_unit(QuorumLockedRead *lr, int u)
 
 /*
  * The child in slot @i has other data than the winner in unit @u.  If it was
- * unsure there, it has lost the unit.  If only the digest tells so (it
+ * unsure there, it has lost the unit.  If only the digest tells so (the child
  * @outvotes the winner), it must not vote any more, for the digest may be
  * forgotten before the child is repaired.  (Where more than a unit is stale at
  * a time, its neighbours would lose their votes with it.)
@@ -179,8 +179,9 @@ static void quorum_unit_is_lost(const QuorumLockedRead *lr, int i, int u,
     QuorumSync *sync = lr->req->s->sync;
     QuorumRange unit = quorum_unit(lr, u);
 
-    if (test_bit(quorum_bit(lr, i, u), lr->unsure) ||
-        (outvotes && quorum_sync_granule_bytes(sync) == QUORUM_UNIT)) {
+    if (outvotes && quorum_sync_granule_bytes(sync) == QUORUM_UNIT) {
+        quorum_sync_mark_outvoted(sync, i, unit.start, unit.end - unit.start);
+    } else if (test_bit(quorum_bit(lr, i, u), lr->unsure)) {
         quorum_sync_mark_stale(sync, i, unit.start, unit.end - unit.start,
                                "lost");
     }

@@ -712,6 +712,7 @@ quorum_sync_write_outcome_locked(const QuorumSync *sync, const QuorumWrite *w,
 {
     QuorumCopy copy = QUORUM_COPY_SURE | (may_vote ? 0 : QUORUM_COPY_TOLD);
     bool held = quorum_sync_is_held_locked(sync, w, copy, threshold);
+    bool ignored;
 
     /* A child that others can do without gets one more chance. */
     if (lost && !(held && w->sent_again) &&
@@ -721,7 +722,10 @@ quorum_sync_write_outcome_locked(const QuorumSync *sync, const QuorumWrite *w,
     if (held) {
         return QUORUM_WRITE_HELD;
     }
-    if (may_vote && quorum_sync_may_be_held_locked(sync, w, NULL, threshold)) {
+    if (may_vote &&
+        (quorum_sync_may_be_held_locked(sync, w, NULL, threshold) ||
+         (quorum_sync_any_outvoted_locked(sync) &&
+          quorum_sync_count_done(sync, w->missed, &ignored) >= threshold))) {
         return QUORUM_WRITE_UNSURE;
     }
     return QUORUM_WRITE_REFUSED;
@@ -946,13 +950,13 @@ static bool quorum_sync_recovered_since_flush_locked(const QuorumSync *sync)
 }
 
 /*
- * What becomes of the flush.  What children have recovered before it began is
- * flushed by now on those that have done it.
+ * What becomes of the flush, after which there @may be a @vote.  What children
+ * have recovered before it began is flushed by now on those that have done it.
  */
 static QuorumFlushOutcome
 quorum_sync_flush_outcome_locked(const QuorumSync *sync, const bool *missed,
                                  bool any_missed, QuorumCopy copy,
-                                 int threshold)
+                                 int threshold, bool may_vote)
 {
     bool ignored;
     bool too_late = quorum_sync_recovered_since_flush_locked(sync);
@@ -977,6 +981,7 @@ quorum_sync_flush_outcome_locked(const QuorumSync *sync, const bool *missed,
      * will not come back: as if children were unsure, that is told once.
      */
     return any_missed &&
+           !(may_vote && quorum_sync_any_outvoted_locked(sync)) &&
            !quorum_sync_map_has_copies_locked(sync, sync->flushing, missed,
                                               QUORUM_COPY_ANY, NULL,
                                               threshold) ?
@@ -988,8 +993,8 @@ bool quorum_sync_would_flush(QuorumSync *sync, const bool *missed,
 {
     QUORUM_SYNC_GUARD(sync);
     return quorum_sync_flush_outcome_locked(sync, missed, true,
-                                            QUORUM_COPY_SURE, threshold) !=
-           QUORUM_FLUSH_FAILED;
+                                            QUORUM_COPY_SURE, threshold,
+                                            false) != QUORUM_FLUSH_FAILED;
 }
 
 QuorumFlushOutcome quorum_sync_flush_settle(QuorumSync *sync,
@@ -1012,7 +1017,7 @@ QuorumFlushOutcome quorum_sync_flush_settle(QuorumSync *sync,
     /* No loss is told twice, but what can be repaired is repaired before. */
     outcome = quorum_sync_flush_outcome_locked(
         sync, missed, any_missed,
-        QUORUM_COPY_SURE | (last ? QUORUM_COPY_TOLD : 0), threshold);
+        QUORUM_COPY_SURE | (last ? QUORUM_COPY_TOLD : 0), threshold, !last);
     if (outcome == QUORUM_FLUSH_DONE && first &&
         quorum_sync_worth_a_vote_locked(sync, missed)) {
         outcome = QUORUM_FLUSH_UNSURE;

@@ -177,6 +177,7 @@ static void quorum_sync_drop_map_locked(QuorumSync *sync, int i,
     QuorumSyncChild *c = &sync->children[i];
 
     g_clear_pointer(&c->stale, hbitmap_free);
+    c->outvoted = false;
     if (!c->unsure) {
         g_clear_pointer(&c->may_lose, g_free);
     }
@@ -344,6 +345,31 @@ void quorum_sync_mark_stale(QuorumSync *sync, int i, int64_t offset,
 {
     QUORUM_SYNC_GUARD(sync);
     quorum_sync_mark_stale_locked(sync, i, offset, bytes, why);
+}
+
+void quorum_sync_mark_outvoted(QuorumSync *sync, int i, int64_t offset,
+                               int64_t bytes)
+{
+    QUORUM_SYNC_GUARD(sync);
+    quorum_sync_mark_stale_locked(sync, i, offset, bytes, "outvoted");
+    sync->children[i].outvoted = sync->children[i].stale;
+}
+
+bool quorum_sync_any_outvoted_locked(const QuorumSync *sync)
+{
+    bool any = false;
+
+    assert(sync->locked);
+    for (int i = 0; i < sync->num_children; i++) {
+        any |= sync->children[i].outvoted;
+    }
+    return any;
+}
+
+bool quorum_sync_any_outvoted(QuorumSync *sync)
+{
+    QUORUM_SYNC_GUARD(sync);
+    return quorum_sync_any_outvoted_locked(sync);
 }
 
 void quorum_sync_set_rebuilding(QuorumSync *sync, int i)

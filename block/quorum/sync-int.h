@@ -51,6 +51,7 @@ typedef struct QuorumSyncChild {
 
     /* Where the child lacks what has been acknowledged; NULL if nowhere. */
     HBitmap *stale;
+    bool outvoted;              /* some of it: quorum_sync_mark_outvoted() */
 
     /*
      * Where the child may have lost what was acknowledged, with granules like
@@ -392,6 +393,9 @@ typedef enum QuorumCopy {
 /* Whether the child in slot @i lacks a copy in that sense of any of a range. */
 bool quorum_sync_lacks_locked(const QuorumSync *sync, int i, int64_t offset,
                               int64_t bytes, QuorumCopy copy);
+
+/* Whether a child lacks something that another one is known to have. */
+bool quorum_sync_any_outvoted_locked(const QuorumSync *sync);
 
 /* How far each child either lacks the range or does not, in that sense. */
 int64_t quorum_sync_uniform_range_locked(const QuorumSync *sync, int64_t offset,

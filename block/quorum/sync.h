@@ -162,6 +162,19 @@ void quorum_sync_mark_stale(QuorumSync *sync, int i, int64_t offset,
                             int64_t bytes, const char *why);
 
 /*
+ * The same for a child that has something else than what is known to be right,
+ * which fewer members than the threshold may have.  Those that have it can give
+ * it to the others: so a write or a flush for which there are too few copies
+ * is QUORUM_WRITE_UNSURE or QUORUM_FLUSH_UNSURE then, as if children were
+ * unsure.
+ */
+void quorum_sync_mark_outvoted(QuorumSync *sync, int i, int64_t offset,
+                               int64_t bytes);
+
+/* Whether that is so of some child, which is still stale somewhere. */
+bool quorum_sync_any_outvoted(QuorumSync *sync);
+
+/*
  * The child in slot @i joined with other contents: it is stale from end to end,
  * and rebuilding until nothing of it is stale any more and all that it has been
  * given since is flushed.
@@ -276,15 +289,16 @@ void quorum_sync_set_sure(QuorumSync *sync, int i, int64_t offset,
 bool quorum_sync_is_told(QuorumSync *sync, int64_t offset, int64_t bytes);
 
 /*
- * Whether some child is unsure in the range; if so, the range is widened to
- * whole granules.
+ * Whether some child is unsure in the range, or stale and was outvoted; if so,
+ * the range is widened to whole granules.
  */
 bool quorum_sync_widen_unsure(QuorumSync *sync, int64_t *offset,
                               int64_t *bytes);
 
 /*
  * Find the first range in [@offset, end of the node) that is unflushed and in
- * which some member is unsure: [*@start, *@start + *@bytes), in whole granules.
+ * which some member is unsure, or stale and was outvoted: [*@start, *@start +
+ * *@bytes), in whole granules.
  */
 bool quorum_sync_next_unsure(QuorumSync *sync, int64_t offset, int64_t *start,
                              int64_t *bytes);

@@ -108,7 +108,9 @@ bool quorum_sync_widen_unsure(QuorumSync *sync, int64_t *offset,
 {
     QUORUM_SYNC_GUARD(sync);
     for (int i = 0; i < sync->num_children; i++) {
-        if (quorum_sync_is_unsure_locked(sync, i, *offset, *bytes)) {
+        if (quorum_sync_is_unsure_locked(sync, i, *offset, *bytes) ||
+            (sync->children[i].outvoted &&
+             quorum_sync_is_stale_locked(sync, i, *offset, *bytes))) {
             quorum_sync_widen_locked(sync, offset, bytes);
             return true;
         }
@@ -369,7 +371,10 @@ void quorum_sync_tell_locked(QuorumSync *sync)
 
 /* --- what a flush is to find out --- */
 
-/* The first granules in the range in which a member is unsure, and asked. */
+/*
+ * The first granules in the range in which a member that is asked is unsure, or
+ * stale and was outvoted.
+ */
 static bool quorum_sync_first_unsure_locked(const QuorumSync *sync,
                                             int64_t offset, int64_t bytes,
                                             int64_t *start, int64_t *size)
@@ -379,15 +384,19 @@ static bool quorum_sync_first_unsure_locked(const QuorumSync *sync,
     int64_t first = end, past = end;
 
     for (int i = 0; i < sync->num_children; i++) {
-        HBitmap *unsure = sync->children[i].unsure;
-        int64_t next = unsure && quorum_sync_is_asked(sync, i) ?
-                       hbitmap_next_dirty(unsure, offset, bytes) : -1;
+        const QuorumSyncChild *c = &sync->children[i];
+        HBitmap *maps[] = { c->unsure, c->outvoted ? c->stale : NULL };
 
-        if (next >= 0 && next < first) {
-            int64_t edge = hbitmap_next_zero(unsure, next, end - next);
+        for (int j = 0; j < ARRAY_SIZE(maps); j++) {
+            int64_t next = maps[j] && quorum_sync_is_asked(sync, i) ?
+                           hbitmap_next_dirty(maps[j], offset, bytes) : -1;
 
-            first = next;
-            past = edge < 0 ? end : edge;
+            if (next >= 0 && next < first) {
+                int64_t edge = hbitmap_next_zero(maps[j], next, end - next);
+
+                first = next;
+                past = edge < 0 ? end : edge;
+            }
         }
     }
     *start = QEMU_ALIGN_DOWN(first, granule);

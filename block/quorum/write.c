@@ -30,6 +30,7 @@
 
 typedef struct QuorumVotes {
     int count;                  /* of those before */
+    int restores;               /* see quorum_confirm_unsure() */
     bool due;                   /* another one */
 } QuorumVotes;
 
@@ -502,15 +503,31 @@ quorum_write_votes(BlockDriverState *bs, int64_t offset, int64_t bytes,
         return false;
     }
     votes->due = false;
-    votes->count++;
-    if (flags & BDRV_REQ_FUA) {
-        quorum_confirm_unsure(bs, false);
+    if (!(flags & BDRV_REQ_FUA) ||
+        !quorum_confirm_unsure(bs, false, &votes->restores)) {
+        votes->count++;
     }
     quorum_confirm_around(bs, offset, bytes);
     return true;
 }
 
 /* --- the callbacks --- */
+
+/*
+ * Before a write of a part of what was outvoted: give the children what they
+ * lack around it.  Afterwards it would be too late, for a write makes its
+ * digest unknown.
+ */
+static inline void coroutine_fn GRAPH_RDLOCK
+quorum_restore_around(BlockDriverState *bs, int64_t offset, int64_t bytes)
+{
+    BDRVQuorumState *s = bs->opaque;
+
+    if (unlikely(s->digests) && quorum_sync_is_degraded(s->sync) &&
+        quorum_sync_any_outvoted(s->sync)) {
+        quorum_confirm_around(bs, offset, bytes);
+    }
+}
 
 static int coroutine_fn GRAPH_RDLOCK
 quorum_write_once(BlockDriverState *bs, int64_t offset, int64_t bytes,
@@ -551,6 +568,7 @@ int coroutine_fn quorum_co_pwritev(BlockDriverState *bs, int64_t offset,
     if (!bytes) {
         return 0;
     }
+    quorum_restore_around(bs, offset, bytes);
     do {
         ret = quorum_write_once(bs, offset, bytes, qiov, flags, &votes);
     } while (quorum_write_votes(bs, offset, bytes, flags, &votes));
@@ -718,6 +736,7 @@ int coroutine_fn quorum_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
         BdrvRequestFlags part_flags = flags;
         QuorumVotes votes = {};
 
+        quorum_restore_around(bs, offset, part);
         do {
             ret = quorum_write_zeroes_part(bs, offset, part, part_flags,
                                            aligned, &votes);

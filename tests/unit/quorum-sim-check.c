@@ -210,6 +210,20 @@ static uint64_t padding(const Op *op)
     return cells;
 }
 
+/*
+ * Whether the child of @op is known to lack what it is given: a digest has
+ * outvoted it.  There need be no other reason to repair it.
+ */
+static bool was_outvoted(const Op *op)
+{
+    BDRVQuorumState *s = blk_bs(sim.node.blk)->opaque;
+
+    return sim_is_checked(sim.s) &&
+           quorum_sync_is_stale(s->sync, op->child->index,
+                                (int64_t)ctz64(op->mask) * sim.s->cell_bytes,
+                                1);
+}
+
 static void check_repair(Op *op)
 {
     Child *c = op->child;
@@ -220,6 +234,7 @@ static void check_repair(Op *op)
     }
     /* One that changes nothing may still end that a child is stale. */
     if (changes && !sim.s->rewrite_corrupted && !c->ever_lost &&
+        !was_outvoted(op) &&
         !sim_is_scrubbed(REQ_SCRUB, op->mask) && !sim_unresolved(op->mask)) {
         sim_violation(CHECK_REPAIR, "op %d: a repair without the option and "
                       "without a scrub", op->id);

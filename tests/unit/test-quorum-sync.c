@@ -1531,6 +1531,42 @@ static void test_refused_fua_again(void)
     quorum_sync_free(s);
 }
 
+/* What one child is known to have, a vote can give to those that lack it. */
+static void test_outvoted(void)
+{
+    bool missed[REPLICAS] = { true };
+    QuorumSync *s = sync_new(GiB);
+    int64_t start, bytes;
+    QuorumWrite w;
+
+    write_well(s, 8 * QUORUM_UNIT, QUORUM_UNIT, false);
+    quorum_sync_mark_stale(s, 0, 0, MiB, "test");
+    g_assert_false(quorum_sync_any_outvoted(s));
+    quorum_sync_mark_outvoted(s, 1, 0, QUORUM_UNIT);
+    g_assert_true(quorum_sync_any_outvoted(s));
+
+    g_assert_cmpint(flush_missed(s, missed, false), ==, QUORUM_FLUSH_UNSURE);
+    g_assert_true(quorum_sync_next_unsure(s, 0, &start, &bytes));
+    g_assert_cmpint(start, ==, 0);
+    g_assert_cmpint(bytes, ==, QUORUM_UNIT);
+    g_assert_false(quorum_sync_next_unsure(s, bytes, &start, &bytes));
+    g_assert_cmpint(flush_missed(s, missed, true), ==, QUORUM_FLUSH_FAILED);
+
+    for (int may_vote = 1; may_vote >= 0; may_vote--) {
+        missed[0] = false;
+        quorum_sync_write_begin(s, &w, 2 * MiB, QUORUM_UNIT, true, missed);
+        missed[0] = true;
+        g_assert_cmpint(quorum_sync_write_settle(s, &w, THRESHOLD, false,
+                                                 may_vote), ==,
+                        may_vote ? QUORUM_WRITE_UNSURE : QUORUM_WRITE_REFUSED);
+    }
+
+    write_without_replica_0(s, 0, QUORUM_UNIT);
+    g_assert_false(quorum_sync_any_outvoted(s));
+    g_assert_cmpint(flush_missed(s, missed, true), ==, QUORUM_FLUSH_DONE);
+    quorum_sync_free(s);
+}
+
 /* Where one child is stale, whatever others are, and up to the end. */
 static void test_next_stale_of(void)
 {
@@ -1631,6 +1667,7 @@ int main(int argc, char **argv)
     g_test_add_func("/quorum-sync/losses/told-once", test_told_once);
     g_test_add_func("/quorum-sync/losses/refused-fua-again",
                     test_refused_fua_again);
+    g_test_add_func("/quorum-sync/losses/outvoted", test_outvoted);
     g_test_add_func("/quorum-sync/overlapping-writes/are-noticed",
                     test_overlap);
     /* First with its own checks: they tell more. */
