@@ -99,15 +99,17 @@ static int coroutine_fn GRAPH_RDLOCK quorum_flush(BlockDriverState *bs,
 {
     BDRVQuorumState *s = bs->opaque;
     QuorumFlushOutcome outcome;
+    int votes = 0, restores = 0;
     int ret;
 
     stat64_set(&s->last_flush_ns, quorum_now_ns());
     outcome = quorum_flush_once(bs, heard, 0, &ret);
-    for (int i = 1; i <= QUORUM_FLUSH_VOTES &&
-         outcome == QUORUM_FLUSH_UNSURE; i++) {
+    while (outcome == QUORUM_FLUSH_UNSURE && votes < QUORUM_FLUSH_VOTES) {
         quorum_reached(QUORUM_BRANCH_FLUSH_UNSURE);
-        quorum_confirm_unsure(bs, !heard);
-        outcome = quorum_flush_once(bs, heard, i, &ret);
+        if (!quorum_confirm_unsure(bs, !heard, &restores)) {
+            votes++;
+        }
+        outcome = quorum_flush_once(bs, heard, MAX(votes, 1), &ret);
     }
     if (ret < 0 && heard) {
         qatomic_set(&s->flush_failed_unheard, false);

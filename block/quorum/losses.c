@@ -132,9 +132,23 @@ quorum_confirm(BlockDriverState *bs, int64_t offset, int64_t bytes)
                         quorum_repair_unsure);
 }
 
-void coroutine_fn quorum_confirm_unsure(BlockDriverState *bs, bool yields)
+/* How much has been repaired so far. */
+static uint64_t quorum_repaired_bytes(const BDRVQuorumState *s)
+{
+    uint64_t sum = 0;
+
+    for (int i = 0; i < s->num_slots; i++) {
+        sum += stat64_get(&s->slots[i].counters.repaired_bytes);
+    }
+    return sum;
+}
+
+bool coroutine_fn quorum_confirm_unsure(BlockDriverState *bs, bool yields,
+                                        int *restores)
 {
     BDRVQuorumState *s = bs->opaque;
+    bool outvoted = quorum_sync_any_outvoted(s->sync);
+    uint64_t repaired = quorum_repaired_bytes(s);
     int64_t pos = 0, start, bytes;
 
     while (!(yields && qatomic_read(&bs->quiesce_counter)) &&
@@ -150,6 +164,8 @@ void coroutine_fn quorum_confirm_unsure(BlockDriverState *bs, bool yields)
         quorum_confirm(bs, start, bytes);
         pos = start + bytes;
     }
+    return outvoted && quorum_repaired_bytes(s) != repaired &&
+           (*restores)++ < QUORUM_RESTORES_MAX;
 }
 
 /* Vote on the granule at @pos, if children are unsure there. */

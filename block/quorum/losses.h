@@ -66,12 +66,18 @@ void GRAPH_RDLOCK quorum_flush_failed(const QuorumAnswer *a);
 /*
  * Vote on what is unflushed and unsure, and write what has to be written again
  * (quorum_sync_wants_rewrite()): what could be confirmed is sure.  Children that
- * a digest has outvoted are given what they lack of it.  With nothing
- * held, neither a range nor memory nor the flush lock.  If no guest waits for
- * it, @yields to a drained section.
+ * a digest has outvoted are given what they lack of it.  With nothing held,
+ * neither a range nor memory nor the flush lock.  If no guest waits for it,
+ * @yields to a drained section.
+ *
+ * Returns whether outvoted children have been given anything, here or by others
+ * meanwhile.  Then the next try may find more that is rotten, but that comes to
+ * an end: it need not count.  @restores says how often that was so.
  */
-void coroutine_fn GRAPH_RDLOCK quorum_confirm_unsure(BlockDriverState *bs,
-                                                     bool yields);
+#define QUORUM_RESTORES_MAX 64
+bool coroutine_fn GRAPH_RDLOCK quorum_confirm_unsure(BlockDriverState *bs,
+                                                     bool yields,
+                                                     int *restores);
 
 /*
  * The same, but only of the granules that a write of the range covers partly.

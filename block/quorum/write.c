@@ -30,6 +30,7 @@
 
 typedef struct QuorumVotes {
     int count;                  /* of those before */
+    int restores;               /* see quorum_confirm_unsure() */
     bool due;                   /* another one */
 } QuorumVotes;
 
@@ -502,9 +503,9 @@ quorum_write_votes(BlockDriverState *bs, int64_t offset, int64_t bytes,
         return false;
     }
     votes->due = false;
-    votes->count++;
-    if (flags & BDRV_REQ_FUA) {
-        quorum_confirm_unsure(bs, false);
+    if (!(flags & BDRV_REQ_FUA) ||
+        !quorum_confirm_unsure(bs, false, &votes->restores)) {
+        votes->count++;
     }
     quorum_confirm_around(bs, offset, bytes);
     return true;

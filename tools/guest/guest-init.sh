@@ -29,6 +29,9 @@ while read -r command folder seed workers <&3; do
     case $command in
     mount)
         try mount -t ext4 -o discard /dev/vda /mnt ;;
+    read)       # all of the disk
+        try dd if=/dev/vda of=/dev/null bs=1M
+        echo 3 > /proc/sys/vm/drop_caches ;;
     umount)
         try umount /mnt ;;
     load)

@@ -4,7 +4,8 @@
 # A Linux guest with ext4 under load while replicas die, hang, rot, lose their
 # caches and return, and while QEMU is killed.  Speaks TAP.
 #
-# usage: guest-test.sh [TEST...]         (all: faults crashes hangs losses state)
+# usage: guest-test.sh [TEST...]     (all: faults crashes hangs losses state, and
+#                                    with QUORUM_TEST_SECONDS: rot)
 #
 # In each all that can happen does so once, and goes on to happen for
 # QUORUM_TEST_SECONDS.  QUORUM_TEST_SEED makes a run again what it was.  After a failure
