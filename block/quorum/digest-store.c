@@ -256,7 +256,7 @@ static int coroutine_fn GRAPH_RDLOCK quorum_store_ask(QuorumStoreIo *io)
     if (qatomic_read(&s->state->fenced)) {
         return -EBUSY;          /* another program may use it */
     }
-    /* Much is unknown at once where much was discarded: keep the node sparse. */
+    /* What was discarded is unknown, and may be much: the node stays sparse. */
     ret = io->op == QUORUM_STORE_FLUSH ? bdrv_co_flush(child->bs) :
           buffer_is_zero(io->buf, io->bytes)
           ? bdrv_co_pwrite_zeroes(child, io->offset, io->bytes,

@@ -155,9 +155,10 @@ int coroutine_fn GRAPH_RDLOCK quorum_store_forget(BlockDriverState *bs,
 /* --- for state*.c --- */
 
 /*
- * The state nodes were read, for the first time or, when the image is activated,
- * @again: see whether the store counts.  Returns 0, also if it does not, or
- * -errno with @errp set if it is a mistake to use it; @again, it is off then.
+ * The state nodes were read, for the first time or, when the image is active
+ * once more, @again: see whether the store counts.  Returns 0, also if it does
+ * not, or -errno with @errp set if it is a mistake to use it; @again, it is off
+ * then.
  */
 int coroutine_fn GRAPH_RDLOCK
 quorum_store_co_load(BlockDriverState *bs, bool again, Error **errp);

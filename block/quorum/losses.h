@@ -65,10 +65,10 @@ void GRAPH_RDLOCK quorum_flush_failed(const QuorumAnswer *a);
 
 /*
  * Vote on what is unflushed and unsure, and write what has to be written again
- * (quorum_sync_wants_rewrite()): what could be confirmed is sure.  Children that
- * a digest has outvoted are given what they lack of it.  With nothing held,
- * neither a range nor memory nor the flush lock.  If no guest waits for it,
- * @yields to a drained section.
+ * (quorum_sync_wants_rewrite()): what could be confirmed is sure.  Children
+ * that a digest has outvoted are given what they lack of it.  With nothing
+ * held, neither a range nor memory nor the flush lock.  If no guest waits for
+ * it, @yields to a drained section.
  *
  * Returns whether outvoted children have been given anything, here or by others
  * meanwhile.  Then the next try may find more that is rotten, but that comes to
