@@ -428,6 +428,12 @@ static void GRAPH_RDLOCK quorum_state_begin(QuorumState *st,
             memcpy(st->label.records, f[i].label.records,
                    sizeof(st->label.records));
             st->nodes[i].newest[quorum_state_num_pages(st)] = f[i].newest;
+            if (f[i].seq >= st->seq) {
+                /* It has begun on a node that is not here, maybe. */
+                st->label.session = f[i].label.session;
+                memcpy(st->label.history, f[i].label.history,
+                       sizeof(st->label.history));
+            }
             st->seq = MAX(st->seq, f[i].seq);
         }
     }
