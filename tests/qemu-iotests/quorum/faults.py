@@ -9,7 +9,7 @@ import random
 import struct
 from typing import Any, Dict, Iterable, Optional, Union
 
-from .oracle import BLOCK
+from .oracle import BLOCK, contents_of
 from .qmp import dashed
 
 Options = Dict[str, Any]
@@ -62,6 +62,14 @@ def rot(path: str, blocks: Iterable[int], rand: random.Random) -> None:
     """Flip one bit somewhere in each of these blocks of an image."""
     flip_bits(path, [block * BLOCK + rand.randrange(BLOCK)
                      for block in blocks], rand)
+
+
+def lose(path: str, blocks: Iterable[int]) -> None:
+    """Put something in each of these blocks that may have been there before."""
+    with open(path, 'r+b') as file:
+        for block in blocks:
+            file.seek(block * BLOCK)
+            file.write(contents_of(block, 1))
 
 
 def corrupt_qcow2(path: str) -> None:

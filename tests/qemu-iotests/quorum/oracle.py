@@ -4,9 +4,10 @@
 #
 # SPDX-License-Identifier: GPL-2.0-or-later
 
+import random
 import struct
 import threading
-from typing import FrozenSet, List
+from typing import FrozenSet, List, Set
 
 BLOCK = 4096
 
@@ -29,11 +30,16 @@ class Disk:
     What a disk may hold.  A block whose last write was acknowledged has one
     version; a block whose last write has failed may have that version or the
     one before.  A crash may lose what was acknowledged, but not flushed.
+
+    With read-pattern=checked, one replica that has what was acknowledged last
+    is enough where a block is known (promise 12): it was acknowledged since the
+    node was opened, or read when no other request was under way.
     """
     def __init__(self, blocks: int) -> None:
         self.may: List[Versions] = [frozenset((0,))] * blocks
         self.after_crash: List[Versions] = list(self.may)
         self.next_version = 1
+        self.known: Set[int] = set()
         self.losses = 0                 # how often has_lost() was called
         self.lock = threading.Lock()
 
@@ -48,6 +54,7 @@ class Disk:
             for block in range(first, last):
                 self.may[block] |= {version}
                 self.after_crash[block] |= {version}
+            self.known.difference_update(range(first, last))
             return self.losses
 
     def has_written(self, first: int, last: int, version: int,
@@ -57,6 +64,7 @@ class Disk:
                 # What was acknowledged may already be among what was lost
                 if fua or losses == self.losses:
                     self.may[block] = frozenset((version,))
+                    self.known.add(block)
                 if fua:
                     self.after_crash[block] = self.may[block]
 
@@ -72,8 +80,23 @@ class Disk:
         """A flush has failed: that tells of what was not flushed."""
         with self.lock:
             self.losses += 1
+            self.known.clear()
             self.may = [may | after for may, after in
                         zip(self.may, self.after_crash)]
+
+    def was_opened(self) -> None:
+        """Nothing is known."""
+        with self.lock:
+            self.known.clear()
+
+    def was_read(self, first: int, last: int) -> None:
+        """All of that is known."""
+        with self.lock:
+            self.known.update(range(first, last))
+
+    def some_known(self, rand: random.Random, count: int) -> List[int]:
+        with self.lock:
+            return rand.sample(sorted(self.known), count)
 
     def crash(self) -> None:
         self.may = list(self.after_crash)
