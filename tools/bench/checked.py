@@ -199,6 +199,43 @@ def checked_load(bench: Bench) -> None:
                      [max(known) / max(1, min(known))])
 
 
+@row('checked-threads')
+def checked_threads(bench: Bench) -> None:
+    """
+    Two iothreads of one disk, as with iothread-vq-mapping, read the same 2 MiB:
+    do they wait for each other?  Over children that do nothing they would most,
+    and where they do, so may those of one child, for what the core shares.
+    """
+    program = bench.make_once('ours', 'threads', 'tests/unit/iothread.c')
+    cpu: Dict[str, List[float]] = {}
+
+    def seconds(name: str, *words: str) -> float:
+        run = bench.run(program, *words, 'hot')
+        cpu.setdefault(name, []).append(run.cpu)
+        return run.seconds
+
+    for where, children, count in (('nothing', bench.null(), 2000000),
+                                   ('files', bench.files(), 200000)):
+        nodes = {'child': children[0],
+                 **{pattern: bench.quorum(children, more)
+                    for pattern, more in PATTERNS.items()
+                    if pattern != 'threshold'}}
+        times = bench.contest({
+            f'{node}, {where}, {n}': functools.partial(
+                seconds, f'{node}, {where}, {n}', options, str(n),
+                str(count), str(UNIT))
+            for node, options in nodes.items() for n in (1, 2)})
+        gains = {}
+        for node in nodes:
+            one, two = (f'{node}, {where}, {n}' for n in (1, 2))
+            gains[node] = ratios(times, one, two)
+            bench.figure(f'{node}, {where}: throughput, two : one', gains[node])
+            bench.figure(f'{node}, {where}: processor time, two : one',
+                         [b / a for a, b in zip(cpu[one][1:], cpu[two][1:])])
+        bench.figure(f'{where}: gain of checked : gain of a child',
+                     ratios(gains, 'checked', 'child'), at_least=0.9)
+
+
 # --- the peer ---
 
 @row('peer')
