@@ -44,18 +44,6 @@ static void good_page(uint8_t *buf)
     quorum_digests_encode_page(0, 3, digests, buf);
 }
 
-static void change(FuzzInput *in, uint8_t (*pages)[QUORUM_DIGESTS_PAGE])
-{
-    uint8_t what = fuzz_byte(in);
-    int offset = (what & 15) << 8 | fuzz_byte(in);
-    int count = 1 + fuzz_below(in, 16);
-    uint8_t *page = pages[(what >> 4) % PAGES];
-
-    while (count-- && offset < QUORUM_DIGESTS_PAGE) {
-        page[offset++] = fuzz_byte(in);
-    }
-}
-
 static void check_headers(const uint8_t *buf, size_t bytes)
 {
     uint8_t again[QUORUM_DIGESTS_PAGE], known[QUORUM_DIGESTS_PAGE];
@@ -118,7 +106,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         }
     }
     while (in.left) {
-        change(&in, pages);
+        fuzz_change_page(&in, pages, PAGES);
     }
     for (int i = 0; i < PAGES && how & FIX_CRC; i++) {
         naive_set_crc(pages[i]);

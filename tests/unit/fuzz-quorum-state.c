@@ -71,18 +71,6 @@ static void good_page(uint8_t *buf)
     quorum_state_encode_page(&page, buf);
 }
 
-static void change(FuzzInput *in, uint8_t (*pages)[QUORUM_STATE_PAGE])
-{
-    uint8_t what = fuzz_byte(in);
-    int offset = (what & 15) << 8 | fuzz_byte(in);
-    int count = 1 + fuzz_below(in, 16);
-    uint8_t *page = pages[(what >> 4) % PAGES];
-
-    while (count-- && offset < QUORUM_STATE_PAGE) {
-        page[offset++] = fuzz_byte(in);
-    }
-}
-
 static void check_layout(const QuorumStateLabel *label)
 {
     uint32_t intent = quorum_state_intent_pages(label);
@@ -194,7 +182,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         good_page(pages[MAP]);
     }
     while (in.left) {
-        change(&in, pages);
+        fuzz_change_page(&in, pages, PAGES);
     }
     for (int i = 0; i < PAGES && how & FIX_CRC; i++) {
         naive_set_crc(pages[i]);

@@ -41,4 +41,18 @@ static inline int fuzz_below(FuzzInput *in, int bound)
     return fuzz_byte(in) % bound;
 }
 
+/* Change up to 16 bytes of one of the @n pages. */
+static inline void fuzz_change_page(FuzzInput *in, uint8_t (*pages)[4096],
+                                    int n)
+{
+    uint8_t what = fuzz_byte(in);
+    int offset = (what & 15) << 8 | fuzz_byte(in);
+    int count = 1 + fuzz_below(in, 16);
+    uint8_t *page = pages[(what >> 4) % n];
+
+    while (count-- && offset < 4096) {
+        page[offset++] = fuzz_byte(in);
+    }
+}
+
 #endif /* FUZZ_H */

@@ -13,25 +13,10 @@
 #include "qemu/cutils.h"
 #include "qemu/units.h"
 #include "quorum-digests-naive.h"
+#include "quorum-format-test.h"
 
-#define SECTOR 512
 #define PAGE   QUORUM_DIGESTS_PAGE
 #define UNITS  QUORUM_DIGESTS_UNITS
-
-static uint64_t rand64(void)
-{
-    return (uint64_t)(uint32_t)g_test_rand_int() << 32 |
-           (uint32_t)g_test_rand_int();
-}
-
-static QemuUUID rand_uuid(void)
-{
-    QemuUUID uuid;
-
-    stq_le_p(uuid.data, rand64());
-    stq_le_p(uuid.data + 8, rand64());
-    return uuid;
-}
 
 static void random_header(QuorumDigestsHeader *header)
 {
@@ -59,9 +44,6 @@ static void random_digests(uint64_t *digests)
         }
     }
 }
-
-#define assert_same_uuid(a, b) \
-    g_assert_cmpmem((a)->data, 16, (b)->data, 16)
 
 static void assert_same_header(const QuorumDigestsHeader *a,
                                const QuorumDigestsHeader *b)
@@ -123,11 +105,6 @@ static QuorumDigestsFound what_is(const uint8_t *buf)
 
 /* --- the bytes, which must not change --- */
 
-typedef struct GoldenBytes {
-    int offset;
-    const char *hex;
-} GoldenBytes;
-
 static const GoldenBytes golden_header[] = {
     { 0,    "514d5144" },                                   /* magic */
     { 4,    "d51cbc04" },                                   /* CRC-32C */
@@ -160,29 +137,6 @@ static const GoldenBytes golden_page[] = {
     { 3609, "ffffffffffffff" },
     { -1 }
 };
-
-static void golden_to_bytes(const GoldenBytes *golden, uint8_t *buf)
-{
-    memset(buf, 0, PAGE);
-    for (; golden->offset >= 0; golden++) {
-        for (size_t i = 0; golden->hex[2 * i]; i++) {
-            buf[golden->offset + i] =
-                g_ascii_xdigit_value(golden->hex[2 * i]) << 4 |
-                g_ascii_xdigit_value(golden->hex[2 * i + 1]);
-        }
-    }
-}
-
-/* The bytes @first, @first + 1, ... */
-static QemuUUID counting_uuid(uint8_t first)
-{
-    QemuUUID uuid;
-
-    for (int i = 0; i < 16; i++) {
-        uuid.data[i] = first + i;
-    }
-    return uuid;
-}
 
 static void test_golden_header(void)
 {
@@ -324,15 +278,6 @@ static void test_wrong_bytes(void)
     g_assert_true(is_page(page, 7, 8));
 }
 
-/* Make @buf the sectors of @old and @new that @choice says. */
-static void tear(uint8_t *buf, const uint8_t *old, const uint8_t *new,
-                 int choice)
-{
-    for (int i = 0; i < PAGE; i += SECTOR) {
-        memcpy(buf + i, (choice >> i / SECTOR & 1 ? new : old) + i, SECTOR);
-    }
-}
-
 static void test_torn_page(void)
 {
     uint8_t old[PAGE], new[PAGE], buf[PAGE];
@@ -344,15 +289,15 @@ static void test_torn_page(void)
         digests[i] ^= 0xf0;
     }
     quorum_digests_encode_page(7, 8, digests, new);
-    for (int choice = 0; choice < 1 << PAGE / SECTOR; choice++) {
-        tear(buf, old, new, choice);
+    for (int choice = 0; choice < FORMAT_CHOICES; choice++) {
+        tear_page(buf, old, new, choice);
         g_assert_true(is_page(buf, 7, 8) == (!memcmp(buf, old, PAGE) ||
                                              !memcmp(buf, new, PAGE)));
     }
     /* As the first one in its place */
     memset(old, 0, sizeof(old));
-    for (int choice = 0; choice < 1 << PAGE / SECTOR; choice++) {
-        tear(buf, old, new, choice);
+    for (int choice = 0; choice < FORMAT_CHOICES; choice++) {
+        tear_page(buf, old, new, choice);
         g_assert_true(is_page(buf, 7, 8) == !memcmp(buf, new, PAGE));
     }
 }
@@ -376,17 +321,17 @@ static void test_torn_header(void)
     b.seq = 11;
     b.stamp = rand_uuid();
     quorum_digests_encode_header(&b, new);
-    for (int choice = 0; choice < 1 << PAGE / SECTOR; choice++) {
+    for (int choice = 0; choice < FORMAT_CHOICES; choice++) {
         bool whole;
 
-        tear(buf, old, new, choice);
+        tear_page(buf, old, new, choice);
         whole = !memcmp(buf, new, PAGE);
         g_assert_cmpint(find(first, buf, &found, &next), ==,
                         QUORUM_DIGESTS_GOOD);
         assert_same_header(&found, whole ? &b : &a);
         g_assert_cmpint(next, ==, !whole);
 
-        tear(buf, (uint8_t[PAGE]) { 0 }, new, choice);
+        tear_page(buf, (uint8_t[PAGE]) { 0 }, new, choice);
         g_assert_cmpint(what_is(buf), ==,
                         choice & 1 ? QUORUM_DIGESTS_GOOD
                                    : QUORUM_DIGESTS_BLANK);
@@ -634,8 +579,8 @@ static void check_size(int64_t bytes)
 static void test_sizes(void)
 {
     static const int64_t sizes[] = {
-        0, 1, SECTOR, 2 * MiB - 1, 2 * MiB, 2 * MiB + 1, 1 * TiB, 8 * PiB,
-        INT64_MAX - 2 * MiB, INT64_MAX - 1, INT64_MAX,
+        0, 1, FORMAT_SECTOR, 2 * MiB - 1, 2 * MiB, 2 * MiB + 1, 1 * TiB,
+        8 * PiB, INT64_MAX - 2 * MiB, INT64_MAX - 1, INT64_MAX,
     };
 
     for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {

@@ -11,15 +11,9 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qemu/units.h"
+#include "quorum-format-test.h"
 #include "quorum-state-naive.h"
 
-#define SECTOR 512
-
-static uint64_t rand64(void)
-{
-    return (uint64_t)(uint32_t)g_test_rand_int() << 32 |
-           (uint32_t)g_test_rand_int();
-}
 
 /* A number of any length: as many small ones as large ones */
 static uint64_t rand_size(int bits)
@@ -30,15 +24,6 @@ static uint64_t rand_size(int bits)
 static bool rand_bool(void)
 {
     return g_test_rand_int() & 1;
-}
-
-static QemuUUID rand_uuid(void)
-{
-    QemuUUID uuid;
-
-    stq_le_p(uuid.data, rand64());
-    stq_le_p(uuid.data + 8, rand64());
-    return uuid;
 }
 
 static void random_record(QuorumStateLabel *label, int k)
@@ -119,9 +104,6 @@ static bool is_label(const uint8_t *buf)
     return good;
 }
 
-#define assert_same_uuid(a, b) \
-    g_assert_cmpmem((a)->data, 16, (b)->data, 16)
-
 static void assert_same_label(const QuorumStateLabel *a,
                               const QuorumStateLabel *b)
 {
@@ -157,11 +139,6 @@ static void assert_same_label(const QuorumStateLabel *a,
 }
 
 /* --- the bytes, which must not change --- */
-
-typedef struct GoldenBytes {
-    int offset;
-    const char *hex;
-} GoldenBytes;
 
 static const GoldenBytes golden_label[] = {
     { 0,    "514d5150" },                                   /* magic */
@@ -216,29 +193,6 @@ static const GoldenBytes golden_page[] = {
     { 4095, "80" },
     { -1 }
 };
-
-static void golden_to_bytes(const GoldenBytes *golden, uint8_t *buf)
-{
-    memset(buf, 0, QUORUM_STATE_PAGE);
-    for (; golden->offset >= 0; golden++) {
-        for (size_t i = 0; golden->hex[2 * i]; i++) {
-            buf[golden->offset + i] =
-                g_ascii_xdigit_value(golden->hex[2 * i]) << 4 |
-                g_ascii_xdigit_value(golden->hex[2 * i + 1]);
-        }
-    }
-}
-
-/* The bytes @first, @first + 1, ... */
-static QemuUUID counting_uuid(uint8_t first)
-{
-    QemuUUID uuid;
-
-    for (int i = 0; i < 16; i++) {
-        uuid.data[i] = first + i;
-    }
-    return uuid;
-}
 
 static void golden_to_label(QuorumStateLabel *label)
 {
@@ -409,10 +363,8 @@ static void tear(const uint8_t *old, const uint8_t *new,
     uint8_t buf[QUORUM_STATE_PAGE];
     int good = 0;
 
-    for (int choice = 0; choice < 1 << QUORUM_STATE_PAGE / SECTOR; choice++) {
-        for (int i = 0; i < QUORUM_STATE_PAGE; i += SECTOR) {
-            memcpy(buf + i, (choice >> i / SECTOR & 1 ? new : old) + i, SECTOR);
-        }
+    for (int choice = 0; choice < FORMAT_CHOICES; choice++) {
+        tear_page(buf, old, new, choice);
         if (is_good(buf, opaque)) {
             g_assert_true(!memcmp(buf, old, sizeof(buf)) ||
                           !memcmp(buf, new, sizeof(buf)));
@@ -563,7 +515,7 @@ static void check_layout(int64_t bytes)
 static void test_layout(void)
 {
     static const int64_t sizes[] = {
-        0, 1, SECTOR, 1 * GiB, 16 * GiB, 1 * TiB, 100 * TiB, 1 * EiB,
+        0, 1, FORMAT_SECTOR, 1 * GiB, 16 * GiB, 1 * TiB, 100 * TiB, 1 * EiB,
         INT64_MAX / 8, INT64_MAX / 2, INT64_MAX - 1 * GiB, INT64_MAX,
     };
 
