@@ -948,6 +948,14 @@ class Scenario:
                 break
             yield kind
 
+    def among_faults(self, kinds: Sequence[Any]) -> Iterator[Any]:
+        """The same; and before each one more, a replica dies and returns."""
+        faults = rounds(self.rand, self.faults.kinds)
+        for i, kind in enumerate(self.enough(kinds)):
+            if i >= len(kinds):
+                self.inject_fault(next(faults))
+            yield kind
+
     def begin_known(self) -> None:
         """
         The guest reads all of its disk first, and then it writes whole blocks,
@@ -973,11 +981,7 @@ class Scenario:
     def run_rot(self) -> None:
         """Again and again two replicas rot, and one dies and returns."""
         self.begin_known()
-        kinds = self.double_rots.kinds
-        faults = rounds(self.rand, self.faults.kinds)
-        for i, kind in enumerate(self.enough(kinds)):
-            if i >= len(kinds):
-                self.inject_fault(next(faults))
+        for kind in self.among_faults(self.double_rots.kinds):
             self.inject_double_rot(kind)
         self.checks.all_is_known()
         self.end()
@@ -985,11 +989,7 @@ class Scenario:
     def run_crashes(self) -> None:
         """Replicas die and return, and QEMU does, too."""
         self.begin()
-        kinds = self.crashes.kinds
-        faults = rounds(self.rand, self.faults.kinds)
-        for i, kind in enumerate(self.enough(kinds)):
-            if i >= len(kinds):
-                self.inject_fault(next(faults))
+        for kind in self.among_faults(self.crashes.kinds):
             self.crash(kind)
             self.begin_load()
         self.end()
