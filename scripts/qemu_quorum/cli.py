@@ -54,6 +54,13 @@ WITHOUT_QEMU: Dict[str, Callable[[argparse.Namespace], int]] = {
 }
 
 
+def add_threshold(sub: argparse.ArgumentParser) -> None:
+    """What "create" and "adopt" both have."""
+    sub.add_argument('--threshold', type=int, metavar='N',
+                     help='how many replicas must agree (default: the '
+                          'majority)')
+
+
 def add_create(sub: argparse.ArgumentParser) -> None:
     """The options of "create"."""
     sub.add_argument('name', metavar='NAME',
@@ -63,9 +70,7 @@ def add_create(sub: argparse.ArgumentParser) -> None:
                           'image)')
     sub.add_argument('--replica', action='append', default=[], metavar='URI',
                      help=f'where a replica is to be: {KINDS}')
-    sub.add_argument('--threshold', type=int, metavar='N',
-                     help='how many replicas must agree (default: the '
-                          'majority)')
+    add_threshold(sub)
     sub.add_argument('--from', dest='source', metavar='IMAGE',
                      help='an image that the disk begins with')
     sub.add_argument('--from-format', metavar='FORMAT',
@@ -91,9 +96,7 @@ def add_adopt(sub: argparse.ArgumentParser) -> None:
     sub.add_argument('--replica', action='append', default=[], metavar='URI',
                      help='where a new replica is to be, besides the disk '
                           f'itself: {KINDS}')
-    sub.add_argument('--threshold', type=int, metavar='N',
-                     help='how many replicas must agree (default: the '
-                          'majority)')
+    add_threshold(sub)
     sub.add_argument('--state', action='append', default=[], metavar='URI',
                      help='where a state node is to be: once for the disk '
                           'and each new replica, or once a folder for all of '
