@@ -39,9 +39,7 @@ bool quorum_checked_make(BDRVQuorumState *s, const QuorumOptions *opts,
         return true;
     }
     *digests = quorum_digests_new(opts->digest_cache_size,
-                                  opts->digest == QUORUM_DIGEST_SHA256 ?
-                                  QUORUM_DIGEST_ALG_SHA256 :
-                                  QUORUM_DIGEST_ALG_XXH3, NULL, errp);
+                                  quorum_checked_alg(opts), NULL, errp);
     return *digests;
 }
 

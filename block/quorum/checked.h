@@ -49,6 +49,12 @@
 
 QEMU_BUILD_BUG_ON(QUORUM_UNIT != QUORUM_DIGEST_UNIT);
 
+static inline QuorumDigestAlg quorum_checked_alg(const QuorumOptions *opts)
+{
+    return opts->digest == QUORUM_DIGEST_SHA256 ? QUORUM_DIGEST_ALG_SHA256
+                                                : QUORUM_DIGEST_ALG_XXH3;
+}
+
 /*
  * A table of digests as @opts want it, which take the place of those of @s:
  * *@digests, which is NULL if they want none, and that of @s if it is what they

@@ -19,6 +19,7 @@
 #include "qemu/timer.h"
 #include "qemu/units.h"
 #include "qobject/qdict.h"
+#include "checked.h"
 #include "digest.h"
 #include "digest-format.h"
 #include "digest-store.h"
@@ -107,6 +108,14 @@ struct QuorumDigestStore {
     Stat64 loaded_pages;
     Stat64 written_pages;
 };
+
+static QuorumStoreStage quorum_store_stage(const QuorumDigestStore *store)
+{
+    BDRVQuorumState *s = store->bs->opaque;
+
+    QEMU_LOCK_GUARD(&s->state->lock);
+    return store->stage;
+}
 
 /* How long one I/O may take, and how long a request waits for all of them. */
 static int64_t quorum_store_timeout_ns(const BDRVQuorumState *s)
@@ -724,6 +733,26 @@ quorum_store_put_header(QuorumDigestStore *store,
 }
 
 /*
+ * Keep as much of a disk of @disk_bytes as the node has room for; it is @fresh,
+ * or says what it said before.  If there is no memory for that, the store
+ * fails.
+ */
+static bool coroutine_fn quorum_store_keep(QuorumDigestStore *store,
+                                           int64_t disk_bytes, bool fresh)
+{
+    BDRVQuorumState *s = store->bs->opaque;
+    uint64_t pages = MIN(quorum_digests_pages(disk_bytes),
+                         quorum_digests_capacity(store->length));
+    bool ok = quorum_digests_keep(s->digests,
+                                  MAX(MIN(pages, UINT32_MAX - 1), 1), fresh);
+
+    if (!ok) {
+        quorum_store_fail(store, "takes too much memory", -ENOMEM);
+    }
+    return ok;
+}
+
+/*
  * The store is fresh, and no label that is durable names a stamp of its: begin
  * to use it.  What is on it has another page key.
  */
@@ -732,13 +761,10 @@ quorum_store_begin(QuorumDigestStore *store)
 {
     BDRVQuorumState *s = store->bs->opaque;
     int64_t disk_bytes = quorum_sync_length(s->sync);
-    uint64_t pages = MIN(quorum_digests_pages(disk_bytes),
-                         quorum_digests_capacity(store->length));
     QuorumDigestsHeader h = {
         .seq = store->header.seq + 1,
         .set = s->state->label.set,
-        .alg = s->opts.digest == QUORUM_DIGEST_SHA256
-               ? QUORUM_DIGEST_ALG_SHA256 : QUORUM_DIGEST_ALG_XXH3,
+        .alg = quorum_checked_alg(&s->opts),
         .disk_bytes = disk_bytes,
     };
 
@@ -748,9 +774,7 @@ quorum_store_begin(QuorumDigestStore *store)
         h.page_key = ldq_be_p(&h.stamp);
     }
     h.page_key = h.page_key ?: 1;
-    if (!quorum_digests_keep(s->digests, MAX(MIN(pages, UINT32_MAX - 1), 1),
-                             true)) {
-        quorum_store_fail(store, "takes too much memory", -ENOMEM);
+    if (!quorum_store_keep(store, disk_bytes, true)) {
         return -ENOMEM;
     }
     WITH_QEMU_LOCK_GUARD(&s->state->lock) {
@@ -821,15 +845,11 @@ bool quorum_store_is_due(QuorumState *st)
 static int coroutine_fn GRAPH_RDLOCK
 quorum_store_renew_stamp(QuorumDigestStore *store)
 {
-    BDRVQuorumState *s = store->bs->opaque;
-    bool fresh, in_use;
+    QuorumStoreStage stage = quorum_store_stage(store);
 
-    WITH_QEMU_LOCK_GUARD(&s->state->lock) {
-        fresh = store->stage == QUORUM_STORE_FRESH;
-        in_use = store->stage == QUORUM_STORE_IN_USE;
-    }
-    return fresh ? quorum_store_begin(store) :
-           in_use ? quorum_store_rotate(store) : -ECANCELED;
+    return stage == QUORUM_STORE_FRESH ? quorum_store_begin(store) :
+           stage == QUORUM_STORE_IN_USE ? quorum_store_rotate(store)
+                                        : -ECANCELED;
 }
 
 void coroutine_fn quorum_store_tick(BlockDriverState *bs)
@@ -908,7 +928,7 @@ quorum_store_shorten(QuorumDigestStore *store)
 }
 
 /* Write everything, and again what the node has lost meanwhile. */
-static int coroutine_fn GRAPH_RDLOCK
+static void coroutine_fn GRAPH_RDLOCK
 quorum_store_write_all(QuorumDigestStore *store)
 {
     BDRVQuorumState *s = store->bs->opaque;
@@ -920,7 +940,7 @@ quorum_store_write_all(QuorumDigestStore *store)
         ret = quorum_store_write_all_pages(store);
         if (ret < 0) {
             quorum_store_fail(store, "is too slow", ret);
-            return ret;
+            return;
         }
         ret = quorum_store_shorten(store);
         /* The flush for the header comes later, and covers the pages. */
@@ -929,17 +949,16 @@ quorum_store_write_all(QuorumDigestStore *store)
         }
         if (ret < 0) {
             quorum_store_fail(store, "could not be written", ret);
-            return ret;
+            return;
         }
         quorum_store_notice_loss(store);
         quorum_digests_flushed(s->digests);
         if (!quorum_digests_next_to_write(s->digests, &page, UINT32_MAX,
                                           false)) {
-            return 0;
+            return;
         }
     }
     quorum_store_fail(store, "loses what is written", -EIO);
-    return -EIO;
 }
 
 int coroutine_fn quorum_store_close(BlockDriverState *bs)
@@ -957,20 +976,11 @@ int coroutine_fn quorum_store_close(BlockDriverState *bs)
     if (!quorum_store_begin_writing(store, end_ns)) {
         quorum_store_fail(store, "is too slow", -ETIMEDOUT);
     } else {
-        bool fresh;
-
-        WITH_QEMU_LOCK_GUARD(&st->lock) {
-            fresh = store->stage == QUORUM_STORE_FRESH;
+        if (quorum_store_stage(store) == QUORUM_STORE_FRESH) {
+            quorum_store_begin(store);
         }
-        if (!fresh || quorum_store_begin(store) == 0) {
-            bool in_use;
-
-            WITH_QEMU_LOCK_GUARD(&st->lock) {
-                in_use = store->stage == QUORUM_STORE_IN_USE;
-            }
-            if (in_use) {
-                quorum_store_write_all(store);
-            }
+        if (quorum_store_stage(store) == QUORUM_STORE_IN_USE) {
+            quorum_store_write_all(store);
         }
         quorum_store_end_writing(store);
     }
@@ -1086,8 +1096,7 @@ quorum_store_complaint(const QuorumDigestStore *store, QuorumDigestsFound found)
         !qemu_uuid_is_equal(&h->previous, &l->digests)) {
         return "it was rolled back, or the disk was used without it";
     }
-    if (h->alg != (s->opts.digest == QUORUM_DIGEST_SHA256
-                   ? QUORUM_DIGEST_ALG_SHA256 : QUORUM_DIGEST_ALG_XXH3)) {
+    if (h->alg != quorum_checked_alg(&s->opts)) {
         return "its digests were made by another hash";
     }
     if (quorum_digests_capacity(store->length) <
@@ -1120,21 +1129,16 @@ static void quorum_store_forget_marked(const QuorumState *st)
 }
 
 /* The header counts: use what is on the store. */
-static void quorum_store_use(QuorumDigestStore *store)
+static void coroutine_fn quorum_store_use(QuorumDigestStore *store)
 {
     BDRVQuorumState *s = store->bs->opaque;
     QuorumState *st = s->state;
     int64_t length = quorum_sync_length(s->sync);
-    uint64_t pages;
 
     /* There may be pages of what the disk has had. */
     store->disk_bytes = MAX(store->header.disk_bytes, length);
-    pages = MIN(quorum_digests_pages(store->disk_bytes),
-                quorum_digests_capacity(store->length));
     quorum_digests_set_key(s->digests, store->header.key);
-    if (!quorum_digests_keep(s->digests, MAX(MIN(pages, UINT32_MAX - 1), 1),
-                             false)) {
-        quorum_store_fail(store, "takes too much memory", -ENOMEM);
+    if (!quorum_store_keep(store, store->disk_bytes, false)) {
         return;
     }
     quorum_store_forget_marked(st);

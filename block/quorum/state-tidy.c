@@ -320,13 +320,14 @@ quorum_state_tidy_marks(BlockDriverState *bs)
         int64_t b = -1;
         int n = 0;
 
+        if (quorum_state_marked_bytes(st) <= enough) {
+            continue;
+        }
         while (tried + n < QUORUM_STATE_TIDY_REGIONS &&
                (b = quorum_state_next_old(st, b + 1, pass)) >= 0) {
             offsets[n++] = b << shift;
         }
-        if (quorum_state_marked_bytes(st) > enough) {
-            quorum_store_clean(bs, offsets, n, INT64_C(1) << shift);
-        }
+        quorum_store_clean(bs, offsets, n, INT64_C(1) << shift);
         for (int i = 0; i < n && quorum_state_marked_bytes(st) > enough; i++) {
             quorum_state_unmark(bs, offsets[i] >> shift);
             tried++;
