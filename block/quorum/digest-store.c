@@ -24,6 +24,7 @@
 #include "digest-format.h"
 #include "digest-store.h"
 #include "late.h"
+#include "losses.h"
 #include "state-int.h"
 #include "trace.h"
 
@@ -340,13 +341,6 @@ static int coroutine_fn GRAPH_RDLOCK quorum_store_flush(QuorumDigestStore *s)
 
 /* --- losses --- */
 
-static uint64_t GRAPH_RDLOCK
-quorum_store_last_loss(const QuorumDigestStore *store)
-{
-    return MAX(bdrv_child_loss_generation(store->child),
-               bdrv_child_failed_flush_generation(store->child));
-}
-
 /*
  * The node has answered: before the answer is believed, see whether it has lost
  * what was not flushed.  Its driver knows that before it answers (see
@@ -355,7 +349,7 @@ quorum_store_last_loss(const QuorumDigestStore *store)
 static void GRAPH_RDLOCK quorum_store_notice_loss(QuorumDigestStore *store)
 {
     BDRVQuorumState *s = store->bs->opaque;
-    uint64_t last = quorum_store_last_loss(store);
+    uint64_t last = quorum_latest_loss(store->child);
 
     QEMU_LOCK_GUARD(&s->state->lock);
     if (unlikely(last > store->losses)) {
@@ -690,7 +684,7 @@ quorum_store_write_header(QuorumDigestStore *store,
     int ret, tries = 0;
 
     do {
-        losses = quorum_store_last_loss(store);
+        losses = quorum_latest_loss(store->child);
         io = quorum_store_io_new(store, QUORUM_STORE_WRITE,
                                  quorum_digests_header_offset(store->place),
                                  QUORUM_DIGESTS_PAGE);
@@ -703,7 +697,7 @@ quorum_store_write_header(QuorumDigestStore *store,
         if (ret < 0) {
             return ret;
         }
-    } while (quorum_store_last_loss(store) != losses &&
+    } while (quorum_latest_loss(store->child) != losses &&
              ++tries < QUORUM_STORE_TRIES);
     return tries < QUORUM_STORE_TRIES ? 0 : -EIO;
 }
@@ -1164,7 +1158,7 @@ static void GRAPH_RDLOCK quorum_store_reset(QuorumDigestStore *store)
     store->off_want = store->stamp_want = 0;
     store->write_ns = 0;
     store->late_generation = bdrv_late_generation();
-    store->losses = quorum_store_last_loss(store);
+    store->losses = quorum_latest_loss(store->child);
     if (qemu_in_main_thread()) {
         /* Another quorum may have given it up before. */
         quorum_state_attached(store->child);

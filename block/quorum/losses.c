@@ -54,7 +54,7 @@ void quorum_flush_failed(const QuorumAnswer *a)
                              generation);
 }
 
-static uint64_t GRAPH_RDLOCK quorum_latest_loss(BdrvChild *child)
+uint64_t quorum_latest_loss(BdrvChild *child)
 {
     return MAX(bdrv_child_loss_generation(child),
                bdrv_child_failed_flush_generation(child));

@@ -45,6 +45,12 @@ static inline void GRAPH_RDLOCK quorum_notice_losses(BlockDriverState *bs)
     smp_rmb();
 }
 
+/*
+ * When @child has lost something, or failed to flush, the last time: if that is
+ * what it was when a request began, what that has written can still be flushed.
+ */
+uint64_t GRAPH_RDLOCK quorum_latest_loss(BdrvChild *child);
+
 /* There is a new child in slot @i: what it has lost before does not matter. */
 void GRAPH_RDLOCK quorum_know_new_child(BDRVQuorumState *s, int i);
 

@@ -25,6 +25,7 @@
 #include "debug.h"
 #include "digest-store.h"
 #include "late.h"
+#include "losses.h"
 #include "request.h"
 #include "state-int.h"
 #include "trace.h"
@@ -36,6 +37,9 @@
 
 /* How many regions are marked ahead of a sequential stream. */
 #define QUORUM_STATE_AHEAD 15
+
+/* How often a round is written to a node that loses it meanwhile */
+#define QUORUM_STATE_TRIES 3
 
 /* --- what is dirty --- */
 
@@ -437,7 +441,7 @@ static int coroutine_fn GRAPH_RDLOCK quorum_state_put(BdrvChild *child,
  * says that all the rest is there, too.
  */
 static int coroutine_fn GRAPH_RDLOCK
-quorum_state_write_job(QuorumStateJob *job)
+quorum_state_try_job(QuorumStateJob *job)
 {
     QuorumState *st = job->round->st;
     BdrvChild *child = st->nodes[job->slot].child;
@@ -478,6 +482,27 @@ quorum_state_write_job(QuorumStateJob *job)
         }
     }
     return ret;
+}
+
+/*
+ * The same, until the node has lost nothing meanwhile: its server may have been
+ * started again between a page and the flush that was to make it durable.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+quorum_state_write_job(QuorumStateJob *job)
+{
+    BdrvChild *child = job->round->st->nodes[job->slot].child;
+    uint64_t losses;
+    int ret, tries = 0;
+
+    do {
+        losses = quorum_latest_loss(child);
+        ret = quorum_state_try_job(job);
+        if (ret < 0 || quorum_latest_loss(child) == losses) {
+            return ret;
+        }
+    } while (++tries < QUORUM_STATE_TRIES);
+    return -EIO;
 }
 
 /* The node has done its job, or failed with @ret. */
