@@ -201,7 +201,10 @@ static void quorum_sync_move_late_end_locked(QuorumSync *sync,
                                              QuorumSyncChild *c,
                                              int64_t old_bytes)
 {
-    quorum_sync_set_late_locked(sync, c, old_bytes, c->late_end);
+    if (c->late_end > old_bytes && sync->bytes > old_bytes) {
+        quorum_sync_set_late_locked(sync, c, old_bytes, c->late_end);
+        quorum_sync_add_news_locked(sync, c, old_bytes, sync->bytes);
+    }
     if (c->late_end <= sync->bytes) {
         c->late_end = 0;
     }
@@ -210,11 +213,14 @@ static void quorum_sync_move_late_end_locked(QuorumSync *sync,
     }
 }
 
-/* Tests want to have seen maps become coarser and finer. */
-static void quorum_sync_count_shifts_locked(const QuorumSync *sync,
-                                            int stale_shift,
-                                            int unflushed_shift)
+/* The granules of maps are about to be others. */
+static void quorum_sync_note_shifts_locked(QuorumSync *sync, int stale_shift,
+                                           int unflushed_shift)
 {
+    if (stale_shift > sync->stale_shift) {
+        /* In coarser ones, children lack more. */
+        quorum_sync_all_is_news_locked(sync);
+    }
     if (stale_shift > sync->stale_shift ||
         unflushed_shift > sync->unflushed_shift) {
         quorum_reached(QUORUM_BRANCH_MAPS_COARSER);
@@ -244,7 +250,7 @@ void quorum_sync_resize_locked(QuorumSync *sync, int64_t bytes)
         quorum_sync_untell_locked(sync, 0, old_bytes);
         g_clear_pointer(&sync->told, g_free);
     }
-    quorum_sync_count_shifts_locked(sync, stale_shift, unflushed_shift);
+    quorum_sync_note_shifts_locked(sync, stale_shift, unflushed_shift);
     for (int i = 0; i < sync->num_children; i++) {
         QuorumSyncChild *c = &sync->children[i];
         HBitmap **maps[] = {
@@ -320,6 +326,8 @@ int64_t quorum_sync_touched_end(QuorumSync *sync)
 void quorum_sync_mark_locked(QuorumSync *sync, int i, HBitmap **map,
                              int64_t offset, int64_t bytes, const char *why)
 {
+    uint64_t had = *map ? hbitmap_count(*map) : 0;
+
     assert(sync->locked && offset >= 0 && bytes <= sync->bytes - offset);
     if (!*map) {
         *map = hbitmap_alloc(sync->bytes, sync->stale_shift);
@@ -327,6 +335,10 @@ void quorum_sync_mark_locked(QuorumSync *sync, int i, HBitmap **map,
         quorum_sync_note_state_locked(sync, i, why);
     }
     hbitmap_set(*map, offset, bytes);
+    if (hbitmap_count(*map) > had) {
+        quorum_sync_add_news_locked(sync, &sync->children[i], offset,
+                                    offset + bytes);
+    }
 }
 
 void quorum_sync_mark_stale_locked(QuorumSync *sync, int i, int64_t offset,
@@ -536,6 +548,7 @@ void quorum_sync_mark_late(QuorumSync *sync, int i, int64_t offset,
     if (end > sync->bytes) {
         c->late_end = MAX(c->late_end, end);
     }
+    quorum_sync_add_news_locked(sync, c, offset, end);
     quorum_sync_count_degraded_locked(sync);
 }
 

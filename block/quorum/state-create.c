@@ -258,8 +258,8 @@ static bool coroutine_fn GRAPH_RDLOCK quorum_state_co_try(QuorumState *st,
 }
 
 /*
- * What was written and not flushed is marked, as if state nodes had been there;
- * and who lacks something is behind.
+ * What was written and not flushed is marked, as if state nodes had been there.
+ * What children lack is in their maps.
  */
 static void GRAPH_RDLOCK quorum_state_note_all_locked(QuorumState *st)
 {
@@ -273,13 +273,6 @@ static void GRAPH_RDLOCK quorum_state_note_all_locked(QuorumState *st)
             set_bit(b, st->wanted);
             st->marked++;
             quorum_state_dirty_page_locked(st, b / QUORUM_STATE_BITS);
-        }
-    }
-    for (int i = 0; i < st->num_nodes; i++) {
-        QuorumStateRecord *r = quorum_state_record_of(st, i);
-
-        if (r && quorum_sync_is_behind(s->sync, i)) {
-            r->flags |= QUORUM_STATE_BEHIND;
         }
     }
 }
@@ -346,10 +339,7 @@ static bool coroutine_fn GRAPH_RDLOCK quorum_state_co_begin(QuorumState *st,
     qemu_mutex_lock(&st->lock);
     bitmap_copy(st->intent, st->wanted, quorum_state_intent_bits(st));
     for (int i = 0; i < st->num_nodes; i++) {
-        QuorumStateRecord *r = quorum_state_record_of(st, i);
-
-        quorum_state_set_recorded_locked(st, i, r && r->flags &
-                                                QUORUM_STATE_BEHIND);
+        quorum_state_set_recorded_locked(st, i, false);
     }
     st->creating = false;
     st->loaded = st->begun = true;

@@ -86,6 +86,12 @@ struct QuorumState {
      */
     CoRwlock layout_lock;
 
+    /*
+     * Held by who writes down what children lack, in maps or as a flag, or
+     * takes the flag away.  Taken before layout_lock.
+     */
+    CoMutex record_lock;
+
     QemuMutex lock;
 
     /* Under lock. */
@@ -132,9 +138,6 @@ struct QuorumState {
     uint64_t failed;
     bool leader;                /* a round is at work */
     CoQueue waiters;            /* for its end, or for that of one node */
-
-    /* How often a child was found not to be behind any more. */
-    uint64_t behind_ended;
 
     /* Which children have changed: R3. */
     uint64_t config_want;
@@ -317,6 +320,9 @@ bool GRAPH_RDLOCK quorum_state_is_writable(const QuorumState *st);
 /* R4: from the next round on, the disk is ours, and not closed well. */
 void quorum_state_begin_session_locked(QuorumState *st);
 
+/* R4: if it was not begun yet, do that, and wait until it is durable. */
+int coroutine_fn GRAPH_RDLOCK quorum_state_begin_session(QuorumState *st);
+
 /* Wait until no node has a round at work. */
 void coroutine_fn quorum_state_wait_all(QuorumState *st);
 
@@ -335,6 +341,26 @@ void quorum_state_store_end(QuorumState *st, bool done);
 
 /* Write the stale maps of all children that lack something, or did. */
 int coroutine_fn GRAPH_RDLOCK quorum_state_store(BlockDriverState *bs);
+
+/*
+ * Slots with a child that lacks something or is BEHIND, bit i for slot i; and
+ * whether these are so many that exact maps are to be written instead of saying
+ * that they are BEHIND, because that would leave too few votes in what is
+ * marked.
+ */
+uint64_t quorum_state_lacking_slots_locked(QuorumState *st);
+bool quorum_state_wants_maps_locked(QuorumState *st, uint64_t lacking);
+
+/*
+ * If that is so, and some are BEHIND, write exact maps.  Returns 0, or -EIO.
+ */
+int coroutine_fn GRAPH_RDLOCK quorum_state_end_flags(QuorumState *st);
+
+/*
+ * Children that lack nothing any more are not behind.  Returns whether that, or
+ * that one is not rebuilding any more, is to be written down.
+ */
+bool coroutine_fn quorum_state_tidy_behind(QuorumState *st);
 
 /* The record of the child in slot @i, or NULL. */
 QuorumStateRecord *quorum_state_record_of(QuorumState *st, int i);

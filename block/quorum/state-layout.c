@@ -173,5 +173,6 @@ int coroutine_fn quorum_state_lay_out_again(QuorumState *st, int64_t end)
                                   st->label.max_bytes, ret);
     }
     qemu_co_rwlock_unlock(&st->layout_lock);
-    return ret;
+    /* While the maps were not valid, all who lack something were BEHIND. */
+    return ret < 0 ? ret : quorum_state_end_flags(st);
 }

@@ -108,6 +108,7 @@ QuorumState *quorum_state_new(BlockDriverState *bs, int slots)
     st->nodes = g_new0(QuorumStateNode, slots);
     qemu_mutex_init(&st->lock);
     qemu_co_rwlock_init(&st->layout_lock);
+    qemu_co_mutex_init(&st->record_lock);
     qemu_co_queue_init(&st->waiters);
     st->timer = aio_timer_new(qemu_get_aio_context(), QEMU_CLOCK_REALTIME,
                               SCALE_NS, quorum_state_tick, st);

@@ -37,73 +37,6 @@
 
 /* --- maps and marks --- */
 
-unsigned long *quorum_state_lacking(QuorumState *st, int i)
-{
-    BDRVQuorumState *s = st->bs->opaque;
-    int64_t count = quorum_state_stale_bits(st);
-    unsigned long *bits = bitmap_new(count);
-
-    quorum_sync_lacking_bits(s->sync, i, st->label.stale_shift, 0, count, bits);
-    return bits;
-}
-
-void quorum_state_store_begin_locked(QuorumState *st, int k)
-{
-    int64_t count = quorum_state_stale_bits(st);
-
-    st->storing[k] = bitmap_new(count);
-    bitmap_fill(st->storing[k], count);
-    st->written[k] = false;
-    quorum_state_dirty_stale_locked(st, k);
-}
-
-void quorum_state_store_end(QuorumState *st, bool done)
-{
-    int64_t count = quorum_state_stale_bits(st);
-
-    QEMU_LOCK_GUARD(&st->lock);
-    for (int k = 0; k < QUORUM_STATE_RECORDS; k++) {
-        if (st->storing[k] && done) {
-            g_free(st->stored[k]);
-            st->stored[k] = g_steal_pointer(&st->storing[k]);
-            if (bitmap_empty(st->stored[k], count)) {
-                g_clear_pointer(&st->stored[k], g_free);
-            }
-        } else if (st->storing[k]) {
-            st->written[k] = true;
-        }
-        g_clear_pointer(&st->storing[k], g_free);
-    }
-}
-
-int coroutine_fn quorum_state_store(BlockDriverState *bs)
-{
-    BDRVQuorumState *s = bs->opaque;
-    QuorumState *st = s->state;
-    bool any = false;
-    int ret;
-
-    qemu_co_rwlock_rdlock(&st->layout_lock);
-    qemu_mutex_lock(&st->lock);
-    for (int k = 0; k < QUORUM_STATE_RECORDS; k++) {
-        int i = quorum_state_slot_of(st, k);
-
-        if (st->away[k]) {
-            quorum_state_add_marked_locked(st, st->away[k]);
-        }
-        if (st->away[k] || st->stored[k] || st->written[k] ||
-            (i >= 0 && quorum_sync_is_behind(s->sync, i))) {
-            quorum_state_store_begin_locked(st, k);
-            any = true;
-        }
-    }
-    qemu_mutex_unlock(&st->lock);
-    ret = any ? quorum_state_commit(st) : 0;
-    quorum_state_store_end(st, ret == 0);
-    qemu_co_rwlock_unlock(&st->layout_lock);
-    return ret;
-}
-
 /* Whether it is stored that members which are away lack the region. */
 static bool quorum_state_away_is_stored(QuorumState *st, int64_t offset,
                                         int64_t bytes)
@@ -200,6 +133,8 @@ static bool coroutine_fn GRAPH_RDLOCK quorum_state_unmark(BlockDriverState *bs,
 
     /* So no write is in flight there, and none can begin. */
     range_lock_co_lock(&s->range_lock, &range, offset, bytes);
+    /* Nor is a map on its way that says less than what is stored. */
+    qemu_co_mutex_lock(&st->record_lock);
     qemu_co_rwlock_rdlock(&st->layout_lock);
     safe = shift == st->label.intent_shift &&
            b < quorum_state_intent_bits(st) &&
@@ -218,6 +153,7 @@ static bool coroutine_fn GRAPH_RDLOCK quorum_state_unmark(BlockDriverState *bs,
         qemu_mutex_unlock(&st->lock);
     }
     qemu_co_rwlock_unlock(&st->layout_lock);
+    qemu_co_mutex_unlock(&st->record_lock);
     range_lock_co_unlock(&s->range_lock, &range);
     return safe;
 }
@@ -236,43 +172,6 @@ static int64_t quorum_state_next_old(QuorumState *st, int64_t from, bool any)
         }
     }
     return -1;
-}
-
-/*
- * Children that lack nothing any more are not behind.  Returns whether that, or
- * that one is not rebuilding any more, is to be written down.
- */
-static bool quorum_state_tidy_behind(QuorumState *st)
-{
-    BDRVQuorumState *s = st->bs->opaque;
-    bool news = false;
-
-    QEMU_LOCK_GUARD(&st->lock);
-    for (int i = 0; i < st->num_nodes; i++) {
-        QuorumStateRecord *r = quorum_state_record_of(st, i);
-
-        if (!r) {
-            continue;
-        }
-        news |= (r->status == QUORUM_STATE_REBUILDING) !=
-                quorum_sync_is_rebuilding(s->sync, i);
-        if (r->flags & QUORUM_STATE_BEHIND) {
-            /* First: whatever becomes stale from now on is to be recorded. */
-            bool was = quorum_state_set_recorded_locked(st, i, false);
-
-            if (quorum_sync_is_behind(s->sync, i)) {
-                quorum_state_set_recorded_locked(st, i, was);
-                continue;
-            }
-            st->behind_ended++;
-            r->flags &= ~QUORUM_STATE_BEHIND;
-            news = true;
-        }
-    }
-    if (news) {
-        quorum_state_dirty_label_locked(st);
-    }
-    return news;
 }
 
 /* Whether a child lacks less by now than what is stored says. */
@@ -356,7 +255,8 @@ static void coroutine_fn GRAPH_RDLOCK quorum_state_tidy(BlockDriverState *bs)
     qemu_co_rwlock_rdlock(&st->layout_lock);
     shrink = quorum_state_may_shrink(st);
     qemu_co_rwlock_unlock(&st->layout_lock);
-    if ((marks || shrink) && quorum_state_store(bs) < 0) {
+    if (quorum_state_end_flags(st) < 0 ||
+        ((marks || shrink) && quorum_state_store(bs) < 0)) {
         return;
     }
     if (marks) {

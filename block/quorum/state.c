@@ -817,7 +817,7 @@ void quorum_state_begin_session_locked(QuorumState *st)
  * and others may go on without them.  So nothing is done before enough nodes
  * have it, and only then it says so.
  */
-static int coroutine_fn GRAPH_RDLOCK quorum_state_begin_session(QuorumState *st)
+int coroutine_fn quorum_state_begin_session(QuorumState *st)
 {
     int ret = 0;
 
@@ -961,68 +961,6 @@ int coroutine_fn quorum_state_do_prepare(BlockDriverState *bs, int64_t offset,
     ret = quorum_state_mark(st, offset, bytes);
     qemu_co_rwlock_unlock(&st->layout_lock);
     trace_quorum_state_mark(bs->node_name, offset, bytes, ret);
-    return ret;
-}
-
-/* --- who is behind --- */
-
-bool quorum_state_set_recorded_locked(QuorumState *st, int i, bool recorded)
-{
-    BDRVQuorumState *s = st->bs->opaque;
-
-    return quorum_sync_set_recorded(s->sync, i,
-                                    recorded || st->nodes[i].record < 0);
-}
-
-QuorumStateRecord *quorum_state_record_of(QuorumState *st, int i)
-{
-    int k = st->nodes[i].record;
-
-    return k >= 0 ? &st->label.records[k] : NULL;
-}
-
-/*
- * The flag in the record stays until quorum_state_tidy_behind() or a clean
- * close takes it away, so that of two rounds the later one has it, too.
- */
-int coroutine_fn quorum_state_do_record(BlockDriverState *bs)
-{
-    BDRVQuorumState *s = bs->opaque;
-    QuorumState *st = s->state;
-    g_autofree bool *flagged = g_new0(bool, st->num_nodes);
-    uint64_t ended;
-    int ret;
-
-    if (st->creating) {
-        return 0;
-    }
-    ret = quorum_state_begin_session(st);
-    if (ret < 0) {
-        return ret;
-    }
-    qemu_mutex_lock(&st->lock);
-    ended = st->behind_ended;
-    for (int i = 0; i < st->num_nodes; i++) {
-        QuorumStateRecord *r = quorum_state_record_of(st, i);
-
-        if (r && quorum_sync_is_behind(s->sync, i)) {
-            r->flags |= QUORUM_STATE_BEHIND;
-        }
-        flagged[i] = !r || r->flags & QUORUM_STATE_BEHIND;
-    }
-    quorum_state_dirty_label_locked(st);
-    qemu_mutex_unlock(&st->lock);
-
-    ret = quorum_state_commit(st);
-    qemu_mutex_lock(&st->lock);
-    /* What others have flagged since may not be durable yet. */
-    for (int i = 0; i < st->num_nodes && ret == 0 && ended == st->behind_ended;
-         i++) {
-        if (flagged[i]) {
-            quorum_state_set_recorded_locked(st, i, true);
-        }
-    }
-    qemu_mutex_unlock(&st->lock);
     return ret;
 }
 

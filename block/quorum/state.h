@@ -19,7 +19,8 @@
  *
  * R1 Intent.  The region is durably marked before a child gets a write.
  * R2 Behind.  Before a request is acknowledged that some child has missed, it
- *    is durable that the child is behind: it lacks more than its map says.
+ *    is durable that the child is behind: it lacks more than its map says; or
+ *    its map says all that it lacks.
  * R3 Newcomers.  Before the first request that changes children after a child
  *    has joined or left, that is durable.
  * R4 A session begins before the first change of a child: it is durable that
@@ -35,8 +36,8 @@
  * it; what the others get, they get by themselves.
  *
  * Order of taking things: a request that takes part in a round holds the graph
- * lock for reading, memory and a range, and nothing else.  A round waits for
- * state nodes only.
+ * lock for reading, memory and a range, and locks of QuorumState.  A round
+ * waits for state nodes only.
  */
 
 #ifndef BLOCK_QUORUM_STATE_H
@@ -67,7 +68,7 @@ quorum_state_co_load(BlockDriverState *bs, Error **errp);
 /* Give the state nodes up.  In the main thread, with all requests drained. */
 void GRAPH_WRLOCK quorum_state_detach(BlockDriverState *bs);
 
-/* --- state.c --- */
+/* --- state.c and state-record.c --- */
 
 /*
  * R1, R3, R4: a request is about to change the children in the range, which it

@@ -23,6 +23,12 @@
 #include "debug.h"
 #include "sync.h"
 
+/* A range that has all of what it is about; end is 0 if that is nothing. */
+typedef struct QuorumSyncNews {
+    int64_t start;
+    int64_t end;
+} QuorumSyncNews;
+
 /* What is known of one child. */
 typedef struct QuorumSyncChild {
     /* The slot is not vacant.  Changes with all requests drained. */
@@ -42,6 +48,13 @@ typedef struct QuorumSyncChild {
 
     /* It is written down that the child lacks something: see state.h. */
     bool recorded;
+
+    /*
+     * [start, end): where it has come to lack something that may not be in its
+     * map on state nodes, and where that is being written.  Empty if end is 0.
+     */
+    QuorumSyncNews news;
+    QuorumSyncNews storing;
 
     /* As it was when a change of it was last noted. */
     QuorumChildState state;
@@ -453,6 +466,9 @@ void quorum_sync_lose_in_flight_locked(QuorumSync *sync, int i);
 
 /* What children lack, or whether it is written down, has changed. */
 void quorum_sync_count_unrecorded_locked(QuorumSync *sync);
+void quorum_sync_add_news_locked(QuorumSync *sync, QuorumSyncChild *c,
+                                 int64_t start, int64_t end);
+void quorum_sync_all_is_news_locked(QuorumSync *sync);
 
 /* --- unsure.c --- */
 

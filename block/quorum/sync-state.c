@@ -25,22 +25,57 @@ static bool quorum_sync_lacks_something(const QuorumSyncChild *c)
             c->recovered_before_flush);
 }
 
+static bool quorum_sync_child_is_unrecorded(const QuorumSyncChild *c)
+{
+    return quorum_sync_lacks_something(c) && !c->recorded &&
+           (c->news.end || c->storing.end);
+}
+
 void quorum_sync_count_unrecorded_locked(QuorumSync *sync)
 {
     int count = 0;
 
     assert(sync->locked);
     for (int i = 0; i < sync->num_children; i++) {
-        const QuorumSyncChild *c = &sync->children[i];
-
-        count += quorum_sync_lacks_something(c) && !c->recorded;
+        count += quorum_sync_child_is_unrecorded(&sync->children[i]);
     }
     qatomic_set(&sync->num_unrecorded, count);
+}
+
+void quorum_sync_add_news_locked(QuorumSync *sync, QuorumSyncChild *c,
+                                 int64_t start, int64_t end)
+{
+    int64_t granule = INT64_C(1) << sync->stale_shift;
+    bool none = !c->news.end;
+
+    assert(sync->locked && end > start);
+    start = QEMU_ALIGN_DOWN(start, granule);
+    end = end > INT64_MAX - granule ? INT64_MAX : ROUND_UP(end, granule);
+    c->news.start = none ? start : MIN(c->news.start, start);
+    c->news.end = MAX(c->news.end, end);
+    if (none) {
+        quorum_sync_count_unrecorded_locked(sync);
+    }
+}
+
+void quorum_sync_all_is_news_locked(QuorumSync *sync)
+{
+    for (int i = 0; i < sync->num_children; i++) {
+        if (quorum_sync_lacks_something(&sync->children[i])) {
+            quorum_sync_add_news_locked(sync, &sync->children[i], 0, INT64_MAX);
+        }
+    }
 }
 
 bool quorum_sync_any_unrecorded(QuorumSync *sync)
 {
     return qatomic_read(&sync->num_unrecorded);
+}
+
+bool quorum_sync_is_unrecorded(QuorumSync *sync, int i)
+{
+    QUORUM_SYNC_GUARD(sync);
+    return quorum_sync_child_is_unrecorded(&sync->children[i]);
 }
 
 bool quorum_sync_is_behind(QuorumSync *sync, int i)
@@ -58,6 +93,34 @@ bool quorum_sync_set_recorded(QuorumSync *sync, int i, bool recorded)
     sync->children[i].recorded = recorded;
     quorum_sync_count_unrecorded_locked(sync);
     return was;
+}
+
+bool quorum_sync_store_begin(QuorumSync *sync, int i, int64_t *start,
+                             int64_t *end)
+{
+    QuorumSyncChild *c = &sync->children[i];
+
+    QUORUM_SYNC_GUARD(sync);
+    assert(!c->storing.end);
+    c->storing = c->news;
+    c->news = (QuorumSyncNews) {};
+    *start = c->storing.start;
+    *end = c->storing.end;
+    return c->storing.end;
+}
+
+void quorum_sync_store_end(QuorumSync *sync, int i, bool done)
+{
+    QuorumSyncChild *c = &sync->children[i];
+    QuorumSyncNews storing;
+
+    QUORUM_SYNC_GUARD(sync);
+    storing = c->storing;
+    c->storing = (QuorumSyncNews) {};
+    if (storing.end && !done) {
+        quorum_sync_add_news_locked(sync, c, storing.start, storing.end);
+    }
+    quorum_sync_count_unrecorded_locked(sync);
 }
 
 /*

@@ -421,11 +421,28 @@ bool quorum_sync_widen_unverified(QuorumSync *sync, int64_t *offset,
  */
 bool quorum_sync_any_unrecorded(QuorumSync *sync);
 
-/* Whether the child in slot @i does. */
+/* Whether that is so of the child in slot @i. */
+bool quorum_sync_is_unrecorded(QuorumSync *sync, int i);
+
+/* Whether the child in slot @i lacks something, or might after a crash. */
 bool quorum_sync_is_behind(QuorumSync *sync, int i);
 
-/* That it does is written down from now on, or not.  Returns what was. */
+/*
+ * That it does is written down from now on, or not, and what it lacks is in its
+ * map on state nodes only as far as the next functions say.  Returns what was.
+ */
 bool quorum_sync_set_recorded(QuorumSync *sync, int i, bool recorded);
+
+/*
+ * The map of the child in slot @i is about to be written to state nodes, as it
+ * will be from now on: sets the range [*@start, *@end) in which it has come to
+ * lack something since that was begun last, and returns whether there is one.
+ * What is written in that range is unrecorded until quorum_sync_store_end(),
+ * and then again if it is not @done.  One at a time.
+ */
+bool quorum_sync_store_begin(QuorumSync *sync, int i, int64_t *start,
+                             int64_t *end);
+void quorum_sync_store_end(QuorumSync *sync, int i, bool done);
 
 /*
  * Set the bits of what the child in slot @i lacks, or might after a crash: bit

@@ -488,12 +488,45 @@ static void check_voter(const Child *c, const unsigned long *lacks)
     }
 }
 
+/*
+ * Where enough children had everything, enough of them have a vote now.  What
+ * a child lacked once may still be written down.
+ */
+static void check_votes(const Lacking *before, const Lacking *now)
+{
+    int had[64] = {}, have[64] = {};
+
+    for (int n = 0; n < sim.s->num_children; n++) {
+        Lacking failed = {};
+
+        if (quorum_sync_is_rebuilding(quorum()->sync, n)) {
+            return;
+        }
+        for (int i = 0; i < MAX_CELLS; i++) {
+            if (sim.child[n].ever_failed & BIT_ULL(i)) {
+                set_bit(sim_cell_unit(i), failed);
+            }
+        }
+        for (int u = 0; u < 64; u++) {
+            had[u] += !test_bit(u, before[n]) && !test_bit(u, failed);
+            have[u] += !test_bit(u, now[n]);
+        }
+    }
+    for (int u = 0; u < 64; u++) {
+        if (had[u] >= sim.s->threshold && have[u] < sim.s->threshold) {
+            sim_violation(CHECK_RESTART, "%d children may vote in unit %d, and "
+                          "%d had all of it", have[u], u, had[u]);
+        }
+    }
+}
+
 /* What the node says of its children, now that it is open again */
 static void check_children(bool crash, const Lacking *before)
 {
     Lacking now[MAX_CHILDREN], more;
 
     read_lacking(now);
+    check_votes(before, now);
     for (int n = 0; n < sim.s->num_children; n++) {
         Child *c = &sim.child[n];
         int64_t bytes = quorum_sync_stale_bytes(quorum()->sync, n);
