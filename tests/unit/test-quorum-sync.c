@@ -1586,6 +1586,50 @@ static void test_next_stale_of(void)
     quorum_sync_free(s);
 }
 
+/* What a child lacks is written down, or is to be (R2 in state.h). */
+static void test_recorded(void)
+{
+    QuorumSync *s = sync_new(GiB);
+    const int64_t granule = quorum_sync_granule_bytes(s);
+    int64_t start, end;
+
+    g_assert_false(quorum_sync_any_unrecorded(s));
+    g_assert_false(quorum_sync_store_begin(s, 0, &start, &end));
+    quorum_sync_store_end(s, 0, true);
+    quorum_sync_mark_stale(s, 0, MiB, QUORUM_UNIT, "test");
+    g_assert_true(quorum_sync_any_unrecorded(s));
+
+    /* A flag is enough for all that it will lack. */
+    g_assert_false(quorum_sync_set_recorded(s, 0, true));
+    quorum_sync_mark_stale(s, 0, 2 * MiB, QUORUM_UNIT, "test");
+    g_assert_false(quorum_sync_any_unrecorded(s));
+    g_assert_true(quorum_sync_set_recorded(s, 0, false));
+    g_assert_true(quorum_sync_any_unrecorded(s));
+
+    /* A map, for what was there when it was begun, once it is stored. */
+    g_assert_true(quorum_sync_store_begin(s, 0, &start, &end));
+    g_assert_cmpint(start, ==, MiB);
+    g_assert_cmpint(end, ==, 2 * MiB + granule);
+    g_assert_true(quorum_sync_is_unrecorded(s, 0));
+    quorum_sync_mark_stale(s, 0, 4 * MiB, QUORUM_UNIT, "test");
+    quorum_sync_store_end(s, 0, true);
+    for (int done = 0; done < 2; done++) {
+        g_assert_true(quorum_sync_is_unrecorded(s, 0));
+        g_assert_true(quorum_sync_store_begin(s, 0, &start, &end));
+        g_assert_cmpint(start, ==, 4 * MiB);
+        g_assert_cmpint(end, ==, 4 * MiB + granule);
+        quorum_sync_store_end(s, 0, done);
+    }
+    g_assert_false(quorum_sync_any_unrecorded(s));
+
+    quorum_sync_mark_stale(s, 0, 4 * MiB, QUORUM_UNIT, "again");
+    g_assert_false(quorum_sync_any_unrecorded(s));
+    quorum_sync_mark_late(s, 0, 8 * MiB, QUORUM_UNIT);
+    g_assert_true(quorum_sync_is_unrecorded(s, 0));
+    g_assert_false(quorum_sync_is_unrecorded(s, 1));
+    quorum_sync_free(s);
+}
+
 /* Of two writes that overlap, the second one is noticed (promise 4). */
 static void test_overlap(void)
 {
@@ -1635,6 +1679,7 @@ int main(int argc, char **argv)
     g_test_add_func("/quorum-sync/unverified/follows-resizes",
                     test_verify_and_resize);
     g_test_add_func("/quorum-sync/next-stale-of", test_next_stale_of);
+    g_test_add_func("/quorum-sync/recorded", test_recorded);
     g_test_add_func("/quorum-sync/lagging", test_lagging);
     g_test_add_func("/quorum-sync/late/is-not-stored", test_late);
     g_test_add_func("/quorum-sync/late/more-meanwhile", test_late_meanwhile);
