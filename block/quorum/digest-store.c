@@ -1,38 +1,32 @@
 /*
- * Quorum block driver: digests that outlive a close
+ * Quorum block driver: digests that outlive a close: pages
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Copyright (c) 2026 The quorum project authors
+ *
+ * Reading and writing pages, one at a time or neighbours at once, with a limit
+ * to how long that may take (P3), and giving the node up when it fails.  What
+ * makes what is written count is in digest-stamp.c.
  */
 
 #include "qemu/osdep.h"
 #include "block/aio.h"
 #include "block/block-global-state.h"
 #include "block/block-io.h"
-#include "crypto/random.h"
-#include "qapi/error.h"
-#include "qemu/bitmap.h"
 #include "qemu/cutils.h"
 #include "qemu/error-report.h"
 #include "qemu/memalign.h"
 #include "qemu/timer.h"
-#include "qemu/units.h"
-#include "qobject/qdict.h"
-#include "checked.h"
 #include "digest.h"
 #include "digest-format.h"
-#include "digest-store.h"
-#include "late.h"
+#include "digest-store-int.h"
 #include "losses.h"
 #include "state-int.h"
 #include "trace.h"
 
 QEMU_BUILD_BUG_ON(QUORUM_DIGESTS_UNITS != QUORUM_DIGEST_PAGE_UNITS);
 QEMU_BUILD_BUG_ON(QUORUM_DIGESTS_RESERVED != QUORUM_DIGEST_ELSEWHERE);
-
-/* How often a header is written that the node loses. */
-#define QUORUM_STORE_TRIES  3
 
 /* How many pages are written at once, if they are neighbours. */
 #define QUORUM_STORE_RUN    64
@@ -43,83 +37,13 @@ QEMU_BUILD_BUG_ON(QUORUM_DIGESTS_RESERVED != QUORUM_DIGEST_ELSEWHERE);
  */
 #define QUORUM_STORE_NEWS   4096
 
-typedef enum QuorumStoreStage {
-    QUORUM_STORE_UNUSED,        /* the state nodes have not been read */
-    QUORUM_STORE_FRESH,
-    QUORUM_STORE_IN_USE,
-    QUORUM_STORE_OFF,
-} QuorumStoreStage;
-
-typedef enum QuorumStoreOp {
-    QUORUM_STORE_READ,
-    QUORUM_STORE_WRITE,
-    QUORUM_STORE_FLUSH,
-} QuorumStoreOp;
-
-/* What the node is asked for: owned by who waits for it and who does it. */
-typedef struct QuorumStoreIo {
-    QuorumDigestStore *store;
-    QuorumStoreOp op;
-    int64_t offset, bytes;
-    uint8_t *buf;
-    int users;
-    bool done;
-    int ret;
-    int64_t start_ns;
-    QLIST_ENTRY(QuorumStoreIo) next;
-} QuorumStoreIo;
-
 /* Pages that are being read or written.  On the stack of who does it. */
 typedef struct QuorumStoreClaim {
     uint32_t first, past;
     QLIST_ENTRY(QuorumStoreClaim) next;
 } QuorumStoreClaim;
 
-struct QuorumDigestStore {
-    BlockDriverState *bs;
-    BdrvChild *child;           /* graph lock */
-
-    /* Set when it is loaded. */
-    int64_t length;             /* of the node */
-    int64_t disk_bytes;         /* the part of the disk that is kept */
-    uint64_t page_key;          /* when its use has begun */
-
-    /* Under QuorumState.lock. */
-
-    QuorumStoreStage stage;
-    char *error;                /* why it is off, or does not count; or NULL */
-    QuorumDigestsHeader header; /* what was last written */
-    int place;                  /* where the next header goes */
-    bool renewed;               /* the stamp is one of this session */
-    bool writing;               /* there is one who writes */
-    unsigned late_generation;   /* bdrv_late_generation() when it was used */
-    int64_t write_ns;           /* no page is written before then */
-    uint64_t losses;            /* those of the node that are dealt with */
-
-    /* QuorumState.want, when the label has no stamp, or another one. */
-    uint64_t off_want;
-    uint64_t stamp_want;
-
-    QLIST_HEAD(, QuorumStoreIo) ios;
-    QLIST_HEAD(, QuorumStoreClaim) claims;
-    int num_claims;
-    int waiting;                /* in the queue: */
-    CoQueue waiters;
-
-    Stat64 loaded_pages;
-    Stat64 written_pages;
-};
-
-static QuorumStoreStage quorum_store_stage(const QuorumDigestStore *store)
-{
-    BDRVQuorumState *s = store->bs->opaque;
-
-    QEMU_LOCK_GUARD(&s->state->lock);
-    return store->stage;
-}
-
-/* How long one I/O may take, and how long a request waits for all of them. */
-static int64_t quorum_store_timeout_ns(const BDRVQuorumState *s)
+int64_t quorum_store_timeout_ns(const BDRVQuorumState *s)
 {
     return (s->opts.child_timeout_ms ?: QUORUM_CHILD_TIMEOUT_DEFAULT) *
            (int64_t)SCALE_MS;
@@ -138,21 +62,15 @@ static void coroutine_fn quorum_store_wait_locked(QuorumDigestStore *store)
 
 /* --- off --- */
 
-/* From the next round on, the label has @stamp, or none if that is NULL. */
-static uint64_t quorum_store_label_locked(QuorumState *st,
-                                          const QemuUUID *stamp)
+uint64_t quorum_store_label_locked(QuorumState *st, const QemuUUID *stamp)
 {
     st->label.digests = stamp ? *stamp : (QemuUUID) { };
     quorum_state_dirty_label_locked(st);
     return st->want + 1;
 }
 
-/*
- * The store has failed because of @why, with @ret: it is off.  Until that is
- * durable, marks stay.
- */
-static void quorum_store_fail_locked(QuorumDigestStore *store, const char *why,
-                                     int ret)
+void quorum_store_fail_locked(QuorumDigestStore *store, const char *why,
+                              int ret)
 {
     BDRVQuorumState *s = store->bs->opaque;
 
@@ -170,8 +88,8 @@ static void quorum_store_fail_locked(QuorumDigestStore *store, const char *why,
     trace_quorum_digests_off(store->bs->node_name, store->error);
 }
 
-static void coroutine_fn quorum_store_fail(QuorumDigestStore *store,
-                                           const char *why, int ret)
+void coroutine_fn quorum_store_fail(QuorumDigestStore *store, const char *why,
+                                    int ret)
 {
     BDRVQuorumState *s = store->bs->opaque;
 
@@ -224,9 +142,8 @@ bool quorum_store_look(BlockDriverState *bs)
 
 /* --- I/O --- */
 
-static QuorumStoreIo *quorum_store_io_new(QuorumDigestStore *store,
-                                          QuorumStoreOp op, int64_t offset,
-                                          int64_t bytes)
+QuorumStoreIo *quorum_store_io_new(QuorumDigestStore *store, QuorumStoreOp op,
+                                   int64_t offset, int64_t bytes)
 {
     QuorumStoreIo *io = g_new0(QuorumStoreIo, 1);
 
@@ -242,7 +159,7 @@ static QuorumStoreIo *quorum_store_io_new(QuorumDigestStore *store,
     return io;
 }
 
-static void quorum_store_io_unref(QuorumStoreIo *io)
+void quorum_store_io_unref(QuorumStoreIo *io)
 {
     if (qatomic_fetch_dec(&io->users) == 1) {
         qemu_vfree(io->buf);
@@ -302,8 +219,7 @@ static void coroutine_fn GRAPH_RDLOCK quorum_store_io_entry(void *opaque)
     bdrv_dec_in_flight(bs);
 }
 
-/* P3: do @io, or give up when the store does.  Returns 0 or -errno. */
-static int coroutine_fn GRAPH_RDLOCK quorum_store_do(QuorumStoreIo *io)
+int coroutine_fn quorum_store_do(QuorumStoreIo *io)
 {
     QuorumDigestStore *store = io->store;
     BlockDriverState *bs = store->bs;
@@ -330,9 +246,9 @@ static int coroutine_fn GRAPH_RDLOCK quorum_store_do(QuorumStoreIo *io)
     return io->done ? MIN(io->ret, 0) : -ETIMEDOUT;
 }
 
-static int coroutine_fn GRAPH_RDLOCK quorum_store_flush(QuorumDigestStore *s)
+int coroutine_fn quorum_store_flush(QuorumDigestStore *store)
 {
-    QuorumStoreIo *io = quorum_store_io_new(s, QUORUM_STORE_FLUSH, 0, 0);
+    QuorumStoreIo *io = quorum_store_io_new(store, QUORUM_STORE_FLUSH, 0, 0);
     int ret = quorum_store_do(io);
 
     quorum_store_io_unref(io);
@@ -341,12 +257,7 @@ static int coroutine_fn GRAPH_RDLOCK quorum_store_flush(QuorumDigestStore *s)
 
 /* --- losses --- */
 
-/*
- * The node has answered: before the answer is believed, see whether it has lost
- * what was not flushed.  Its driver knows that before it answers (see
- * bdrv_loss_generation()).
- */
-static void GRAPH_RDLOCK quorum_store_notice_loss(QuorumDigestStore *store)
+void quorum_store_notice_loss(QuorumDigestStore *store)
 {
     BDRVQuorumState *s = store->bs->opaque;
     uint64_t last = quorum_latest_loss(store->child);
@@ -477,9 +388,8 @@ void coroutine_fn quorum_store_do_fetch(BlockDriverState *bs, int64_t offset,
 
 /* --- writing --- */
 
-/* Become the one who writes, until @end_ns at most. */
-static bool coroutine_fn quorum_store_begin_writing(QuorumDigestStore *store,
-                                                    int64_t end_ns)
+bool coroutine_fn quorum_store_begin_writing(QuorumDigestStore *store,
+                                             int64_t end_ns)
 {
     BDRVQuorumState *s = store->bs->opaque;
 
@@ -494,7 +404,7 @@ static bool coroutine_fn quorum_store_begin_writing(QuorumDigestStore *store,
     return true;
 }
 
-static void quorum_store_end_writing(QuorumDigestStore *store)
+void quorum_store_end_writing(QuorumDigestStore *store)
 {
     BDRVQuorumState *s = store->bs->opaque;
 
@@ -576,13 +486,9 @@ quorum_store_write_run(QuorumDigestStore *store, QuorumStoreClaim *claim,
     return MAX(n, 1);
 }
 
-/*
- * Write pages from @page to @end that are dirty, or with @news, have news:
- * about @max of them, and until @end_ns.  Called by the one who writes.
- */
-static void coroutine_fn GRAPH_RDLOCK
-quorum_store_write_pages(QuorumDigestStore *store, uint32_t page, uint32_t end,
-                         bool news, int max, int64_t end_ns)
+void coroutine_fn quorum_store_write_pages(QuorumDigestStore *store,
+                                           uint32_t page, uint32_t end,
+                                           bool news, int max, int64_t end_ns)
 {
     BDRVQuorumState *s = store->bs->opaque;
     QuorumStoreClaim claim;
@@ -601,8 +507,7 @@ quorum_store_write_pages(QuorumDigestStore *store, uint32_t page, uint32_t end,
     }
 }
 
-/* Whether pages may be written now. */
-static bool quorum_store_may_write_locked(const QuorumDigestStore *store)
+bool quorum_store_may_write_locked(const QuorumDigestStore *store)
 {
     const BDRVQuorumState *s = store->bs->opaque;
 
@@ -669,697 +574,5 @@ void coroutine_fn quorum_store_write_news(BlockDriverState *bs)
         quorum_store_write_pages(store, page, UINT32_MAX, true,
                                  QUORUM_STORE_NEWS, end_ns);
         quorum_store_end_writing(store);
-    }
-}
-
-/* --- stamps --- */
-
-/* Write @header, so that it is there after a loss, too. */
-static int coroutine_fn GRAPH_RDLOCK
-quorum_store_write_header(QuorumDigestStore *store,
-                          const QuorumDigestsHeader *header)
-{
-    QuorumStoreIo *io;
-    uint64_t losses;
-    int ret, tries = 0;
-
-    do {
-        losses = quorum_latest_loss(store->child);
-        io = quorum_store_io_new(store, QUORUM_STORE_WRITE,
-                                 quorum_digests_header_offset(store->place),
-                                 QUORUM_DIGESTS_PAGE);
-        quorum_digests_encode_header(header, io->buf);
-        ret = quorum_store_do(io);
-        quorum_store_io_unref(io);
-        if (ret == 0) {
-            ret = quorum_store_flush(store);
-        }
-        if (ret < 0) {
-            return ret;
-        }
-    } while (quorum_latest_loss(store->child) != losses &&
-             ++tries < QUORUM_STORE_TRIES);
-    return tries < QUORUM_STORE_TRIES ? 0 : -EIO;
-}
-
-/* Write @header, durably; then it is that of the store. */
-static int coroutine_fn GRAPH_RDLOCK
-quorum_store_put_header(QuorumDigestStore *store,
-                        const QuorumDigestsHeader *header)
-{
-    BDRVQuorumState *s = store->bs->opaque;
-    int ret = quorum_store_write_header(store, header);
-
-    if (ret < 0) {
-        quorum_store_fail(store, "could not be written", ret);
-        return ret;
-    }
-    QEMU_LOCK_GUARD(&s->state->lock);
-    if (store->stage != QUORUM_STORE_IN_USE) {
-        return -ECANCELED;
-    }
-    store->header = *header;
-    store->place = !store->place;
-    store->renewed = true;
-    /* P2 */
-    store->stamp_want = quorum_store_label_locked(s->state, &header->stamp);
-    return 0;
-}
-
-/*
- * Keep as much of a disk of @disk_bytes as the node has room for; it is @fresh,
- * or says what it said before.  If there is no memory for that, the store
- * fails.
- */
-static bool coroutine_fn quorum_store_keep(QuorumDigestStore *store,
-                                           int64_t disk_bytes, bool fresh)
-{
-    BDRVQuorumState *s = store->bs->opaque;
-    uint64_t pages = MIN(quorum_digests_pages(disk_bytes),
-                         quorum_digests_capacity(store->length));
-    bool ok = quorum_digests_keep(s->digests,
-                                  MAX(MIN(pages, UINT32_MAX - 1), 1), fresh);
-
-    if (!ok) {
-        quorum_store_fail(store, "takes too much memory", -ENOMEM);
-    }
-    return ok;
-}
-
-/*
- * The store is fresh, and no label that is durable names a stamp of its: begin
- * to use it.  What is on it has another page key.
- */
-static int coroutine_fn GRAPH_RDLOCK
-quorum_store_begin(QuorumDigestStore *store)
-{
-    BDRVQuorumState *s = store->bs->opaque;
-    int64_t disk_bytes = quorum_sync_length(s->sync);
-    QuorumDigestsHeader h = {
-        .seq = store->header.seq + 1,
-        .set = s->state->label.set,
-        .alg = quorum_checked_alg(&s->opts),
-        .disk_bytes = disk_bytes,
-    };
-
-    qemu_uuid_generate(&h.stamp);
-    memcpy(h.key, quorum_digests_key(s->digests), sizeof(h.key));
-    if (qcrypto_random_bytes(&h.page_key, sizeof(h.page_key), NULL) < 0) {
-        h.page_key = ldq_be_p(&h.stamp);
-    }
-    h.page_key = h.page_key ?: 1;
-    if (!quorum_store_keep(store, disk_bytes, true)) {
-        return -ENOMEM;
-    }
-    WITH_QEMU_LOCK_GUARD(&s->state->lock) {
-        store->stage = QUORUM_STORE_IN_USE;
-        store->header = h;
-        store->page_key = h.page_key;
-        store->disk_bytes = disk_bytes;
-        store->late_generation = bdrv_late_generation();
-        store->write_ns = 0;
-        g_clear_pointer(&store->error, g_free);
-    }
-    return quorum_store_put_header(store, &h);
-}
-
-/* Renew the stamp of the store, which is in use. */
-static int coroutine_fn GRAPH_RDLOCK
-quorum_store_rotate(QuorumDigestStore *store)
-{
-    BDRVQuorumState *s = store->bs->opaque;
-    QuorumState *st = s->state;
-    QuorumDigestsHeader h;
-    bool durable;
-
-    WITH_QEMU_LOCK_GUARD(&st->lock) {
-        durable = st->durable >= store->stamp_want;
-    }
-    if (!durable && quorum_state_commit(st) < 0) {
-        return -EIO;            /* the previous stamp must be the label's */
-    }
-    WITH_QEMU_LOCK_GUARD(&st->lock) {
-        h = store->header;
-        h.previous = st->label.digests;
-    }
-    h.seq++;
-    h.disk_bytes = store->disk_bytes;
-    qemu_uuid_generate(&h.stamp);
-    return quorum_store_put_header(store, &h);
-}
-
-/* Whether the store may have a stamp of this session, and has none. */
-static bool quorum_store_wants_stamp_locked(const QuorumState *st)
-{
-    const BDRVQuorumState *s = st->bs->opaque;
-    const QuorumDigestStore *store = s->store;
-
-    return store && st->session && (st->label.flags & QUORUM_STATE_BEGUN) &&
-           st->config_want && st->durable >= st->config_want &&
-           st->durable >= store->off_want &&
-           st->durable >= store->stamp_want && !store->writing &&
-           (store->stage == QUORUM_STORE_FRESH ||
-            (store->stage == QUORUM_STORE_IN_USE && !store->renewed));
-}
-
-bool quorum_store_is_due(QuorumState *st)
-{
-    BDRVQuorumState *s = st->bs->opaque;
-
-    if (!s->store) {
-        return false;
-    }
-    QEMU_LOCK_GUARD(&st->lock);
-    return quorum_store_wants_stamp_locked(st) ||
-           (quorum_store_may_write_locked(s->store) &&
-            quorum_digests_is_pressed(s->digests));
-}
-
-/* Called by the one who writes. */
-static int coroutine_fn GRAPH_RDLOCK
-quorum_store_renew_stamp(QuorumDigestStore *store)
-{
-    QuorumStoreStage stage = quorum_store_stage(store);
-
-    return stage == QUORUM_STORE_FRESH ? quorum_store_begin(store) :
-           stage == QUORUM_STORE_IN_USE ? quorum_store_rotate(store)
-                                        : -ECANCELED;
-}
-
-void coroutine_fn quorum_store_tick(BlockDriverState *bs)
-{
-    BDRVQuorumState *s = bs->opaque;
-    QuorumDigestStore *store = s->store;
-    bool stamp;
-    int ret;
-
-    if (!store) {
-        return;
-    }
-    WITH_QEMU_LOCK_GUARD(&s->state->lock) {
-        stamp = quorum_store_wants_stamp_locked(s->state);
-        store->writing |= stamp;
-    }
-    if (stamp) {
-        ret = quorum_store_renew_stamp(store);
-        quorum_store_end_writing(store);
-        /* The label is written with the next round. */
-        trace_quorum_digests_renew(bs->node_name, ret);
-    } else if (quorum_digests_is_pressed(s->digests)) {
-        quorum_store_write_news(bs);
-    }
-}
-
-/* --- closing, and forgetting --- */
-
-bool quorum_store_has_news(QuorumState *st)
-{
-    BDRVQuorumState *s = st->bs->opaque;
-    uint32_t page = 0;
-
-    if (!s->store) {
-        return false;
-    }
-    return s->store->stage == QUORUM_STORE_FRESH
-           ? !quorum_digests_is_empty(s->digests) :
-           s->store->stage == QUORUM_STORE_IN_USE &&
-           quorum_digests_next_to_write(s->digests, &page, UINT32_MAX, true);
-}
-
-/* Write all pages, if there is time for it, but at least what is dirty. */
-static int coroutine_fn GRAPH_RDLOCK
-quorum_store_write_all_pages(QuorumDigestStore *store)
-{
-    BDRVQuorumState *s = store->bs->opaque;
-    int64_t timeout = quorum_store_timeout_ns(s);
-    int64_t now = quorum_now_ns();
-    uint32_t page = 0;
-
-    quorum_store_write_pages(store, 0, UINT32_MAX, true, INT_MAX,
-                             now + timeout / 2);
-    quorum_store_write_pages(store, 0, UINT32_MAX, false, INT_MAX,
-                             now + timeout);
-    return quorum_digests_next_to_write(s->digests, &page, UINT32_MAX, false)
-           ? -ETIMEDOUT : 0;
-}
-
-/*
- * All pages are written, also those behind the end of the disk, which say that
- * nothing is known: once that is durable, they need not be looked at any more.
- */
-static int coroutine_fn GRAPH_RDLOCK
-quorum_store_shorten(QuorumDigestStore *store)
-{
-    BDRVQuorumState *s = store->bs->opaque;
-    int64_t length = quorum_sync_length(s->sync);
-    int ret = 0;
-
-    if (store->disk_bytes > length) {
-        ret = quorum_store_flush(store);
-        store->disk_bytes = length;
-    }
-    return ret;
-}
-
-/* Write everything, and again what the node has lost meanwhile. */
-static void coroutine_fn GRAPH_RDLOCK
-quorum_store_write_all(QuorumDigestStore *store)
-{
-    BDRVQuorumState *s = store->bs->opaque;
-    int ret;
-
-    for (int i = 0; i < QUORUM_STORE_TRIES; i++) {
-        uint32_t page = 0;
-
-        ret = quorum_store_write_all_pages(store);
-        if (ret < 0) {
-            quorum_store_fail(store, "is too slow", ret);
-            return;
-        }
-        ret = quorum_store_shorten(store);
-        /* The flush for the header comes later, and covers the pages. */
-        if (ret == 0) {
-            ret = quorum_store_rotate(store);
-        }
-        if (ret < 0) {
-            quorum_store_fail(store, "could not be written", ret);
-            return;
-        }
-        quorum_store_notice_loss(store);
-        quorum_digests_flushed(s->digests);
-        if (!quorum_digests_next_to_write(s->digests, &page, UINT32_MAX,
-                                          false)) {
-            return;
-        }
-    }
-    quorum_store_fail(store, "loses what is written", -EIO);
-}
-
-int coroutine_fn quorum_store_close(BlockDriverState *bs)
-{
-    BDRVQuorumState *s = bs->opaque;
-    QuorumDigestStore *store = s->store;
-    QuorumState *st = s->state;
-    int64_t end_ns;
-    bool durable;
-
-    if (!store) {
-        return 0;
-    }
-    end_ns = quorum_now_ns() + quorum_store_timeout_ns(s);
-    if (!quorum_store_begin_writing(store, end_ns)) {
-        quorum_store_fail(store, "is too slow", -ETIMEDOUT);
-    } else {
-        if (quorum_store_stage(store) == QUORUM_STORE_FRESH) {
-            quorum_store_begin(store);
-        }
-        if (quorum_store_stage(store) == QUORUM_STORE_IN_USE) {
-            quorum_store_write_all(store);
-        }
-        quorum_store_end_writing(store);
-    }
-    WITH_QEMU_LOCK_GUARD(&st->lock) {
-        durable = st->durable >= store->off_want;
-    }
-    return durable ? 0 : quorum_state_commit(st);
-}
-
-int coroutine_fn quorum_store_forget(BlockDriverState *bs, Error **errp)
-{
-    BDRVQuorumState *s = bs->opaque;
-    QuorumDigestStore *store = s->store;
-    QuorumState *st = s->state;
-    int64_t end_ns = quorum_now_ns() + quorum_store_timeout_ns(s);
-    int ret;
-
-    if (!store) {
-        quorum_digests_forget_all(s->digests);
-        return 0;
-    }
-    ret = quorum_state_is_writable(st) ? quorum_state_do_prepare(bs, 0, 0)
-                                       : -EROFS;
-    if (!quorum_store_begin_writing(store, end_ns)) {
-        quorum_digests_forget_all(s->digests);
-        error_setg(errp, "The node of digests of quorum '%s' is too slow",
-                   bdrv_get_node_name(bs));
-        return -ETIMEDOUT;
-    }
-    WITH_QEMU_LOCK_GUARD(&st->lock) {
-        if (store->stage == QUORUM_STORE_IN_USE) {
-            store->stage = QUORUM_STORE_FRESH;
-            quorum_digests_keep_no_more(s->digests);
-            store->off_want = quorum_store_label_locked(st, NULL);
-        }
-        store->renewed = false;
-        qemu_co_queue_restart_all(&store->waiters);
-    }
-    quorum_digests_forget_all(s->digests);
-    if (ret == 0) {
-        ret = quorum_state_commit(st);
-    }
-    quorum_store_end_writing(store);
-    if (ret < 0) {
-        error_setg_errno(errp, -ret, "The digests of quorum '%s' are forgotten "
-                         "only until it is opened again, as that could not be "
-                         "written down on the state nodes",
-                         bdrv_get_node_name(bs));
-    }
-    return ret;
-}
-
-/* --- marks --- */
-
-void quorum_store_begin_session_locked(QuorumState *st)
-{
-    BDRVQuorumState *s = st->bs->opaque;
-    QuorumDigestStore *store = s->store;
-
-    if (store && store->stage == QUORUM_STORE_IN_USE) {
-        store->renewed = false;
-        if (!(store->child->perm & BLK_PERM_WRITE)) {
-            quorum_store_fail_locked(store, "is read-only", -EROFS);
-        }
-    } else if (!qemu_uuid_is_null(&st->label.digests)) {
-        quorum_store_label_locked(st, NULL);
-    }
-}
-
-bool quorum_store_may_unmark_locked(const QuorumState *st, int64_t offset,
-                                    int64_t bytes)
-{
-    const BDRVQuorumState *s = st->bs->opaque;
-    const QuorumDigestStore *store = s->store;
-
-    /* Without a store, the label has had no stamp since the session began. */
-    if (!store) {
-        return true;
-    }
-    if (store->stage == QUORUM_STORE_IN_USE) {
-        return store->renewed &&
-               quorum_digests_is_clean(s->digests, offset, bytes);
-    }
-    return st->durable >= store->off_want;
-}
-
-/* --- opening --- */
-
-/*
- * Why what is on the store does not count, or NULL if it does, of which *@found
- * and its header were read.
- */
-static const char *GRAPH_RDLOCK
-quorum_store_complaint(const QuorumDigestStore *store, QuorumDigestsFound found)
-{
-    const BDRVQuorumState *s = store->bs->opaque;
-    const QuorumStateLabel *l = &s->state->label;
-    const QuorumDigestsHeader *h = &store->header;
-
-    if (found == QUORUM_DIGESTS_BLANK) {
-        return "it is blank";
-    }
-    if (found == QUORUM_DIGESTS_DAMAGED) {
-        return "its header is damaged";
-    }
-    if (!qemu_uuid_is_equal(&h->set, &l->set)) {
-        return "it belongs to another disk";
-    }
-    if (qemu_uuid_is_null(&l->digests)) {
-        return "the disk was used without it, or it had failed";
-    }
-    if (!qemu_uuid_is_equal(&h->stamp, &l->digests) &&
-        !qemu_uuid_is_equal(&h->previous, &l->digests)) {
-        return "it was rolled back, or the disk was used without it";
-    }
-    if (h->alg != quorum_checked_alg(&s->opts)) {
-        return "its digests were made by another hash";
-    }
-    if (quorum_digests_capacity(store->length) <
-        quorum_digests_pages(h->disk_bytes)) {
-        return "it is shorter than it was";
-    }
-    if (s->opts.state_force) {
-        return "state-force=on: the newest state may be missing";
-    }
-    if (bdrv_late(store->child) != BDRV_LATE_ENDED) {
-        return "what was written to it before may still come";
-    }
-    return NULL;
-}
-
-/* What is marked counts as changed. */
-static void quorum_store_forget_marked(const QuorumState *st)
-{
-    const BDRVQuorumState *s = st->bs->opaque;
-    int64_t bits = quorum_state_intent_bits(st);
-    int shift = st->label.intent_shift;
-    int64_t first, past;
-
-    for (first = find_first_bit(st->wanted, bits); first < bits;
-         first = find_next_bit(st->wanted, bits, past)) {
-        past = find_next_zero_bit(st->wanted, bits, first);
-        quorum_digests_forget(s->digests, first << shift,
-                              (past - first) << shift);
-    }
-}
-
-/* The header counts: use what is on the store. */
-static void coroutine_fn quorum_store_use(QuorumDigestStore *store)
-{
-    BDRVQuorumState *s = store->bs->opaque;
-    QuorumState *st = s->state;
-    int64_t length = quorum_sync_length(s->sync);
-
-    /* There may be pages of what the disk has had. */
-    store->disk_bytes = MAX(store->header.disk_bytes, length);
-    quorum_digests_set_key(s->digests, store->header.key);
-    if (!quorum_store_keep(store, store->disk_bytes, false)) {
-        return;
-    }
-    quorum_store_forget_marked(st);
-    /* What was cut off while no quorum was there, and may grow back. */
-    quorum_digests_forget(s->digests, length, store->disk_bytes - length);
-    store->page_key = store->header.page_key;
-    QEMU_LOCK_GUARD(&st->lock);
-    store->stage = QUORUM_STORE_IN_USE;
-    if (!(st->label.flags & QUORUM_STATE_CLEAN)) {
-        /* Pages that the QEMU which has died has sent may still come. */
-        store->write_ns = quorum_now_ns() + QUORUM_LATE_QUARANTINE_NS;
-    }
-}
-
-/* Begin with what an earlier load has left. */
-static void GRAPH_RDLOCK quorum_store_reset(QuorumDigestStore *store)
-{
-    quorum_store_unload(store->bs->opaque);
-    g_clear_pointer(&store->error, g_free);
-    store->stage = QUORUM_STORE_FRESH;
-    store->header = (QuorumDigestsHeader) { };
-    store->renewed = false;
-    store->off_want = store->stamp_want = 0;
-    store->write_ns = 0;
-    store->late_generation = bdrv_late_generation();
-    store->losses = quorum_latest_loss(store->child);
-    if (qemu_in_main_thread()) {
-        /* Another quorum may have given it up before. */
-        quorum_state_attached(store->child);
-    }
-}
-
-/* Read the headers: 0, or -errno with @errp set if the node holds data. */
-static int coroutine_fn GRAPH_RDLOCK
-quorum_store_read_header(QuorumDigestStore *store, QuorumDigestsFound *found,
-                         Error **errp)
-{
-    ERRP_GUARD();
-    int64_t bytes = MIN(QEMU_ALIGN_DOWN(store->length, QUORUM_DIGESTS_PAGE),
-                        QUORUM_DIGESTS_PROBE);
-    QuorumStoreIo *io = quorum_store_io_new(store, QUORUM_STORE_READ, 0, bytes);
-    int ret = quorum_store_do(io);
-
-    if (ret < 0) {
-        quorum_store_fail(store, "could not be read", ret);
-    } else {
-        *found = quorum_digests_find_header(io->buf, bytes, &store->header,
-                                            &store->place, errp);
-        if (*found == QUORUM_DIGESTS_ALIEN) {
-            error_prepend(errp, "The node of digests '%s' ",
-                          bdrv_get_node_name(store->child->bs));
-            ret = -EINVAL;
-        }
-    }
-    quorum_store_io_unref(io);
-    return ret;
-}
-
-int coroutine_fn quorum_store_co_load(BlockDriverState *bs, bool again,
-                                      Error **errp)
-{
-    ERRP_GUARD();
-    BDRVQuorumState *s = bs->opaque;
-    QuorumDigestStore *store = s->store;
-    QuorumDigestsFound found;
-    const char *why;
-    int64_t needed;
-    int ret;
-
-    if (!store) {
-        return 0;
-    }
-    quorum_store_reset(store);
-    store->length = bdrv_co_getlength(store->child->bs);
-    needed = quorum_digests_size(quorum_sync_length(s->sync));
-    if (store->length < 0) {
-        quorum_store_fail(store, "could not be read", store->length);
-        return 0;
-    }
-    if (store->length < needed) {
-        error_setg(errp, "The node of digests '%s' is too short: it has %"
-                   PRId64 " bytes, and for a disk of %" PRId64 " bytes it needs"
-                   " %" PRId64, bdrv_get_node_name(store->child->bs),
-                   store->length, quorum_sync_length(s->sync), needed);
-        ret = -EINVAL;
-    } else {
-        ret = quorum_store_read_header(store, &found, errp);
-    }
-    if (ret < 0 && *errp && again) {
-        /* The disk has grown, say: a guest must not lose it for that. */
-        quorum_store_fail(store, "can't be used any more", ret);
-        error_reportf_err(*errp, "quorum '%s': ", bdrv_get_node_name(bs));
-        *errp = NULL;
-    }
-    if (ret < 0) {
-        return *errp ? ret : 0;
-    }
-    why = quorum_store_complaint(store, found);
-    if (!why) {
-        quorum_store_use(store);
-    } else {
-        store->error = found == QUORUM_DIGESTS_BLANK ? NULL : g_strdup(why);
-    }
-    if (store->error && store->stage == QUORUM_STORE_FRESH) {
-        warn_report("quorum: what is on the node of digests '%s' does not "
-                    "count: %s", bdrv_get_node_name(store->child->bs), why);
-    }
-    trace_quorum_digests_open(bs->node_name, why ?: "in use");
-    return 0;
-}
-
-int quorum_store_attach(BlockDriverState *bs, QDict *options, Error **errp)
-{
-    ERRP_GUARD();
-    BDRVQuorumState *s = bs->opaque;
-    QuorumDigestStore *store;
-    BdrvChild *child;
-
-    child = bdrv_open_child(NULL, options, QUORUM_STORE_CHILD, bs,
-                            &child_of_bds, BDRV_CHILD_METADATA, true, errp);
-    if (!child) {
-        return *errp ? -EINVAL : 0;
-    }
-    store = s->store = g_new0(QuorumDigestStore, 1);
-    store->bs = bs;
-    store->child = child;
-    QLIST_INIT(&store->ios);
-    QLIST_INIT(&store->claims);
-    qemu_co_queue_init(&store->waiters);
-    stat64_init(&store->loaded_pages, 0);
-    stat64_init(&store->written_pages, 0);
-    if (!s->digests || !s->state) {
-        error_setg(errp, "Option '" QUORUM_OPT_DIGESTS "' needs %s",
-                   s->digests ? "option 'state', as state nodes know whether "
-                   "what is on it is right: give state.0, state.1, ..., one "
-                   "for each child"
-                   : "read-pattern=checked, which remembers digests");
-        return -EINVAL;
-    }
-    return 0;
-}
-
-void quorum_store_detach(BlockDriverState *bs)
-{
-    BDRVQuorumState *s = bs->opaque;
-    QuorumDigestStore *store = s->store;
-
-    if (!store) {
-        return;
-    }
-    bdrv_unref_child(bs, store->child);
-    g_free(store->error);
-    g_clear_pointer(&s->store, g_free);
-}
-
-void quorum_store_unload(BDRVQuorumState *s)
-{
-    if (s->store) {
-        s->store->stage = QUORUM_STORE_UNUSED;
-        quorum_digests_keep_no_more(s->digests);
-    }
-}
-
-/* --- what others may ask --- */
-
-bool quorum_store_is_node(const BDRVQuorumState *s, const BdrvChild *child)
-{
-    return s->store && s->store->child == child;
-}
-
-bool quorum_store_check_opts(const BDRVQuorumState *s,
-                             const QuorumOptions *opts, Error **errp)
-{
-    const char *option =
-        opts->read_pattern != s->opts.read_pattern ? QUORUM_OPT_READ_PATTERN :
-        opts->digest != s->opts.digest ? QUORUM_OPT_DIGEST :
-        opts->digest_cache_size != s->opts.digest_cache_size
-        ? QUORUM_OPT_DIGEST_CACHE_SIZE : NULL;
-
-    if (s->store && option) {
-        error_setg(errp, "Cannot change the option '%s' while the digests are "
-                   "kept on a node, as option '" QUORUM_OPT_DIGESTS "' says",
-                   option);
-        return false;
-    }
-    return true;
-}
-
-void quorum_store_gather_options(BlockDriverState *bs, QDict *target)
-{
-    BDRVQuorumState *s = bs->opaque;
-    QDict *options = s->store ? s->store->child->bs->full_open_options : NULL;
-
-    if (options) {
-        qdict_put(target, QUORUM_OPT_DIGESTS, qobject_ref(options));
-    }
-}
-
-QuorumDigestsInfo *quorum_store_info(BlockDriverState *bs)
-{
-    BDRVQuorumState *s = bs->opaque;
-    QuorumDigestStore *store = s->store;
-    QuorumDigestsInfo *info;
-
-    if (!store) {
-        return NULL;
-    }
-    QEMU_LOCK_GUARD(&s->state->lock);
-    if (store->stage == QUORUM_STORE_UNUSED) {
-        return NULL;
-    }
-    info = g_new0(QuorumDigestsInfo, 1);
-    info->node_name = g_strdup(bdrv_get_node_name(store->child->bs));
-    info->state = store->stage == QUORUM_STORE_IN_USE
-                  ? QUORUM_DIGESTS_STATE_IN_USE :
-                  store->stage == QUORUM_STORE_FRESH
-                  ? QUORUM_DIGESTS_STATE_FRESH : QUORUM_DIGESTS_STATE_OFF;
-    info->error = g_strdup(store->error);
-    return info;
-}
-
-void quorum_store_fill_stats(const BDRVQuorumState *s,
-                             QuorumCheckedStats *stats)
-{
-    stats->has_loaded_pages = stats->has_written_pages = s->store;
-    if (s->store) {
-        stats->loaded_pages = stat64_get(&s->store->loaded_pages);
-        stats->written_pages = stat64_get(&s->store->written_pages);
     }
 }

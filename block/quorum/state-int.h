@@ -5,8 +5,8 @@
  *
  * Copyright (c) 2026 The quorum project authors
  *
- * For the files state*.c, and for digest-store.c, which shares their lock and
- * timer.
+ * For the files state*.c, and for those of a node of digests, which share their
+ * lock and timer (see digest-store-int.h).
  */
 
 #ifndef BLOCK_QUORUM_STATE_INT_H
