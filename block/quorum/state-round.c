@@ -388,13 +388,11 @@ static int coroutine_fn GRAPH_RDLOCK quorum_state_look_at(QuorumState *st,
     g_autofree uint8_t *buf = g_malloc(QUORUM_STATE_LABELS);
     int ret = bdrv_co_pread(node->child, 0, QUORUM_STATE_LABELS, buf, 0);
 
-    node->foreign = false;
-    if (ret >= 0 && !quorum_state_check_blank(buf, node->child->bs, 0,
-                                              &st->label.set, NULL)) {
-        node->foreign = true;
-        ret = -EEXIST;
-    }
-    return ret;
+    QEMU_LOCK_GUARD(&st->lock);
+    node->foreign = ret >= 0 &&
+                    !quorum_state_check_blank(buf, node->child->bs, 0,
+                                              &st->label.set, NULL);
+    return node->foreign ? -EEXIST : ret;
 }
 
 /*
@@ -630,7 +628,7 @@ static void coroutine_fn GRAPH_RDLOCK quorum_state_start_round(QuorumState *st)
     qemu_mutex_unlock(&st->lock);
 }
 
-/* Whether a round that is at work may still make @want durable. */
+/* Whether some node has a round at work. */
 static bool quorum_state_any_busy_locked(const QuorumState *st)
 {
     for (int i = 0; i < st->num_nodes; i++) {
