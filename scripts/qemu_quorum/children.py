@@ -2,25 +2,22 @@
 #
 # Copyright (c) 2026 The quorum project authors
 
-"""The commands replace, remove and drop"""
+"""The commands remove and drop"""
 
-import os
 import re
-import stat
 from typing import List, Optional, Set, Tuple
 
-from .basics import NOT_WELL, WELL, Dictionary, Failure, Stuck
+from .basics import NOT_WELL, WELL, Failure, Stuck
 from .monitor import ANSWER_SECONDS, ExecuteError
 from .quorum import Quorum, find_slot
-from .scrub import Scrub, scrub_report
-from .text import human_size
+from .scrub import Scrub
 
 
 STUCK_SECONDS = 3.0         # without an answer, for "drop"
 
 
 class Children(Scrub):
-    """Put children into slots, and take them out"""
+    """Take children out of their slots"""
 
     def remove(self) -> int:
         quorum, (word,) = self._node_and_slot(self.args.words, 1,
@@ -152,112 +149,3 @@ class Children(Scrub):
         if name in self.system.nodes:
             self.say(f"node '{name}' is still open; to close it: blockdev-del "
                      '(QMP)')
-
-    def _new_name(self, quorum: Quorum, slot: int) -> str:
-        base = re.sub(r'[^A-Za-z0-9._-]', '', quorum.name)[:20]
-        if not base[:1].isalpha():
-            base = f'quorum{base}'[:20]
-        number, name = 1, f'{base}.{slot}'
-        while name in self.system.nodes:
-            number += 1
-            name = f'{base}.{slot}-{number}'
-        return name
-
-    def _open(self, quorum: Quorum, slot: int, path: str) -> str:
-        """Open the file @path, as the others are; the name of its node."""
-        path = os.path.abspath(path)
-        try:
-            mode = os.stat(path).st_mode
-        except OSError as error:
-            raise Failure(f"'{path}' is neither the name of a node nor a "
-                          f'file: {error.strerror}') from None
-        name = self._new_name(quorum, slot)
-        protocol: Dictionary = {
-            'driver': 'host_device' if stat.S_ISBLK(mode) else 'file',
-            'filename': path, 'discard': 'unmap'}
-        image: Dictionary = {'driver': self.args.format or 'raw',
-                             'node-name': name, 'discard': 'unmap'}
-        for child in quorum.children:
-            other = self.system.nodes.get(child.get('node-name', ''))
-            if other:
-                cache = {key: other['cache'][key]
-                         for key in ('direct', 'no-flush')}
-                protocol['cache'] = image['cache'] = cache
-                break
-        self.monitor.change('blockdev-add', {**image, 'file': protocol})
-        return name
-
-    def replace(self) -> int:
-        quorum, (word, what) = self._node_and_slot(
-            self.args.words, 2, 'replace [NODE] SLOT FILE|NODE-NAME')
-        slot = find_slot(quorum, word, new=True)
-        if quorum.scrub:
-            raise Failure(f"'{quorum.name}' is being scrubbed: wait, or end "
-                          f'it by qemu-quorum scrub --stop {quorum.name}',
-                          NOT_WELL)
-        if self.system.nodes[quorum.name]['ro']:
-            raise Failure(f"'{quorum.name}' is read-only: what is new could "
-                          'not be filled', NOT_WELL)
-        opened = what not in self.system.nodes
-        if not opened and self.args.format:
-            raise Failure(f"'{what}' is the name of a node, which is open: "
-                          '--format is for files (./FILE)')
-        name = self._open(quorum, slot, what) if opened else what
-        old = None
-        if slot < len(quorum.children):
-            old = quorum.children[slot].get('node-name')
-        place = {'parent': quorum.name, 'child': f'children.{slot}'}
-        try:
-            self.monitor.change('x-blockdev-change', {
-                **place, 'node': name, 'in-sync': False})
-        except Failure as failure:
-            if opened:
-                self.monitor.change('blockdev-del', {'node-name': name})
-            if old and 'threshold' in str(failure):
-                states = [child['state'] for child in quorum.children]
-                free = [*states, 'vacant'].index('vacant')
-                raise Failure(
-                    f'{failure}; so add the new child first, as children.'
-                    f'{free}, then remove children.{slot}', NOT_WELL) from None
-            raise
-        try:
-            job = self._start_scrub(quorum, True, 'stale', self.args.speed,
-                                    'ignore')
-        except Failure as failure:
-            # The old child has missed what was written since, so it can't be
-            # put back as if nothing had happened
-            if old:
-                raise Failure(
-                    f"{failure}; children.{slot} is node '{name}' now, and "
-                    'lacks everything; once that is mended: '
-                    f'qemu-quorum scrub --stale {quorum.name}',
-                    NOT_WELL) from None
-            self.monitor.change('x-blockdev-change', place)
-            if opened:
-                self.monitor.change('blockdev-del', {'node-name': name})
-            raise
-        self.say(f"{quorum.name}: children.{slot} is node '{name}' now" +
-                 (f", opened as {self.args.format or 'raw'}" if opened else '')
-                 + '; it is being filled')
-        if old:
-            self._say_left(old)
-        figures = self._wait_for_scrub(quorum.name, job)
-        for line in scrub_report(quorum.name, figures, self.ranges):
-            self.say(line)
-        return self._report_replaced(quorum.name, slot, figures)
-
-    def _report_replaced(self, name: str, slot: int,
-                         figures: Dictionary) -> int:
-        child = self.system.choose(name).children[slot]
-        well = child['state'] == 'ok'
-        if well:
-            self.say(f'{name}: children.{slot} is in sync')
-        else:
-            self.say(f'{name}: children.{slot} is NOT in sync '
-                     f"({child['state']}, "
-                     f"{human_size(child['stale-bytes'])} missing); once what "
-                     f'is wrong is mended: qemu-quorum scrub --stale {name}')
-        self.result(**{'node-name': name, 'child': f'children.{slot}',
-                       'new': child.get('node-name'), 'state': child['state'],
-                       'scrub': figures})
-        return WELL if well else NOT_WELL

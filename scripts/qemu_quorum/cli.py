@@ -22,6 +22,7 @@ from .metrics import Metrics, forget
 from .monitor import HAVE_QMP, ExecuteError, Monitor
 from .places import KINDS
 from .printing import FORMS
+from .replace import Replace
 from .scrub import Scrub
 from .state import show_state
 from .status import Status
@@ -43,7 +44,7 @@ COMMANDS: Dict[str, Type[Command]] = {
     'watch': Watch,
     'scrub': Scrub,
     'resync': Scrub,
-    'replace': Children,
+    'replace': Replace,
     'remove': Children,
     'drop': Children,
     'adopt': Adopt,
@@ -197,6 +198,9 @@ def parse_args() -> argparse.Namespace:
                           'of a node will do')
     sub.add_argument('--format', help='format of FILE (default: raw, whatever '
                                       'is in it)')
+    sub.add_argument('--state', metavar='STATE',
+                     help='a state node for it, blank: a file, which is made '
+                          'if it is not there yet, or the name of a node')
     add_speed(sub)
 
     sub = add('remove', 'take a child out; its slot is vacant then')

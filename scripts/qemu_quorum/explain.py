@@ -60,8 +60,7 @@ def explain_node(quorum: Quorum) -> Iterator[Finding]:
             'at all.',
             'The guest gets I/O errors, and QEMU can not describe the disk.',
             ['bring back the servers of the replicas that are named below',
-             'then, for one that stays away: qemu-quorum replace '
-             f'{quorum.name} SLOT FILE'])
+             f"then, for one that stays away: {quorum.replace('SLOT')}"])
         return
     usable = quorum.usable()
     well = sum(child['state'] == 'ok' for child in quorum.children)
@@ -100,7 +99,7 @@ def errors_of(child: Dictionary) -> str:
 def explain_child(quorum: Quorum, child: Dictionary) -> Iterator[Finding]:
     """How a replica is, and what it has done before"""
     state, place = child['state'], place_of(child)
-    replace = f'qemu-quorum replace {quorum.name} {child["child"]} FILE'
+    replace = quorum.replace(child['child'])
     if state == 'vacant':
         why = f": {child['error']}" if 'error' in child else '.'
         yield Finding(
@@ -193,15 +192,13 @@ def explain_past(quorum: Quorum, child: Dictionary) -> Iterator[Finding]:
             f"{human_size(child['repaired-bytes'])} of it were repaired.",
             [f'to see whether there is more: qemu-quorum scrub --check '
              f'{quorum.name}',
-             'if the figure grows: qemu-quorum replace '
-             f'{quorum.name} {slot} FILE'], False)
+             f'if the figure grows: {quorum.replace(slot)}'], False)
     if child['state'] == 'ok' and errors_of(child):
         yield Finding(
             f'{place} has failed before: {errors_of(child)}.',
             'It has all data again. Once may be a server that was restarted; '
             'often is a disk, a network or a server that fails.',
-            ['if the figures grow: qemu-quorum replace '
-             f'{quorum.name} {slot} FILE'], False)
+            [f'if the figures grow: {quorum.replace(slot)}'], False)
     if child['state'] == 'ok' and child.get('timeouts'):
         yield Finding(
             f"{place} was given up {child['timeouts']} times, because it did "

@@ -7,7 +7,7 @@
 import os
 import re
 import sys
-from typing import List, Optional
+from typing import Container, List, Optional
 
 from .basics import Dictionary, Failure
 from .places import Place
@@ -27,6 +27,18 @@ def check_name(option: str, name: str) -> None:
         raise Failure(f"{option} '{name}': it must begin with a letter, "
                       "and consist of at most 24 letters, digits, '.', "
                       "'_' and '-'")
+
+
+def new_name(quorum: str, word: str, taken: Container[str]) -> str:
+    """What a node that is opened for this quorum is called"""
+    base = re.sub(r'[^A-Za-z0-9._-]', '', quorum)[:20]
+    if not base[:1].isalpha():
+        base = f'quorum{base}'[:20]
+    number, name = 1, f'{base}.{word}'
+    while name in taken:
+        number += 1
+        name = f'{base}.{word}-{number}'
+    return name
 
 
 def check_threshold(threshold: Optional[int], count: int) -> int:

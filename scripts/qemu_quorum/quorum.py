@@ -75,6 +75,19 @@ class Quorum:
             (child['state'] == 'vacant') == (i > 0)
             for i, child in enumerate(self.children))
 
+    def replace(self, slot: str) -> str:
+        """The command that puts another child there"""
+        state = ' --state STATE' if self.memory else ''
+        return f'qemu-quorum replace {self.name} {slot} FILE{state}'
+
+    def state_node(self, slot: str) -> Optional[Dictionary]:
+        """That of the child there, if it has one"""
+        nodes = self.memory['nodes'] if self.memory else []
+        for node in nodes:
+            if node['child'] == slot:
+                return dict(node)
+        return None
+
     def bad_state_nodes(self) -> List[Dictionary]:
         """Those that don't get what a restart must not forget"""
         nodes = self.memory['nodes'] if self.memory else []
@@ -108,13 +121,11 @@ class Quorum:
                     yield 'the disk has one replica yet: qemu-quorum adopt ' \
                           f'{self.name} --replica URI --replica URI'
             elif state == 'vacant':
-                yield f'{slot} is vacant: qemu-quorum replace {self.name} ' \
-                      f'{slot} FILE'
+                yield f'{slot} is vacant: {self.replace(slot)}'
             elif state in ('excluded', 'corrupt'):
                 why = 'is corrupt' if state == 'corrupt' else \
                     'is excluded, its length is wrong'
-                yield f'{slot} {why}: qemu-quorum replace {self.name} ' \
-                      f'{slot} FILE'
+                yield f'{slot} {why}: {self.replace(slot)}'
             elif state == 'lagging':
                 pass        # it has been said
             elif child['stale-bytes']:
