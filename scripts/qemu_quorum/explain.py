@@ -7,6 +7,7 @@
 from typing import Iterator, List, NamedTuple
 
 from .basics import Dictionary
+from .newstate import commands_to_add, commands_to_change
 from .quorum import Quorum, is_late, resync_line, scrub_line
 from .status import Status, health
 from .text import fold, human_size, printable
@@ -217,6 +218,14 @@ def explain_state_nodes(quorum: Quorum) -> Iterator[Finding]:
             ['a disk that is in use can be given state nodes: see "Adding '
              'state nodes" in the manual'], False)
         return
+    for slot, child in enumerate(quorum.children):
+        if child['state'] not in ('vacant', 'corrupt', 'excluded') and \
+           not quorum.state_node(child['child']):
+            yield Finding(
+                f'{place_of(child)} has no state node.',
+                'What it lacks is not written down, so each start takes it '
+                'for a new replica, and fills all of it once more.',
+                commands_to_add(quorum, slot))
     nodes = info['nodes']
     failing = [node for node in nodes if node['state'] == 'failed']
     must = min(quorum.threshold or 1, len(nodes))
@@ -237,11 +246,12 @@ def explain_state_nodes(quorum: Quorum) -> Iterator[Finding]:
                 'for a while. It gets what is new with the next write.', [],
                 False)
         elif node['state'] == 'foreign':
+            slot = int(node['child'].partition('.')[2])
             yield Finding(
                 f'{called} belongs to another disk, or to another side of a '
                 'split.', 'Nothing is written to it, so its replica is a '
                 'newcomer at the next start.',
-                ['give that child a blank state node'])
+                commands_to_change(quorum, slot))
         elif node['state'] == 'blank':
             yield Finding(
                 f'{called} is blank: nothing was written yet.',

@@ -33,6 +33,29 @@ def command(name: str, arguments: Dictionary) -> str:
     return f'{name} (QMP): {json.dumps(arguments)}'
 
 
+def commands_to_add(quorum: Quorum, slot: int) -> List[str]:
+    """What gives a blank one to a child that is there"""
+    assert quorum.memory
+    name = state_name(quorum, slot, [
+        node['node-name'] for node in [*quorum.children,
+                                       *quorum.memory['nodes']]
+        if 'node-name' in node])
+    return [
+        f"truncate -s {state_size(quorum.data['size'])} FILE",
+        command('blockdev-add', {
+            'driver': 'raw', 'node-name': name,
+            'file': {'driver': 'file', 'filename': 'FILE'}}),
+        command('x-blockdev-change', {**state_change(quorum, slot),
+                                      'node': name}),
+        'then have it among the options with which QEMU is started, too']
+
+
+def commands_to_change(quorum: Quorum, slot: int) -> List[str]:
+    """What gives it a blank one in place of that which it has"""
+    return [command('x-blockdev-change', state_change(quorum, slot)),
+            *commands_to_add(quorum, slot)]
+
+
 class NewStateNode:
     """
     @text is the name of a node that is open, or a place.  It is looked at

@@ -165,7 +165,8 @@ class Replace(Children):
             if quorum.memory:
                 self.say(f'{quorum.name}: {name} has NO state node: each '
                          'start takes it for a new one, and fills all of it '
-                         'once more; give replace --state FILE')
+                         'once more; next time give replace --state FILE, and '
+                         f'for this one see qemu-quorum explain {quorum.name}')
         elif self.state_error:
             self.say(f'{quorum.name}: its state node can NOT be added: '
                      f'{self.state_error}')
