@@ -7,6 +7,7 @@
 # For tests that run in_own_namespaces().
 
 import os
+import re
 import shutil
 import signal
 import struct
@@ -28,6 +29,7 @@ UNSTABLE, FILE_SYNC = 0, 2          # how a server may write
 # QEMU's NFS client speaks version 3 only.  That takes a portmapper.
 CONFIG = '''
 NFS_CORE_PARAM {{
+    {more}
     Protocols = 3;
     MNT_Port = {mount_port};
     Enable_UDP = false;
@@ -51,16 +53,28 @@ EXPORT {{
 '''
 
 
+def ganesha_version() -> int:
+    """As 6, of V6.5"""
+    text = subprocess.run(['ganesha.nfsd', '-v'], check=True,
+                          capture_output=True, text=True).stdout
+    found = re.search(r'V(\d+)\.', text)
+    assert found, text
+    return int(found[1])
+
+
 class NFSBox:
     """A server of a new image"""
     def __init__(self, number: int, size: int) -> None:
         self.cable = Cable(number)
         # FSAL VFS needs file handles, which some file systems don't have.
-        # tmpfs has, and goes away with the namespace in which it is mounted.
+        # tmpfs has, and goes away with the namespace in which it is mounted;
+        # but it is not exported any more from version 6 on.
         self.folder = os.path.join(iotests.test_dir, self.cable.name)
         os.makedirs(self.folder, exist_ok=True)
-        subprocess.run(['mount', '-t', 'tmpfs', 'box', self.folder],
-                       check=True)
+        self.in_memory = ganesha_version() < 6
+        if self.in_memory:
+            subprocess.run(['mount', '-t', 'tmpfs', 'box', self.folder],
+                           check=True)
         for name in 'export', 'recovery':
             os.mkdir(f'{self.folder}/{name}')
         self.image = f'{self.folder}/export/disk.raw'
@@ -68,7 +82,10 @@ class NFSBox:
         with open(self.image, 'wb') as file:
             file.truncate(size)
         with open(f'{self.folder}/config', 'w', encoding='utf-8') as file:
-            file.write(CONFIG.format(folder=self.folder,
+            # A privilege that a container may not have
+            more = '' if self.in_memory else \
+                'Allow_Set_Io_Flusher_Fail = true;'
+            file.write(CONFIG.format(folder=self.folder, more=more,
                                      mount_port=MOUNT_PORT))
         self.start()
 
@@ -113,8 +130,11 @@ class NFSBox:
     def remove(self) -> None:
         self.kill()
         self.cable.remove()
-        subprocess.run(['umount', '-l', self.folder], check=True)
-        os.rmdir(self.folder)
+        if self.in_memory:
+            subprocess.run(['umount', '-l', self.folder], check=True)
+            os.rmdir(self.folder)
+        else:
+            shutil.rmtree(self.folder)
 
     def node(self) -> Dict[str, Any]:
         return {'driver': 'nfs', 'node-name': self.cable.name,
