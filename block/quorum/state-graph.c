@@ -477,6 +477,8 @@ static bool quorum_state_read_check(BlockDriverState *bs, int i,
     if (!blk) {
         return false;
     }
+    /* All nodes may be drained, which it does not wait for the end of. */
+    blk_set_disable_request_queuing(blk, true);
     ret = blk_pread(blk, 0, QUORUM_STATE_LABELS, labels, 0);
     blk_unref(blk);
     if (ret < 0) {
