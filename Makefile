@@ -64,7 +64,7 @@ series: all             ## make build/series/*/*.patch, as they would be mailed
 debian-patches: all     ## the series as Debian's packaging takes it
 	@tools/patches debian --check
 
-deb: packages           ## build Debian's packages with the series (an hour)
+deb: packages           ## build Debian's packages with the series (20 minutes)
 	@tools/deb
 
 check-series: packages  ## build and test each patch of the series by itself
