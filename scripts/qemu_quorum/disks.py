@@ -27,6 +27,11 @@ class User(NamedTuple):
             'an export'
 
 
+def cache_options(info: Dictionary) -> Dictionary:
+    """With which a node is cached as this one, of which QEMU tells @info"""
+    return {key: info['cache'][key] for key in ('direct', 'no-flush')}
+
+
 class Graph:
     """The nodes of a QEMU, and what uses what"""
 
@@ -105,8 +110,7 @@ class Graph:
 
     def cache_of(self, name: str) -> Optional[Dictionary]:
         """How it is cached, if that is not the default"""
-        cache = {key: self.nodes[name]['cache'][key]
-                 for key in ('direct', 'no-flush')}
+        cache = cache_options(self.nodes[name])
         return cache if any(cache.values()) else None
 
     def describe(self, name: str) -> Optional[Dictionary]:

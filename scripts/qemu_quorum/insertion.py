@@ -8,7 +8,7 @@ import re
 from typing import List, Optional, Sequence
 
 from .basics import NOT_WELL, Dictionary, Failure
-from .disks import Graph, User
+from .disks import Graph, User, cache_options
 from .monitor import Monitor
 from .printing import libvirt, quote_node
 
@@ -77,8 +77,8 @@ class BelowRaw(Insertion):
         info = graph.nodes[node]
         self.options = {
             'driver': 'raw', 'node-name': node, 'discard': 'unmap',
-            'detect-zeroes': info['detect_zeroes'], 'cache': {
-                key: info['cache'][key] for key in ('direct', 'no-flush')}}
+            'detect-zeroes': info['detect_zeroes'],
+            'cache': cache_options(info)}
 
     def _reopen(self, monitor: Monitor, below: str) -> None:
         monitor.change('blockdev-reopen', {

@@ -6,10 +6,10 @@
 
 import json
 import os
-from typing import Container, Dict, List, Optional
+from typing import Container, List, Optional
 
 from .basics import NOT_WELL, Dictionary, Failure, Gone
-from .disks import Graph
+from .disks import Graph, cache_options
 from .layout import least_state_size, new_name, note
 from .monitor import Monitor
 from .places import Place
@@ -141,8 +141,10 @@ class NewStateNode:
         if place.size is None:
             place.make(self.img, self._new_size())
         node = place.node(self.name)
-        node['cache'] = self._cache()
-        node['file'] = {**node['file'], 'cache': self._cache()}
+        # As the others have it
+        for other in self._others()[:1]:
+            node['cache'] = cache_options(other)
+            node['file'] = {**node['file'], 'cache': node['cache']}
         try:
             self.monitor.change('blockdev-add', node)
         except Failure as failure:
@@ -159,11 +161,6 @@ class NewStateNode:
         """As of a new quorum, or as the others have"""
         return max([state_size(self.quorum.data['size']), *(
             node['image']['virtual-size'] for node in self._others())])
-
-    def _cache(self) -> Dict[str, bool]:
-        """As the others have it"""
-        return {key: node['cache'][key] for node in self._others()[:1]
-                for key in ('direct', 'no-flush')}
 
     def close(self) -> None:
         if self.opened:

@@ -12,6 +12,7 @@ from typing import Callable, List, Optional, Tuple
 
 from .basics import NOT_WELL, WELL, Dictionary, Failure
 from .children import Children
+from .disks import cache_options
 from .layout import new_name
 from .monitor import Monitor
 from .newstate import NewStateNode
@@ -72,9 +73,7 @@ class Replace(Children):
         for child in quorum.children:
             other = self.system.nodes.get(child.get('node-name', ''))
             if other:
-                cache = {key: other['cache'][key]
-                         for key in ('direct', 'no-flush')}
-                protocol['cache'] = image['cache'] = cache
+                protocol['cache'] = image['cache'] = cache_options(other)
                 break
         self.monitor.change('blockdev-add', {**image, 'file': protocol})
         return name
