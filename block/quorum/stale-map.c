@@ -193,6 +193,7 @@ static void quorum_sync_set_late_locked(QuorumSync *sync, QuorumSyncChild *c,
     if (offset < end) {
         c->late = c->late ?: hbitmap_alloc(sync->bytes, sync->stale_shift);
         hbitmap_set(c->late, offset, end - offset);
+        quorum_sync_add_news_locked(sync, c, offset, end);
     }
 }
 
@@ -201,10 +202,7 @@ static void quorum_sync_move_late_end_locked(QuorumSync *sync,
                                              QuorumSyncChild *c,
                                              int64_t old_bytes)
 {
-    if (c->late_end > old_bytes && sync->bytes > old_bytes) {
-        quorum_sync_set_late_locked(sync, c, old_bytes, c->late_end);
-        quorum_sync_add_news_locked(sync, c, old_bytes, sync->bytes);
-    }
+    quorum_sync_set_late_locked(sync, c, old_bytes, c->late_end);
     if (c->late_end <= sync->bytes) {
         c->late_end = 0;
     }
@@ -547,8 +545,8 @@ void quorum_sync_mark_late(QuorumSync *sync, int i, int64_t offset,
     quorum_sync_set_late_locked(sync, c, offset, end);
     if (end > sync->bytes) {
         c->late_end = MAX(c->late_end, end);
+        quorum_sync_add_news_locked(sync, c, offset, end);
     }
-    quorum_sync_add_news_locked(sync, c, offset, end);
     quorum_sync_count_degraded_locked(sync);
 }
 

@@ -343,16 +343,9 @@ void quorum_state_store_end(QuorumState *st, bool done);
 int coroutine_fn GRAPH_RDLOCK quorum_state_store(BlockDriverState *bs);
 
 /*
- * Slots with a child that lacks something or is BEHIND, bit i for slot i; and
- * whether these are so many that exact maps are to be written instead of saying
- * that they are BEHIND, because that would leave too few votes in what is
- * marked.
- */
-uint64_t quorum_state_lacking_slots_locked(QuorumState *st);
-bool quorum_state_wants_maps_locked(QuorumState *st, uint64_t lacking);
-
-/*
- * If that is so, and some are BEHIND, write exact maps.  Returns 0, or -EIO.
+ * If so many children lack something that saying of some that they are BEHIND
+ * leaves too few votes in what is marked, write exact maps instead.  Returns 0,
+ * or -EIO.
  */
 int coroutine_fn GRAPH_RDLOCK quorum_state_end_flags(QuorumState *st);
 

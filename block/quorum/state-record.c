@@ -128,7 +128,8 @@ QuorumStateRecord *quorum_state_record_of(QuorumState *st, int i)
     return k >= 0 ? &st->label.records[k] : NULL;
 }
 
-uint64_t quorum_state_lacking_slots_locked(QuorumState *st)
+/* Slots with a child that lacks something or is BEHIND, bit i for slot i. */
+static uint64_t quorum_state_lacking_slots_locked(QuorumState *st)
 {
     BDRVQuorumState *s = st->bs->opaque;
     uint64_t slots = 0;
@@ -144,7 +145,11 @@ uint64_t quorum_state_lacking_slots_locked(QuorumState *st)
     return slots;
 }
 
-bool quorum_state_wants_maps_locked(QuorumState *st, uint64_t lacking)
+/*
+ * Whether these are so many that exact maps are to be written instead of saying
+ * that they are BEHIND.
+ */
+static bool quorum_state_wants_maps_locked(QuorumState *st, uint64_t lacking)
 {
     BDRVQuorumState *s = st->bs->opaque;
     int present = 0;

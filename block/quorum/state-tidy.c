@@ -255,8 +255,8 @@ static void coroutine_fn GRAPH_RDLOCK quorum_state_tidy(BlockDriverState *bs)
     qemu_co_rwlock_rdlock(&st->layout_lock);
     shrink = quorum_state_may_shrink(st);
     qemu_co_rwlock_unlock(&st->layout_lock);
-    if (quorum_state_end_flags(st) < 0 ||
-        ((marks || shrink) && quorum_state_store(bs) < 0)) {
+    if ((marks || shrink ? quorum_state_store(bs)
+                         : quorum_state_end_flags(st)) < 0) {
         return;
     }
     if (marks) {
