@@ -284,31 +284,6 @@ static void quorum_leave_vacant(BlockDriverState *bs, int i, Error *err)
 }
 
 /*
- * Whether a child that can't be opened because of @err is just not there.  If
- * another node or process uses it, two disks would be made of one, and the name
- * of a node that does not exist is a slip, so these two concern the whole disk.
- * The core hands up no errno, but these are the only places that say so:
- * bdrv_lookup_bs(), bdrv_a_allow_b() and, in file-posix.c,
- * raw_check_lock_bytes().
- */
-static bool quorum_is_away(Error *err)
-{
-    static const char *const texts[] = {
-        "Cannot find device=",
-        "Permission conflict on node",
-        "Failed to get \"",
-        "Failed to get shared \"",
-    };
-
-    for (int i = 0; i < ARRAY_SIZE(texts); i++) {
-        if (strstr(error_get_pretty(err), texts[i])) {
-            return false;
-        }
-    }
-    return true;
-}
-
-/*
  * How many slots @options describe, or -errno with @errp set; *@occupied: how
  * many of them are given a child.
  */
@@ -366,7 +341,7 @@ static int quorum_open_slot(BlockDriverState *bs, QDict *options, int i,
         error_propagate(errp, local_err);
         return -EINVAL;
     }
-    if (!quorum_is_away(local_err)) {
+    if (!quorum_opts_is_away(local_err)) {
         error_append_hint(&local_err, "open-degraded=on does without a child "
                           "that is not there; this one is in use, or its node "
                           "name is wrong.\n");
@@ -410,7 +385,7 @@ static void quorum_vacate_read_only(BlockDriverState *bs, int occupied)
         bdrv_graph_rdlock_main_loop();
         quorum_can_write(s->slots[i].child, &errors[i]);
         bdrv_graph_rdunlock_main_loop();
-        if (errors[i] && !quorum_is_away(errors[i])) {
+        if (errors[i] && !quorum_opts_is_away(errors[i])) {
             /* It is told to the parent that asks for it in earnest. */
             error_free(g_steal_pointer(&errors[i]));
         }

@@ -210,15 +210,27 @@ int coroutine_fn quorum_store_co_load(BlockDriverState *bs, bool again,
 
 int quorum_store_attach(BlockDriverState *bs, QDict *options, Error **errp)
 {
-    ERRP_GUARD();
     BDRVQuorumState *s = bs->opaque;
     QuorumDigestStore *store;
+    g_autoptr(Error) local_err = NULL;
     BdrvChild *child;
 
     child = bdrv_open_child(NULL, options, QUORUM_STORE_CHILD, bs,
-                            &child_of_bds, BDRV_CHILD_METADATA, true, errp);
+                            &child_of_bds, BDRV_CHILD_METADATA, true,
+                            &local_err);
+    if (local_err) {
+        if (!s->opts.open_degraded || !quorum_opts_is_away(local_err)) {
+            error_propagate(errp, g_steal_pointer(&local_err));
+            return -EINVAL;
+        }
+        warn_report("quorum: " QUORUM_STORE_CHILD " is done without: %s",
+                    error_get_pretty(local_err));
+        quorum_opts_delete_child(bs->options, QUORUM_STORE_CHILD);
+        quorum_opts_delete_child(bs->explicit_options, QUORUM_STORE_CHILD);
+        return 0;
+    }
     if (!child) {
-        return *errp ? -EINVAL : 0;
+        return 0;
     }
     store = s->store = g_new0(QuorumDigestStore, 1);
     store->bs = bs;

@@ -237,6 +237,23 @@ bool quorum_opts_have(QDict *options, const char *prefix)
     return false;
 }
 
+bool quorum_opts_is_away(const Error *err)
+{
+    static const char *const texts[] = {
+        "Cannot find device=",
+        "Permission conflict on node",
+        "Failed to get \"",
+        "Failed to get shared \"",
+    };
+
+    for (int i = 0; i < ARRAY_SIZE(texts); i++) {
+        if (strstr(error_get_pretty(err), texts[i])) {
+            return false;
+        }
+    }
+    return true;
+}
+
 void quorum_opts_delete_child(QDict *options, const char *key)
 {
     g_autofree char *prefix = g_strconcat(key, ".", NULL);

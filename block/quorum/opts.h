@@ -118,6 +118,16 @@ bool quorum_key_is_vacant(QDict *options, const char *key);
 /* Whether @options have a key that begins with @prefix. */
 bool quorum_opts_have(QDict *options, const char *prefix);
 
+/*
+ * Whether a node that can't be opened because of @err is just not there.  If
+ * another node or process uses it, two disks would be made of one, and the name
+ * of a node that does not exist is a slip, so these two concern the whole disk.
+ * The core hands up no errno, but these are the only places that say so:
+ * bdrv_lookup_bs(), bdrv_a_allow_b() and, in file-posix.c,
+ * raw_check_lock_bytes().
+ */
+bool quorum_opts_is_away(const Error *err);
+
 /* Delete @key, the name of a child, and all that is nested below it. */
 void quorum_opts_delete_child(QDict *options, const char *key);
 

@@ -81,22 +81,43 @@ void quorum_state_attached(BdrvChild *child)
     }
 }
 
+/*
+ * Open the state node beside the child in slot @i, if @options name one.  If
+ * open-degraded lets the quorum do without it, *@away, which the caller frees,
+ * gets the reason, unless there is one already.
+ */
 static int quorum_state_attach_node(BlockDriverState *bs, QDict *options, int i,
-                                    Error **errp)
+                                    Error **away, Error **errp)
 {
     BDRVQuorumState *s = bs->opaque;
     g_autofree char *key = quorum_state_name(i);
+    Error *local_err = NULL;
 
     if (quorum_key_is_vacant(options, key)) {
         qdict_del(options, key);
-        quorum_opts_delete_child(bs->options, key);
-        quorum_opts_delete_child(bs->explicit_options, key);
-        return 0;
+    } else {
+        s->state->nodes[i].child = bdrv_open_child(NULL, options, key, bs,
+                                                   &child_of_bds,
+                                                   BDRV_CHILD_METADATA, true,
+                                                   &local_err);
+        if (!local_err) {
+            return 0;
+        }
+        if (!s->opts.open_degraded || !quorum_opts_is_away(local_err)) {
+            error_propagate(errp, local_err);
+            return -EINVAL;
+        }
+        warn_report("quorum: %s is done without: %s", key,
+                    error_get_pretty(local_err));
+        bdrv_graph_rdlock_main_loop();
+        quorum_state_tell_failure(s->state, i, error_get_pretty(local_err),
+                                  false);
+        bdrv_graph_rdunlock_main_loop();
+        error_propagate(away, local_err);
     }
-    s->state->nodes[i].child = bdrv_open_child(NULL, options, key, bs,
-                                               &child_of_bds,
-                                               BDRV_CHILD_METADATA, true, errp);
-    return *errp ? -EINVAL : 0;
+    quorum_opts_delete_child(bs->options, key);
+    quorum_opts_delete_child(bs->explicit_options, key);
+    return 0;
 }
 
 QuorumState *quorum_state_new(BlockDriverState *bs, int slots)
@@ -121,8 +142,8 @@ QuorumState *quorum_state_new(BlockDriverState *bs, int slots)
 int quorum_state_attach(BlockDriverState *bs, QDict *options, int slots,
                         Error **errp)
 {
-    ERRP_GUARD();
     BDRVQuorumState *s = bs->opaque;
+    g_autoptr(Error) away = NULL;
     int nodes = 0;
     QuorumState *st;
 
@@ -137,12 +158,16 @@ int quorum_state_attach(BlockDriverState *bs, QDict *options, int slots,
     st = s->state = quorum_state_new(bs, slots);
     st->init = s->opts.state_init;
     for (int i = 0; i < slots; i++) {
-        int ret = quorum_state_attach_node(bs, options, i, errp);
+        int ret = quorum_state_attach_node(bs, options, i, &away, errp);
 
         if (ret < 0) {
             return ret;
         }
         nodes += st->nodes[i].child && s->slots[i].child;
+    }
+    if (nodes < s->opts.threshold && away) {
+        error_propagate(errp, g_steal_pointer(&away));
+        return -EINVAL;
     }
     return quorum_state_check_count(nodes, s->opts.threshold, errp) &&
            quorum_state_check_slots(slots, errp) ? 0 : -EINVAL;

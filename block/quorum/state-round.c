@@ -713,10 +713,11 @@ void quorum_state_tell_failure(QuorumState *st, int i, const char *error,
                                bool fatal)
 {
     g_autofree char *name = quorum_child_name(i);
+    BdrvChild *child = st->nodes[i].child;
 
     qapi_event_send_quorum_state_failure(
         bdrv_get_device_or_node_name(st->bs), name,
-        bdrv_get_node_name(st->nodes[i].child->bs), error, fatal);
+        child ? bdrv_get_node_name(child->bs) : NULL, error, fatal);
 }
 
 void quorum_state_node_failed(QuorumState *st, int i, const char *what, int ret)

@@ -71,6 +71,17 @@ MEANINGS = [
         '(open-degraded).',
         'Bring its server back, or replace it: qemu-quorum replace.'),
     Meaning(
+        r'state\.(\d+) is done without: (.*)',
+        'The state node of children.\\1 could not be opened: \\2. The disk has '
+        'started without it (open-degraded); if its replica is there, that is '
+        'filled again.',
+        'Bring its server back before the next start.'),
+    Meaning(
+        r'digests is done without: (.*)',
+        'The node of digests could not be opened: \\1. The disk has started '
+        'without it (open-degraded): what is read first is voted on.',
+        'Bring its server back before the next start.'),
+    Meaning(
         r'The disk has grown to (\d+) bytes, and the state nodes',
         'The disk is longer than its state nodes can describe.',
         'While all replicas are in sync: new, blank state nodes and '
