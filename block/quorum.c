@@ -233,13 +233,17 @@ static void quorum_close(BlockDriverState *bs)
     if (!(bs->open_flags & BDRV_O_INACTIVE)) {
         quorum_state_clean(bs);
     }
+    /*
+     * While children are closed, the main loop goes on: what looks at them from
+     * there ends before.
+     */
+    qemu_bh_delete(s->migration_bh);
+    quorum_late_cleanup(bs);
+    quorum_resync_destroy(s);
     quorum_detach_children(bs);
-    assert(QLIST_EMPTY(&s->in_flight));
     if (s->migration_blocker) {
         migrate_del_blocker(&s->migration_blocker);
     }
-    qemu_bh_delete(s->migration_bh);
-    quorum_late_cleanup(bs);
     quorum_slots_free(s->slots, s->num_slots);
     quorum_sync_free(s->sync);
     quorum_digests_free(s->digests);
@@ -248,7 +252,6 @@ static void quorum_close(BlockDriverState *bs)
     buffer_pool_destroy(&s->pool);
     fair_budget_destroy(&s->budget);
     quorum_repairs_destroy(s);
-    quorum_resync_destroy(s);
 }
 
 /* The slot @key is vacant: the core deletes only options of real children. */
