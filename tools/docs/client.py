@@ -2,7 +2,7 @@
 """
 What the functions of shell.sh say to a QEMU or a storage daemon.
 
-usage: client.py hello SOCKET           whether it answers
+usage: client.py hello SOCKET           whether it has started, and answers
        client.py qmp SOCKET JSON        or COMMAND [KEY=VALUE...]
        client.py guest SOCKET COMMAND...    qemu-io's commands on its first disk
 """
@@ -26,7 +26,8 @@ class Monitor:
         self.data = b''
         self.receive()
         if oob:
-            self.send({'execute': 'qmp_capabilities',
+            # Out of band itself: a chapter may have hung a server already.
+            self.send({'exec-oob': 'qmp_capabilities',
                        'arguments': {'enable': ['oob']}})
             self.receive()
 
@@ -92,7 +93,10 @@ def main() -> int:
     what, path, *words = sys.argv[1:]
     try:
         monitor = Monitor(path, what != 'hello')
-        if what == 'qmp':
+        if what == 'hello':
+            # Not out of band: the main loop answers, once all is there.
+            monitor.command({'execute': 'qmp_capabilities'})
+        elif what == 'qmp':
             print(json.dumps(monitor.command(parse(words))))
         elif what == 'guest':
             guest(monitor, words)
