@@ -426,11 +426,15 @@ static void test_throttled(void)
     qdict_put_str(options, "file.file.image.driver", "null-co");
     qdict_put_int(options, "file.file.image.size", SIZE);
     bs = bdrv_open(NULL, NULL, options, BDRV_O_RDWR, &error_abort);
+    /* To attach a parent may drain, which lets requests through. */
     for (int i = 0; i < ARRAY_SIZE(h); i++) {
         hung_init(&h[i], bs, NULL, qemu_get_aio_context());
+    }
+    write_begin(&h[0]);
+    g_assert_cmpint(write_end(&h[0]), ==, 0);
+    for (int i = 1; i < ARRAY_SIZE(h); i++) {
         write_begin(&h[i]);
     }
-    g_assert_cmpint(write_end(&h[0]), ==, 0);
     abandon_soon(&h[0]);
     for (int i = 1; i < ARRAY_SIZE(h); i++) {
         g_assert_cmpint(write_end(&h[i]), ==, -ETIMEDOUT);
