@@ -205,7 +205,9 @@ static int GRAPH_RDLOCK quorum_inactivate(BlockDriverState *bs)
     /* The core drains later, and a write in flight must not be forgotten. */
     bdrv_drained_begin(bs);
     ret = quorum_state_clean(bs);
-    quorum_checked_unload(bs->opaque);
+    if (ret == 0) {
+        quorum_checked_unload(bs->opaque);
+    }
     bdrv_drained_end(bs);
     return ret;
 }
@@ -235,8 +237,10 @@ static void quorum_close(BlockDriverState *bs)
     }
     /*
      * While children are closed, the main loop goes on: what looks at them from
-     * there ends before.
+     * there ends before.  It may have begun to ask some of them, and nothing
+     * begins after the drain, for nothing polls.
      */
+    bdrv_drain(bs);
     qemu_bh_delete(s->migration_bh);
     quorum_late_cleanup(bs);
     quorum_resync_destroy(s);
@@ -284,6 +288,18 @@ static void quorum_leave_vacant(BlockDriverState *bs, int i, Error *err)
     s->slots[i].error = g_strdup(error_get_pretty(err));
     error_free(err);
     quorum_delete_options(bs, key);
+}
+
+/* The same with one that has been opened. */
+static void quorum_vacate(BlockDriverState *bs, int i, Error *err)
+{
+    BDRVQuorumState *s = bs->opaque;
+
+    bdrv_graph_wrlock();
+    bdrv_unref_child(bs, g_steal_pointer(&s->slots[i].child));
+    bdrv_graph_wrunlock();
+    quorum_sync_set_present(s->sync, i, false);
+    quorum_leave_vacant(bs, i, err);
 }
 
 /*
@@ -402,12 +418,31 @@ static void quorum_vacate_read_only(BlockDriverState *bs, int occupied)
             error_free(errors[i]);
             continue;
         }
-        bdrv_graph_wrlock();
-        bdrv_unref_child(bs, g_steal_pointer(&s->slots[i].child));
-        bdrv_graph_wrunlock();
-        quorum_sync_set_present(s->sync, i, false);
-        quorum_leave_vacant(bs, i, errors[i]);
+        quorum_vacate(bs, i, errors[i]);
     }
+}
+
+/*
+ * Open the state nodes.  A child whose state node is away is done without, too:
+ * it would be taken for a newcomer, for good, and what it has may be needed
+ * when the state node is back.
+ */
+static int quorum_open_states(BlockDriverState *bs, QDict *options, int slots,
+                              Error **errp)
+{
+    BDRVQuorumState *s = bs->opaque;
+    g_autofree Error **away = g_new0(Error *, slots);
+    int ret = quorum_state_attach(bs, options, slots, away, errp);
+
+    for (int i = 0; i < slots; i++) {
+        if (ret == 0 && away[i] && s->slots[i].child) {
+            error_prepend(&away[i], "its state node can't be opened: ");
+            quorum_vacate(bs, i, away[i]);
+        } else {
+            error_free(away[i]);
+        }
+    }
+    return ret;
 }
 
 /* All of the state but the options: @slots vacant slots. */
@@ -515,7 +550,7 @@ static int quorum_open(BlockDriverState *bs, QDict *options, int flags,
         quorum_vacate_read_only(bs, occupied);
     }
 
-    ret = quorum_state_attach(bs, options, slots, errp);
+    ret = quorum_open_states(bs, options, slots, errp);
     if (ret < 0) {
         goto fail;
     }

@@ -241,6 +241,11 @@ bool quorum_opts_is_away(const Error *err)
 {
     static const char *const texts[] = {
         "Cannot find device=",
+        "Duplicate nodes with node-name=",
+        "Invalid node-name:",
+        "is conflicting with a device id",
+        "Node name too long",
+        "support the option '",
         "Permission conflict on node",
         "Failed to get \"",
         "Failed to get shared \"",

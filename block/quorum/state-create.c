@@ -170,7 +170,7 @@ static bool GRAPH_WRLOCK quorum_state_attach_new(BlockDriverState *bs,
         return false;
     }
     st = quorum_state_new(bs, n);
-    st->creating = true;
+    st->creating = st->checking = true;
     s->state = st;
     for (int i = 0; i < n; i++) {
         g_autofree char *name = quorum_state_name(i);
@@ -299,6 +299,7 @@ static bool coroutine_fn GRAPH_RDLOCK quorum_state_co_check(QuorumState *st,
             ok = false;
         }
     }
+    st->checking &= !ok;
     qemu_mutex_unlock(&st->lock);
     return ok;
 }

@@ -75,6 +75,7 @@ struct QuorumState {
     QuorumStateNode *nodes;     /* [slot] */
     bool loaded;
     bool creating;              /* nothing is promised yet: state-create.c */
+    bool checking;              /* the same, or a failure is one of creating */
     bool begun;                 /* it was once: init has done what it is for */
     bool init;                  /* what the option says */
     bool changing;              /* the end of a change frees what has left */
@@ -154,6 +155,10 @@ struct QuorumState {
     bool fenced;
 
     int64_t tidied_ns;
+
+    /* The last seq of a page, and up to which one a label has told of them. */
+    uint64_t pages_seq;
+    uint64_t told_seq;
 
     /* When all that is written down is to be written once more, or 0. */
     int64_t again_ns;

@@ -84,7 +84,7 @@ void quorum_state_attached(BdrvChild *child)
 /*
  * Open the state node beside the child in slot @i, if @options name one.  If
  * open-degraded lets the quorum do without it, *@away, which the caller frees,
- * gets the reason, unless there is one already.
+ * gets the reason.
  */
 static int quorum_state_attach_node(BlockDriverState *bs, QDict *options, int i,
                                     Error **away, Error **errp)
@@ -104,20 +104,25 @@ static int quorum_state_attach_node(BlockDriverState *bs, QDict *options, int i,
             return 0;
         }
         if (!s->opts.open_degraded || !quorum_opts_is_away(local_err)) {
-            error_propagate(errp, local_err);
+            error_propagate_prepend(errp, local_err, "%s: ", key);
             return -EINVAL;
         }
-        warn_report("quorum: %s is done without: %s", key,
-                    error_get_pretty(local_err));
-        bdrv_graph_rdlock_main_loop();
-        quorum_state_tell_failure(s->state, i, error_get_pretty(local_err),
-                                  false);
-        bdrv_graph_rdunlock_main_loop();
-        error_propagate(away, local_err);
+        *away = local_err;
     }
     quorum_opts_delete_child(bs->options, key);
     quorum_opts_delete_child(bs->explicit_options, key);
     return 0;
+}
+
+/* The quorum does without the state node in slot @i because of @err. */
+static void quorum_state_tell_away(QuorumState *st, int i, const Error *err)
+{
+    g_autofree char *key = quorum_state_name(i);
+
+    warn_report("quorum: %s is done without: %s", key, error_get_pretty(err));
+    bdrv_graph_rdlock_main_loop();
+    quorum_state_tell_failure(st, i, error_get_pretty(err), false);
+    bdrv_graph_rdunlock_main_loop();
 }
 
 QuorumState *quorum_state_new(BlockDriverState *bs, int slots)
@@ -140,11 +145,10 @@ QuorumState *quorum_state_new(BlockDriverState *bs, int slots)
 }
 
 int quorum_state_attach(BlockDriverState *bs, QDict *options, int slots,
-                        Error **errp)
+                        Error **away, Error **errp)
 {
     BDRVQuorumState *s = bs->opaque;
-    g_autoptr(Error) away = NULL;
-    int nodes = 0;
+    int nodes = 0, first_away = -1;
     QuorumState *st;
 
     if (!quorum_opts_have(options, QUORUM_OPT_STATE)) {
@@ -158,19 +162,29 @@ int quorum_state_attach(BlockDriverState *bs, QDict *options, int slots,
     st = s->state = quorum_state_new(bs, slots);
     st->init = s->opts.state_init;
     for (int i = 0; i < slots; i++) {
-        int ret = quorum_state_attach_node(bs, options, i, &away, errp);
+        int ret = quorum_state_attach_node(bs, options, i, &away[i], errp);
 
         if (ret < 0) {
             return ret;
         }
         nodes += st->nodes[i].child && s->slots[i].child;
+        first_away = away[i] && first_away < 0 ? i : first_away;
     }
-    if (nodes < s->opts.threshold && away) {
-        error_propagate(errp, g_steal_pointer(&away));
+    if (nodes < s->opts.threshold && first_away >= 0) {
+        error_propagate_prepend(errp, g_steal_pointer(&away[first_away]),
+                                QUORUM_OPT_STATE "%d: ", first_away);
         return -EINVAL;
     }
-    return quorum_state_check_count(nodes, s->opts.threshold, errp) &&
-           quorum_state_check_slots(slots, errp) ? 0 : -EINVAL;
+    if (!quorum_state_check_count(nodes, s->opts.threshold, errp) ||
+        !quorum_state_check_slots(slots, errp)) {
+        return -EINVAL;
+    }
+    for (int i = 0; i < slots; i++) {
+        if (away[i]) {
+            quorum_state_tell_away(st, i, away[i]);
+        }
+    }
+    return 0;
 }
 
 void quorum_state_detach(BlockDriverState *bs)
@@ -204,6 +218,8 @@ typedef struct QuorumStateFile {
     bool unborn;                /* nothing was done since it was blank */
     bool good;                  /* it may be one of those that are counted */
     Error *err;                 /* why it is neither */
+    bool unread;                /* it could not be read; maybe later */
+    char *why;                  /* why its child is not believed */
     uint8_t *data;              /* all of it */
     int64_t bytes;
     int newest;                 /* place of the label */
@@ -214,6 +230,7 @@ static void quorum_state_files_free(QuorumStateFile *files, int n)
 {
     for (int i = 0; i < n; i++) {
         error_free(files[i].err);
+        g_free(files[i].why);
         qemu_vfree(files[i].data);
     }
     g_free(files);
@@ -270,20 +287,20 @@ static void coroutine_fn GRAPH_RDLOCK quorum_state_read(QuorumState *st, int i,
     }
 }
 
-/* The highest sequence number that is on the state node. */
-static void quorum_state_find_seq(QuorumStateFile *f)
+/* The highest sequence number that is on the state node, by @label, too. */
+static void quorum_state_find_seq(QuorumStateFile *f,
+                                  const QuorumStateLabel *label)
 {
-    uint32_t pages = quorum_state_pages(&f->label);
+    uint32_t pages = quorum_state_pages(label);
 
-    f->seq = f->label.seq;
+    f->seq = MAX(f->seq, f->label.seq);
     for (uint32_t p = 0; p < pages; p++) {
         for (int place = 0; place < 2; place++) {
             int64_t offset = quorum_state_offset(p, place);
             QuorumStatePage page;
 
             if (offset + QUORUM_STATE_PAGE <= f->bytes &&
-                quorum_state_decode_page(f->data + offset, &f->label, p,
-                                         &page)) {
+                quorum_state_decode_page(f->data + offset, label, p, &page)) {
                 f->seq = MAX(f->seq, page.seq);
             }
         }
@@ -317,6 +334,7 @@ static void quorum_state_judge_label(QuorumStateFile *f)
     Error *err = NULL;
 
     if (f->err) {
+        f->unread = true;
         return;
     }
     for (int place = 0; place < 2; place++) {
@@ -337,7 +355,7 @@ static void quorum_state_judge_label(QuorumStateFile *f)
         f->valid = false;
         error_free(err);
     } else if (f->valid) {
-        quorum_state_find_seq(f);
+        quorum_state_find_seq(f, &f->label);
         error_free(err);
     } else if (quorum_state_is_blank(f->data, QUORUM_STATE_LABELS)) {
         f->blank = true;
@@ -509,9 +527,9 @@ static char *quorum_state_complaint(const QuorumStateFile *f,
         return g_strdup("it has gone another way since it was with the others, "
                         "or is very old");
     }
-    if (f->seq < r->state_seq && !(r->flags & QUORUM_STATE_FAILED)) {
-        return g_strdup("it was rolled back: its state node is older than what "
-                        "was written to it");
+    if (f->seq < r->state_seq) {
+        return g_strdup("it was rolled back, or its state node has lost what "
+                        "was written to it, which is newer");
     }
     return NULL;
 }
@@ -659,6 +677,11 @@ static int quorum_state_choose_head(BlockDriverState *bs, QuorumStateFile *f,
         error_setg(errp, "No state node can be used (%s); for children that "
                    "are alike, give blank state nodes and state-init=on", text);
         return -EINVAL;
+    }
+    for (int i = 0; i < st->num_nodes; i++) {
+        if (f[i].valid) {
+            quorum_state_find_seq(&f[i], labels[head]);
+        }
     }
     now = quorum_state_count(st, f, labels[head], false);
     old = quorum_state_count(st, f, labels[head], true);
@@ -838,16 +861,15 @@ static void quorum_state_is_away(QuorumState *st, int k)
     }
 }
 
-/* Tell the QuorumSync how the child in slot @i is. */
-static void GRAPH_RDLOCK quorum_state_apply_child(BlockDriverState *bs, int i,
+/* How the child in slot @i is, and which record is that of its state node. */
+static void GRAPH_RDLOCK quorum_state_judge_child(QuorumState *st, int i,
                                                   QuorumStateFile *f)
 {
-    BDRVQuorumState *s = bs->opaque;
-    QuorumState *st = s->state;
+    const BDRVQuorumState *s = st->bs->opaque;
     QuorumStateNode *node = &st->nodes[i];
     int k = f[i].valid ? quorum_state_find(&st->label, &f[i].label.member) : -1;
     QuorumStateRecord *r = k >= 0 ? &st->label.records[k] : NULL;
-    g_autofree char *why = NULL;
+    char *why;
 
     /* What was read may be in a cache, and not be there for long. */
     node->seq = r ? r->state_seq : 0;
@@ -855,8 +877,8 @@ static void GRAPH_RDLOCK quorum_state_apply_child(BlockDriverState *bs, int i,
         node->record = k;
         return;
     }
-    why = node->child ? quorum_state_complaint(&f[i], &st->label, r)
-                      : g_strdup("it has no state node");
+    why = f[i].why = node->child ? quorum_state_complaint(&f[i], &st->label, r)
+                                 : g_strdup("it has no state node");
     if (node->child) {
         node->state = f[i].err ? QUORUM_STATE_NODE_STATE_FAILED :
                       f[i].blank ? QUORUM_STATE_NODE_STATE_BLANK :
@@ -865,21 +887,36 @@ static void GRAPH_RDLOCK quorum_state_apply_child(BlockDriverState *bs, int i,
         node->error = f[i].err ? g_strdup(error_get_pretty(f[i].err)) : NULL;
     }
     node->erase = why && !f[i].blank;
-    if (why) {
-        warn_report("quorum: children.%d (node '%s') is taken for a newcomer: "
-                    "%s", i, bdrv_get_node_name(s->slots[i].child->bs), why);
-        quorum_sync_set_rebuilding(s->sync, i);
-        if (r && r->status != QUORUM_STATE_REMOVED) {
-            r->status = QUORUM_STATE_REBUILDING;
-            r->place = i;
-        } else if (node->child) {
-            k = quorum_state_new_record(st, i);
-        }
-        node->record = node->child ? k : -1;
+    if (why && r && r->status != QUORUM_STATE_REMOVED) {
+        r->status = QUORUM_STATE_REBUILDING;
+    } else if (why && node->child) {
+        k = quorum_state_new_record(st, i);
+    }
+    node->record = node->child ? k : -1;
+    if (node->record >= 0) {
+        st->label.records[k].place = i;
+    }
+}
+
+/* Tell the QuorumSync how the child in slot @i is, which has been judged. */
+static void GRAPH_RDLOCK quorum_state_tell_child(BlockDriverState *bs, int i,
+                                                 const QuorumStateFile *f)
+{
+    BDRVQuorumState *s = bs->opaque;
+    QuorumState *st = s->state;
+    int k = st->nodes[i].record;
+    const QuorumStateRecord *r = k >= 0 ? &st->label.records[k] : NULL;
+
+    if (!s->slots[i].child) {
         return;
     }
-    node->record = k;
-    r->place = i;
+    if (f[i].why) {
+        warn_report("quorum: children.%d (node '%s') is taken for a newcomer: "
+                    "%s", i, bdrv_get_node_name(s->slots[i].child->bs),
+                    f[i].why);
+        quorum_sync_set_rebuilding(s->sync, i);
+        return;
+    }
     if (r->status == QUORUM_STATE_REBUILDING) {
         quorum_sync_resume_rebuilding(s->sync, i);
     }
@@ -910,8 +947,6 @@ static void quorum_state_apply_intent(BDRVQuorumState *s, QuorumState *st)
         quorum_sync_set_unresolved(s->sync, first << st->label.intent_shift,
                                    (past - first) << st->label.intent_shift);
     }
-    bitmap_copy(st->wanted, st->intent, bits);
-    st->marked = bitmap_count_one(st->wanted, bits);
 }
 
 /* The maps are not valid: who is behind lacks everything. */
@@ -950,27 +985,22 @@ static void GRAPH_RDLOCK quorum_state_apply_caches(BDRVQuorumState *s,
     }
 }
 
-static void GRAPH_RDLOCK quorum_state_apply(BlockDriverState *bs,
-                                            QuorumStateFile *f, int head,
-                                            int needed)
+/* The maps that the label has; the newest pages of what state nodes have. */
+static void quorum_state_merge_maps(QuorumState *st, QuorumStateFile *f,
+                                    int needed)
 {
-    BDRVQuorumState *s = bs->opaque;
-    QuorumState *st = s->state;
-    uint32_t stale_pages;
-    int64_t stale_bits;
+    uint32_t stale_pages = quorum_state_stale_pages(&st->label);
+    int64_t stale_bits = quorum_state_stale_bits(st);
+    int64_t bits = quorum_state_intent_bits(st);
 
-    st->label = f[head].label;
-    st->seq = st->label.seq;
-    stale_pages = quorum_state_stale_pages(&st->label);
-    stale_bits = quorum_state_stale_bits(st);
-    quorum_state_alloc_maps(st);
     if (st->label.flags & QUORUM_STATE_MAPS_INVALID) {
         bitmap_fill(st->intent, quorum_state_disk_bits(st));
     } else {
         quorum_state_merge_map(st, f, 0, quorum_state_intent_pages(&st->label),
-                               st->intent, quorum_state_intent_bits(st),
-                               needed);
+                               st->intent, bits, needed);
     }
+    bitmap_copy(st->wanted, st->intent, bits);
+    st->marked = bitmap_count_one(st->wanted, bits);
     for (int k = 0; k < QUORUM_STATE_RECORDS; k++) {
         if (!st->label.records[k].status) {
             continue;
@@ -988,16 +1018,28 @@ static void GRAPH_RDLOCK quorum_state_apply(BlockDriverState *bs,
             g_clear_pointer(&st->stored[k], g_free);
         }
     }
+}
+
+/*
+ * What the state nodes say, by the label of @head: what is unresolved, who
+ * lacks what, and who is believed.  The QuorumSync is not told yet.
+ */
+static void GRAPH_RDLOCK quorum_state_judge(QuorumState *st,
+                                            QuorumStateFile *f, int head,
+                                            int needed)
+{
+    st->label = f[head].label;
+    st->seq = st->label.seq;
+    quorum_state_alloc_maps(st);
+    quorum_state_merge_maps(st, f, needed);
     for (int i = 0; i < st->num_nodes; i++) {
         if (f[i].valid) {
             st->nodes[i].newest[quorum_state_num_pages(st)] = f[i].newest;
             st->seq = MAX(st->seq, f[i].seq);
         }
     }
-    quorum_state_apply_intent(s, st);
-    quorum_state_apply_caches(s, st);
     for (int i = 0; i < st->num_nodes; i++) {
-        quorum_state_apply_child(bs, i, f);
+        quorum_state_judge_child(st, i, f);
     }
     /* Members that are not here miss what is written meanwhile. */
     for (int k = 0; k < QUORUM_STATE_RECORDS; k++) {
@@ -1010,6 +1052,20 @@ static void GRAPH_RDLOCK quorum_state_apply(BlockDriverState *bs,
         }
     }
     quorum_state_note_change(st);
+}
+
+/* Tell the QuorumSync what was judged, which is going to be believed. */
+static void GRAPH_RDLOCK quorum_state_apply(BlockDriverState *bs,
+                                            const QuorumStateFile *f)
+{
+    BDRVQuorumState *s = bs->opaque;
+    QuorumState *st = s->state;
+
+    quorum_state_apply_intent(s, st);
+    quorum_state_apply_caches(s, st);
+    for (int i = 0; i < st->num_nodes; i++) {
+        quorum_state_tell_child(bs, i, f);
+    }
 }
 
 /*
@@ -1036,6 +1092,89 @@ static bool quorum_state_can_go_on(BlockDriverState *bs, Error **errp)
     return false;
 }
 
+/* Whether the child in slot @i is believed, at least where it lacks nothing. */
+static bool quorum_state_is_believed(const QuorumState *st,
+                                     const QuorumStateFile *f, int i)
+{
+    const BDRVQuorumState *s = st->bs->opaque;
+    int k = st->nodes[i].record;
+
+    return s->slots[i].child && !f[i].why && k >= 0 &&
+           !(st->label.records[k].flags & QUORUM_STATE_OUT);
+}
+
+/* In how many of those that are believed something is lacking, at most. */
+static int quorum_state_most_lacking(QuorumState *st, const QuorumStateFile *f)
+{
+    int64_t bits = quorum_state_stale_bits(st);
+    g_autofree unsigned long *map = bitmap_new(bits);
+    g_autofree uint8_t *lacking = g_new0(uint8_t, bits);
+    int most = 0;
+
+    QEMU_LOCK_GUARD(&st->lock);
+    for (int i = 0; i < st->num_nodes; i++) {
+        int k = st->nodes[i].record;
+
+        if (!quorum_state_is_believed(st, f, i)) {
+            continue;
+        }
+        bitmap_zero(map, bits);
+        if (st->stored[k]) {
+            bitmap_copy(map, st->stored[k], bits);
+        }
+        if (st->label.records[k].flags & QUORUM_STATE_BEHIND &&
+            !(st->label.flags & QUORUM_STATE_CLEAN)) {
+            quorum_state_add_marked_locked(st, map);
+        }
+        for (int64_t b = find_first_bit(map, bits); b < bits;
+             b = find_next_bit(map, bits, b + 1)) {
+            most = MAX(most, ++lacking[b]);
+        }
+    }
+    return most;
+}
+
+/*
+ * Whether as many children are believed as must agree: without them no vote can
+ * have a winner.  And if the state node of another one can't be read, whether
+ * they have all that was written, so that it can be taken for a newcomer: that
+ * is for good.
+ */
+static bool GRAPH_RDLOCK quorum_state_can_vote(BlockDriverState *bs,
+                                               const QuorumStateFile *f,
+                                               Error **errp)
+{
+    BDRVQuorumState *s = bs->opaque;
+    QuorumState *st = s->state;
+    int believed = 0, unread = -1;
+
+    if (s->opts.state_force || bdrv_is_read_only(bs) || s->store ||
+        s->opts.read_pattern == QUORUM_READ_PATTERN_FIFO) {
+        return true;
+    }
+    for (int i = 0; i < st->num_nodes; i++) {
+        believed += quorum_state_is_believed(st, f, i);
+        unread = s->slots[i].child && f[i].unread ? i : unread;
+    }
+    if (believed < s->opts.threshold) {
+        error_setg(errp, "Only %d of the children can be believed, and "
+                   "vote-threshold is %d: bring back the others with their "
+                   "state nodes; state-force=on does without, and takes the "
+                   "others for newcomers", believed, s->opts.threshold);
+        return false;
+    }
+    if (unread >= 0 && believed - quorum_state_most_lacking(st, f) <
+        s->opts.threshold) {
+        error_setg(errp, "state.%d %s; its child may have what others lack, of "
+                   "which fewer than %d have all: bring it back; "
+                   "state-force=on does without, and takes that child for a "
+                   "newcomer", unread, error_get_pretty(f[unread].err),
+                   s->opts.threshold);
+        return false;
+    }
+    return true;
+}
+
 /* Begin with what an earlier load has left. */
 static void quorum_state_reset(QuorumState *st)
 {
@@ -1049,7 +1188,7 @@ static void quorum_state_reset(QuorumState *st)
     }
     st->loaded = st->session = false;
     st->want = st->durable = st->failed = st->config_want = 0;
-    st->seq = 0;
+    st->seq = st->pages_seq = st->told_seq = 0;
     st->again_ns = 0;
     st->fenced = false;
 }
@@ -1144,8 +1283,12 @@ int coroutine_fn quorum_state_co_load(BlockDriverState *bs, Error **errp)
             head = -EFBIG;
         }
         if (head >= 0) {
-            quorum_state_apply(bs, f, head, needed);
-            head = quorum_state_can_go_on(bs, errp) ? 0 : -EINVAL;
+            quorum_state_judge(st, f, head, needed);
+            head = quorum_state_can_go_on(bs, errp) &&
+                   quorum_state_can_vote(bs, f, errp) ? 0 : -EINVAL;
+        }
+        if (head >= 0) {
+            quorum_state_apply(bs, f);
         }
     }
     quorum_state_files_free(f, st->num_nodes);

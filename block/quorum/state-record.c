@@ -43,8 +43,8 @@ void quorum_state_store_begin_locked(QuorumState *st, int k)
 
 /*
  * The same for those pages that have something of [@start, @end) of the disk,
- * and do not say what the child in slot @i lacks.  Returns whether there are
- * any.
+ * and do not say what the child in slot @i lacks, or on some nodes only.
+ * Returns whether there are any.
  */
 static bool quorum_state_store_range_locked(QuorumState *st, int i,
                                             int64_t start, int64_t end)
@@ -69,7 +69,8 @@ static bool quorum_state_store_range_locked(QuorumState *st, int i,
         g_autofree unsigned long *lacks = bitmap_new(bits);
 
         quorum_sync_lacking_bits(s->sync, i, shift, first, bits, lacks);
-        if (!bitmap_equal(lacks, storing, bits)) {
+        if ((st->written[k] && !st->stored[k]) ||
+            !bitmap_equal(lacks, storing, bits)) {
             bitmap_fill(storing, bits);
             quorum_state_dirty_page_locked(
                 st, quorum_state_stale_page(&st->label, k, p));
@@ -128,17 +129,22 @@ QuorumStateRecord *quorum_state_record_of(QuorumState *st, int i)
     return k >= 0 ? &st->label.records[k] : NULL;
 }
 
-/* Slots with a child that lacks something or is BEHIND, bit i for slot i. */
+/*
+ * Slots with a child that lacks something, or would after a crash, because it
+ * is BEHIND or its map is not up to date; bit i for slot i.
+ */
 static uint64_t quorum_state_lacking_slots_locked(QuorumState *st)
 {
     BDRVQuorumState *s = st->bs->opaque;
     uint64_t slots = 0;
 
     for (int i = 0; i < st->num_nodes; i++) {
-        const QuorumStateRecord *r = quorum_state_record_of(st, i);
+        int k = st->nodes[i].record;
 
-        if (s->slots[i].child && (quorum_sync_is_behind(s->sync, i) ||
-                                  (r && r->flags & QUORUM_STATE_BEHIND))) {
+        if (s->slots[i].child &&
+            (quorum_sync_is_behind(s->sync, i) ||
+             (k >= 0 && (st->stored[k] || st->written[k] ||
+                         st->label.records[k].flags & QUORUM_STATE_BEHIND)))) {
             slots |= UINT64_C(1) << i;
         }
     }
@@ -242,7 +248,8 @@ quorum_state_store_news(QuorumState *st, uint64_t slots, bool others)
         int k = st->nodes[i].record;
 
         if (begun[i] ||
-            (others && past && k >= 0 && s->slots[i].child && st->stored[k])) {
+            (others && past && k >= 0 && s->slots[i].child &&
+             (st->stored[k] || st->written[k]))) {
             any |= quorum_state_store_range_locked(st, i, first, past);
         }
     }

@@ -600,6 +600,9 @@ static void coroutine_fn GRAPH_RDLOCK quorum_state_start_round(QuorumState *st)
             quorum_state_fill_record_locked(st, i);
         }
     }
+    if (g_hash_table_size(round->pages)) {
+        st->pages_seq = st->seq;
+    }
     st->seq++;
     for (int i = 0; i < st->num_nodes; i++) {
         if (jobs[i]) {
@@ -747,7 +750,7 @@ void quorum_state_node_failed(QuorumState *st, int i, const char *what, int ret)
     fatal = !quorum_state_is_enough(st, well);
     qemu_mutex_unlock(&st->lock);
     trace_quorum_state_failed(st->bs->node_name, i, ret);
-    if (news && !st->creating) {
+    if (news && !st->checking) {
         quorum_state_tell_failure(st, i, node->foreign ? node->error
                                                        : strerror(-ret), fatal);
     }

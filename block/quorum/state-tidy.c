@@ -238,6 +238,21 @@ quorum_state_tidy_marks(BlockDriverState *bs)
 }
 
 /*
+ * Let a label say now and then what the nodes are known to have, so that one
+ * that is put back to what it was before, with its child, gives itself away.
+ */
+static bool quorum_state_tidy_label(QuorumState *st)
+{
+    QEMU_LOCK_GUARD(&st->lock);
+    if (!st->session || st->pages_seq <= st->told_seq) {
+        return false;
+    }
+    st->told_seq = st->pages_seq;
+    quorum_state_dirty_label_locked(st);
+    return true;
+}
+
+/*
  * Take away marks: those that are old, if there are more than half of what may
  * be; and if there are more than may be, others, too.  What is taken away is
  * written with the next round, for it may be lost: then more is looked at after
@@ -262,6 +277,7 @@ static void coroutine_fn GRAPH_RDLOCK quorum_state_tidy(BlockDriverState *bs)
     if (marks) {
         quorum_state_tidy_marks(bs);
     }
+    news |= quorum_state_tidy_label(st);
     if (marks || news) {
         quorum_state_commit(st);
     }

@@ -51,11 +51,12 @@
 
 /*
  * Attach the state nodes that @options name, one for each of the @slots slots
- * or none; their options are deleted.  Returns 0, or -errno with @errp set.  In
- * the main thread.
+ * or none; their options are deleted.  If open-degraded lets the quorum do
+ * without one, @away[slot] gets the reason, which the caller frees.  Returns 0,
+ * or -errno with @errp set.  In the main thread.
  */
 int quorum_state_attach(BlockDriverState *bs, QDict *options, int slots,
-                        Error **errp);
+                        Error **away, Error **errp);
 
 /*
  * Read the state nodes, and tell the QuorumSync what they say.  The length of

@@ -116,7 +116,7 @@ class Assembly:
         if record.state_seq <= max(node.highest_seq(head),
                                    node.highest_seq(label)):
             return 'counts'
-        return 'old' if 'state-failed' in record.flags else 'rolled back'
+        return 'rolled back'
 
     def _judge(self, valid: List[StateNode], head: Label) -> None:
         for node in valid:
@@ -124,10 +124,7 @@ class Assembly:
             self.standing[node.path] = self._stand(node, node.label, head)
         for node in self.nodes:
             standing = self.standing[node.path]
-            if standing == 'old':
-                self.notes.append(f'{node.path} has lost writes when it '
-                                  'failed; its child is judged by the others')
-            elif standing != 'counts':
+            if standing != 'counts':
                 self.notes.append(f'{node.path} is {standing}: what its child '
                                   'has is not believed')
         count = [node for node in valid
@@ -201,7 +198,7 @@ class Assembly:
             return
         child['file'] = node.path
         behind = 'behind' in record.flags
-        if self.standing[node.path] not in ('counts', 'old'):
+        if self.standing[node.path] != 'counts':
             child['state'] = self.standing[node.path]
             stale = everything
         elif 'out' in record.flags:

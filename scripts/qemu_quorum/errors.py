@@ -61,6 +61,19 @@ MEANINGS = [
         'Are the paths right, and the servers there? qemu-quorum state '
         'FILE... shows what is in them.'),
     Meaning(
+        r'Only (\d+) of the children can be believed, and vote-threshold is '
+        r'(\d+)',
+        'Too few replicas have what the disk holds: \\1, and \\2 must agree.',
+        'Bring the servers or files of the others back, with their state '
+        'nodes. Only if they are lost for good: state-force=on, and then '
+        'qemu-quorum scrub --prefer.'),
+    Meaning(
+        r'state\.(\d+) .*; its child may have what others lack',
+        'The state node of children.\\1 can not be read, and some of the data '
+        'may be on that replica and too few others.',
+        'Bring its server back. Only if it is lost for good: state-force=on, '
+        'and then qemu-quorum scrub --prefer.'),
+    Meaning(
         r'(children\.\d+) .* is taken for a newcomer: (.*)',
         '\\1 is not believed (\\2): it is filled again from the others.',
         'Nothing is to be done, but for finding out whether its server was '
@@ -73,9 +86,9 @@ MEANINGS = [
     Meaning(
         r'state\.(\d+) is done without: (.*)',
         'The state node of children.\\1 could not be opened: \\2. The disk has '
-        'started without it (open-degraded); if its replica is there, that is '
-        'filled again.',
-        'Bring its server back before the next start.'),
+        'started without it and its replica (open-degraded).',
+        'Bring its server back before the next start: then the replica gets '
+        'what was written meanwhile.'),
     Meaning(
         r'digests is done without: (.*)',
         'The node of digests could not be opened: \\1. The disk has started '

@@ -490,12 +490,16 @@ static void check_voter(const Child *c, const unsigned long *lacks)
 
 /*
  * Where enough children had everything, enough of them have a vote now.  What
- * a child lacked once may still be written down.
+ * a child lacked once may still be written down, and takes its vote if all are
+ * needed.
  */
 static void check_votes(const Lacking *before, const Lacking *now)
 {
     int had[64] = {}, have[64] = {};
 
+    if (sim.s->threshold == sim.s->num_children) {
+        return;
+    }
     for (int n = 0; n < sim.s->num_children; n++) {
         Lacking failed = {};
 
