@@ -9,15 +9,17 @@
  * dead disk) can hang without end, and with it the thread that makes it.
  * Nothing takes such a thread back.  But what waits for it can go on: a worker
  * pool abandons its jobs, and leaves each thread that hangs behind as an
- * *orphan*. For that, - a job lives on the heap, with all the memory that its
- * system call reads or writes, and belongs to those that still refer to it; - a
- * pool belongs to one file, so that its threads starve no other file; - a pool
- * lives until the last orphan has returned.
+ * *orphan*.  For that,
+ *
+ * - a job lives on the heap, with all the memory that its system call reads or
+ *   writes, and belongs to those that still refer to it;
+ * - a pool belongs to one file, so that its threads starve no other file;
+ * - a pool lives until the last orphan has returned.
  *
  * One thread of a pool is always idle, unless all threads are busy: a thread
- * starts the next one before it makes a system call.  So the first one, started
- * with the pool, is the ancestor of all, and no thread is started by a vCPU,
- * whose affinity it would get.
+ * starts the next one before it makes a system call.  So only a thread of the
+ * pool starts another one, or the main thread, and never a vCPU, whose affinity
+ * it would get.
  */
 
 #ifndef BLOCK_WORKER_POOL_H
@@ -74,7 +76,7 @@ void worker_pool_run_detached(WorkerPool *pool, WorkerJob *job);
 /*
  * End all jobs for those that wait for them, in a moment and without waiting.
  * Those that no worker has begun never run.  From now on, new jobs end at once;
- * worker_pool_unabandon() undoes that.  Any thread.
+ * worker_pool_unabandon() undoes that.  Not in the thread of a vCPU.
  */
 void worker_pool_abandon(WorkerPool *pool);
 void worker_pool_unabandon(WorkerPool *pool);

@@ -146,9 +146,10 @@ class NBDInstance:
             kind, _ = self._reply()
         return kind == 1
 
-    def send(self, kind: int, offset: int = 0, data: bytes = b'') -> None:
+    def send(self, kind: int, offset: int = 0, data: bytes = b'',
+             length: int = 0) -> None:
         self.sock.sendall(struct.pack('>IHHQQI', 0x25609513, 0, kind, 0,
-                                      offset, len(data)) + data)
+                                      offset, length or len(data)) + data)
 
     def result(self) -> int:
         """Wait for the answer to a request that gets no data."""
