@@ -62,7 +62,7 @@ QuorumLimits quorum_limits = {
     .repair_pool_bytes = QUORUM_REPAIR_BUFS,
 
     /*
-     * 4 MiB for a map, of which a child can have five.  Up to 128 GiB, a
+     * 4 MiB for a map, of which a child can have five.  Below 128 GiB, a
      * granule is QUORUM_UNIT.
      */
     .stale_bits = QUORUM_STALE_BITS,

@@ -7,8 +7,8 @@
  *
  * children.c knows the children and their states.  stale-map.c is the
  * mechanism: the maps of each child, and what they say.  settle.c decides, and
- * so does unsure.c about losses.  Only these four, and sync-debug.c, include
- * this file.
+ * so does unsure.c about losses.  sync-state.c is what state nodes keep of it.
+ * Only these five, and sync-debug.c, include this file.
  *
  * Functions whose names end in _locked are called with QuorumSync.lock held;
  * others take the lock themselves, or do without.
