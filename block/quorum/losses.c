@@ -164,7 +164,9 @@ bool coroutine_fn quorum_confirm_unsure(BlockDriverState *bs, bool yields,
         quorum_confirm(bs, start, bytes);
         pos = start + bytes;
     }
-    return outvoted && quorum_repaired_bytes(s) != repaired &&
+    /* A read may have outvoted more meanwhile, which is still to be given. */
+    return (outvoted ? quorum_repaired_bytes(s) != repaired
+                     : quorum_sync_any_outvoted(s->sync)) &&
            (*restores)++ < QUORUM_RESTORES_MAX;
 }
 

@@ -77,8 +77,9 @@ void GRAPH_RDLOCK quorum_flush_failed(const QuorumAnswer *a);
  * it, @yields to a drained section.
  *
  * Returns whether outvoted children have been given anything, here or by others
- * meanwhile.  Then the next try may find more that is rotten, but that comes to
- * an end: it need not count.  @restores says how often that was so.
+ * meanwhile, or were outvoted only meanwhile.  Then the next try may find more
+ * that is rotten, but that comes to an end: it need not count.  @restores says
+ * how often that was so.
  */
 #define QUORUM_RESTORES_MAX 64
 bool coroutine_fn GRAPH_RDLOCK quorum_confirm_unsure(BlockDriverState *bs,
