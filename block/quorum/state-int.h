@@ -156,9 +156,8 @@ struct QuorumState {
 
     int64_t tidied_ns;
 
-    /* The last seq of a page, and up to which one a label has told of them. */
-    uint64_t pages_seq;
-    uint64_t told_seq;
+    /* Pages were written since a label was, that tells so of the nodes. */
+    bool untold;
 
     /* When all that is written down is to be written once more, or 0. */
     int64_t again_ns;

@@ -679,7 +679,8 @@ static int quorum_state_choose_head(BlockDriverState *bs, QuorumStateFile *f,
         return -EINVAL;
     }
     for (int i = 0; i < st->num_nodes; i++) {
-        if (f[i].valid) {
+        /* Labels of one seq say the same. */
+        if (labels[i] && labels[i]->seq != labels[head]->seq) {
             quorum_state_find_seq(&f[i], labels[head]);
         }
     }
@@ -823,11 +824,32 @@ int quorum_state_new_record(QuorumState *st, int slot)
     return k;
 }
 
-/* The ranges that are set in @map, a bit for 1 << @shift bytes, are stale. */
-static void quorum_state_mark_stale(BDRVQuorumState *s, int i,
-                                    const unsigned long *map, int64_t bits,
-                                    int shift)
+/*
+ * What the child lacks that record @k is of, as bits of its stale map: a new
+ * bitmap.
+ */
+static unsigned long *quorum_state_lacked(const QuorumState *st, int k)
 {
+    int64_t bits = quorum_state_stale_bits(st);
+    unsigned long *map = bitmap_new(bits);
+
+    if (st->stored[k]) {
+        bitmap_copy(map, st->stored[k], bits);
+    }
+    if (st->label.records[k].flags & QUORUM_STATE_BEHIND &&
+        !(st->label.flags & QUORUM_STATE_CLEAN)) {
+        quorum_state_add_marked_locked(st, map);
+    }
+    return map;
+}
+
+/* The child in slot @i is stale where the bits of @map are set. */
+static void quorum_state_mark_stale(const QuorumState *st, int i,
+                                    const unsigned long *map)
+{
+    const BDRVQuorumState *s = st->bs->opaque;
+    int64_t bits = quorum_state_stale_bits(st);
+    int shift = st->label.stale_shift;
     int64_t first, past;
 
     for (first = find_first_bit(map, bits); first < bits;
@@ -842,17 +864,9 @@ static void quorum_state_mark_stale(BDRVQuorumState *s, int i,
 static void quorum_state_is_away(QuorumState *st, int k)
 {
     QuorumStateRecord *r = &st->label.records[k];
-    int64_t bits = quorum_state_stale_bits(st);
     const BDRVQuorumState *s = st->bs->opaque;
 
-    st->away[k] = bitmap_new(bits);
-    if (st->stored[k]) {
-        bitmap_copy(st->away[k], st->stored[k], bits);
-    }
-    if (r->flags & QUORUM_STATE_BEHIND &&
-        !(st->label.flags & QUORUM_STATE_CLEAN)) {
-        quorum_state_add_marked_locked(st, st->away[k]);
-    }
+    st->away[k] = quorum_state_lacked(st, k);
     if (r->place >= 0 && (r->place >= s->num_slots ||
                           s->slots[r->place].child)) {
         /* Another child has its place. */
@@ -906,6 +920,7 @@ static void GRAPH_RDLOCK quorum_state_tell_child(BlockDriverState *bs, int i,
     QuorumState *st = s->state;
     int k = st->nodes[i].record;
     const QuorumStateRecord *r = k >= 0 ? &st->label.records[k] : NULL;
+    g_autofree unsigned long *map = NULL;
 
     if (!s->slots[i].child) {
         return;
@@ -923,16 +938,8 @@ static void GRAPH_RDLOCK quorum_state_tell_child(BlockDriverState *bs, int i,
     if (r->flags & QUORUM_STATE_OUT) {
         quorum_sync_mark_stale(s->sync, i, 0, INT64_MAX, "was excluded");
     }
-    if (st->stored[k]) {
-        quorum_state_mark_stale(s, i, st->stored[k],
-                                quorum_state_stale_bits(st),
-                                st->label.stale_shift);
-    }
-    if (!(st->label.flags & QUORUM_STATE_CLEAN) &&
-        r->flags & QUORUM_STATE_BEHIND) {
-        quorum_state_mark_stale(s, i, st->intent, quorum_state_intent_bits(st),
-                                st->label.intent_shift);
-    }
+    map = quorum_state_lacked(st, k);
+    quorum_state_mark_stale(st, i, map);
 }
 
 /* All that is marked is unresolved. */
@@ -1104,28 +1111,20 @@ static bool quorum_state_is_believed(const QuorumState *st,
 }
 
 /* In how many of those that are believed something is lacking, at most. */
-static int quorum_state_most_lacking(QuorumState *st, const QuorumStateFile *f)
+static int quorum_state_most_lacking(const QuorumState *st,
+                                     const QuorumStateFile *f)
 {
     int64_t bits = quorum_state_stale_bits(st);
-    g_autofree unsigned long *map = bitmap_new(bits);
     g_autofree uint8_t *lacking = g_new0(uint8_t, bits);
     int most = 0;
 
-    QEMU_LOCK_GUARD(&st->lock);
     for (int i = 0; i < st->num_nodes; i++) {
-        int k = st->nodes[i].record;
+        g_autofree unsigned long *map = NULL;
 
         if (!quorum_state_is_believed(st, f, i)) {
             continue;
         }
-        bitmap_zero(map, bits);
-        if (st->stored[k]) {
-            bitmap_copy(map, st->stored[k], bits);
-        }
-        if (st->label.records[k].flags & QUORUM_STATE_BEHIND &&
-            !(st->label.flags & QUORUM_STATE_CLEAN)) {
-            quorum_state_add_marked_locked(st, map);
-        }
+        map = quorum_state_lacked(st, st->nodes[i].record);
         for (int64_t b = find_first_bit(map, bits); b < bits;
              b = find_next_bit(map, bits, b + 1)) {
             most = MAX(most, ++lacking[b]);
@@ -1188,7 +1187,8 @@ static void quorum_state_reset(QuorumState *st)
     }
     st->loaded = st->session = false;
     st->want = st->durable = st->failed = st->config_want = 0;
-    st->seq = st->pages_seq = st->told_seq = 0;
+    st->seq = 0;
+    st->untold = false;
     st->again_ns = 0;
     st->fenced = false;
 }

@@ -600,9 +600,7 @@ static void coroutine_fn GRAPH_RDLOCK quorum_state_start_round(QuorumState *st)
             quorum_state_fill_record_locked(st, i);
         }
     }
-    if (g_hash_table_size(round->pages)) {
-        st->pages_seq = st->seq;
-    }
+    st->untold |= g_hash_table_size(round->pages) > 0;
     st->seq++;
     for (int i = 0; i < st->num_nodes; i++) {
         if (jobs[i]) {

@@ -244,10 +244,10 @@ quorum_state_tidy_marks(BlockDriverState *bs)
 static bool quorum_state_tidy_label(QuorumState *st)
 {
     QEMU_LOCK_GUARD(&st->lock);
-    if (!st->session || st->pages_seq <= st->told_seq) {
+    if (!st->session || !st->untold) {
         return false;
     }
-    st->told_seq = st->pages_seq;
+    st->untold = false;
     quorum_state_dirty_label_locked(st);
     return true;
 }
