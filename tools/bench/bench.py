@@ -9,7 +9,7 @@ memory; it has one or more figures, and some of these a target.  Figures are
 medians of ratios within one round, in which all contestants take a turn.  What
 misses its target by less than the better quarter of the rounds is "noise".
 
-usage: bench.py BUILD [--runs N] [--list] [ROW...]
+usage: bench.py BUILD [--runs N] [--list] [--compile] [ROW...]
 
 Leaves BUILD/bench/results.json, or ROW.json for each ROW that is named, and a
 plot ROW.svg of each row that is a curve.
@@ -24,7 +24,7 @@ import time
 sys.dont_write_bytecode = True
 
 # pylint: disable=wrong-import-position
-from contest import Bench, ROWS, Skip       # noqa: E402
+from contest import Bench, PROGRAMS, ROWS, Skip     # noqa: E402
 import loads                                # noqa: E402,F401
 import curves                               # noqa: E402,F401
 import resync                               # noqa: E402,F401
@@ -42,6 +42,8 @@ def main() -> int:
     parser.add_argument('--list', action='store_true',
                         help='print the names of the rows, and end')
     parser.add_argument('rows', nargs='*', metavar='ROW')
+    parser.add_argument('--compile', action='store_true',
+                        help='compile the programs that rows run, and end')
     args = parser.parse_intermixed_args()
     if args.list:
         print(*ROWS, sep='\n')
@@ -52,6 +54,12 @@ def main() -> int:
                      f'there are: {", ".join(ROWS)}')
     if args.runs < 1:
         parser.error(f'--runs {args.runs}: at least one round is needed')
+
+    if args.compile:
+        with Bench(args.build, args.runs) as bench:
+            for name in PROGRAMS:
+                bench.make('ours', name)
+        return 0
 
     start = time.monotonic()
     skipped = {}

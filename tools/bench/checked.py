@@ -206,7 +206,7 @@ def checked_threads(bench: Bench) -> None:
     do they wait for each other?  Over children that do nothing they would most,
     and where they do, so may those of one child, for what the core shares.
     """
-    program = bench.make_once('ours', 'threads', 'tests/unit/iothread.c')
+    program = bench.make_once('ours', 'threads')
     cpu: Dict[str, List[float]] = {}
 
     def seconds(name: str, *words: str) -> float:

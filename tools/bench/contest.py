@@ -27,6 +27,17 @@ IMAGE_BYTES = 256 * MIB
 PATTERN = 0x5a              # each byte of each image
 TIMEOUT = 300               # seconds for one run; then it hangs
 
+# The programs in this directory that are built against a tree, and the sources
+# of the tree that each of them is made of, too.
+PROGRAMS = {
+    'again': [],
+    'digest': [],
+    'iov': [],
+    'latency': [],
+    'settle': [],
+    'threads': ['tests/unit/iothread.c'],
+}
+
 
 class Skip(Exception):
     """A row can't be run here; says why."""
@@ -111,14 +122,15 @@ class Bench:
     def program(self, key: str, name: str) -> str:
         return f'{self.tops[key]}/bin/{name}'
 
-    def make(self, key: str, name: str, *more: str) -> str:
+    def make(self, key: str, name: str) -> str:
         """
         Compile tools/bench/NAME.c, and sources of the build's own tree, in
         the place of qemu-img.c.
         """
         obj = f'{self.tops[key]}/obj'
         sources = [os.path.join(os.path.dirname(__file__), f'{name}.c')]
-        sources += [f'{self.tops[key]}/qemu/{source}' for source in more]
+        sources += [f'{self.tops[key]}/qemu/{source}'
+                    for source in PROGRAMS[name]]
 
         def command(target: str) -> List[str]:
             lines = subprocess.run(
@@ -141,11 +153,10 @@ class Bench:
         subprocess.run(words, check=True, cwd=obj)
         return program
 
-    def make_once(self, key: str, name: str, *more: str) -> str:
+    def make_once(self, key: str, name: str) -> str:
         """The same, unless it is there."""
         program = f'{self.work}/{name}-{key}'
-        return program if os.path.exists(program) else \
-            self.make(key, name, *more)
+        return program if os.path.exists(program) else self.make(key, name)
 
     def run(self, *args: str) -> Run:
         """Run a program; what it says it took counts, if it does."""
@@ -291,7 +302,7 @@ def ratios(times: Dict[str, List[float]], a: str, b: str) -> List[float]:
 def threads_load(bench: Bench, key: str, options: str, threads: int, count: int,
                  size: int, write: bool) -> float:
     """Run a load from several threads on a writable node; returns seconds."""
-    program = bench.make_once(key, 'threads', 'tests/unit/iothread.c')
+    program = bench.make_once(key, 'threads')
     return bench.run(program, options, str(threads), str(count), str(size),
                      'write' if write else 'read').seconds
 

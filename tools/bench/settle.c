@@ -32,11 +32,12 @@ static int64_t miss(QuorumSync *sync, int64_t bytes, bool fua)
     }
     start = g_get_monotonic_time();
     if (bytes) {
-        ok = quorum_sync_write_settle(sync, &w, THRESHOLD);
+        ok = quorum_sync_write_settle(sync, &w, THRESHOLD, false, false) ==
+            QUORUM_WRITE_HELD;
     } else {
-        quorum_sync_flush_failed(sync, 0);
-        ok = quorum_sync_flush_settle(sync, missed, THRESHOLD, true, false) ==
-         QUORUM_FLUSH_DONE;
+        quorum_sync_flush_failed(sync, 0, 0);
+        ok = quorum_sync_flush_settle(sync, missed, THRESHOLD, true, false,
+                                      false) == QUORUM_FLUSH_DONE;
     }
     g_assert(ok);
     return g_get_monotonic_time() - start;
