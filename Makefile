@@ -73,7 +73,7 @@ check-series: packages  ## build and test each patch of the series by itself
 check-mutants: packages ## break each promise, and see that a test notices
 	@tools/mutants $(MUTANTS)
 
-check-san: packages     ## run unit tests and iotests with ASan, UBSan and TSan
+check-san: packages     ## run unit tests and iotests with sanitizers
 	@tools/check asan tsan
 
 coverage: packages      ## which lines of ours no test reaches

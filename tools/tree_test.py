@@ -154,6 +154,22 @@ def check_names() -> Complaints:
             yield f'{name} names {function}(), which is not there'
 
 
+def check_meanings() -> Complaints:
+    """What qemu-quorum explains of the driver's errors, the driver says."""
+    sys.dont_write_bytecode = True
+    sys.path.insert(0, str(TOP / 'scripts'))
+    # pylint: disable=import-outside-toplevel,import-error
+    from qemu_quorum.errors import MEANINGS
+    code = ' '.join(split_comments(read(name))[0] for name in c_files('block'))
+    said = re.sub(r'"\s*"', '', code)
+    for pattern, _, _ in MEANINGS:
+        if '|' in pattern or pattern.startswith('No such file'):
+            continue            # QEMU's own, or the system's
+        words = max(re.split(r'\([^)]*\)|\.\*|\\\.', pattern), key=len)
+        if words not in said:
+            yield f'errors.py explains what the driver does not say: {pattern}'
+
+
 def long_functions() -> Figures:
     """Lines in the bodies of functions that do not fit on a screen."""
     found: Figures = {}
@@ -228,6 +244,7 @@ def main() -> int:
         'series': check_series(), 'links': check_links(Path(sys.argv[1])),
         'unit tests': check_unit_tests(Path(sys.argv[1])),
         'spdx': check_spdx(), 'names of functions': check_names(),
+        'meanings of errors': check_meanings(),
         'length of functions': check_ratchet('function'),
         'comments': check_ratchet('phrases'),
     }

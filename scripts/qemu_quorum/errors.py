@@ -90,15 +90,17 @@ MEANINGS = [
         'Bring its server back before the next start: then the replica gets '
         'what was written meanwhile.'),
     Meaning(
-        r'digests is done without: (.*)',
-        'The node of digests could not be opened: \\1. The disk has started '
+        r'(digests) is done without: (.*)',
+        'The node of \\1 could not be opened: \\2. The disk has started '
         'without it (open-degraded): what is read first is voted on.',
         'Bring its server back before the next start.'),
     Meaning(
-        r'The disk has grown to (\d+) bytes, and the state nodes',
-        'The disk is longer than its state nodes can describe.',
-        'While all replicas are in sync: new, blank state nodes and '
-        'state-init=on.'),
+        r'The disk has grown to (\d+) bytes without its state nodes',
+        'The replicas were made longer while the quorum was not there, and it '
+        'was not closed well before: its state nodes do not know the end.',
+        'Make the replicas as short as the error says, start, and use '
+        'block_resize. Or, if all replicas are alike: new, blank state nodes '
+        'and state-init=on.'),
     Meaning(
         r'Failed to get .*lock|Is another process using the image',
         'Another program has this file open. Two must not write to it.',

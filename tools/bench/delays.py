@@ -101,7 +101,7 @@ class Delay:
                 if not data:
                     break
                 server.sendall(data)
-        server.shutdown(socket.SHUT_WR)
+            server.shutdown(socket.SHUT_WR)
 
     @staticmethod
     def _receive(server: socket.socket,

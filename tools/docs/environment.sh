@@ -51,7 +51,7 @@ for name in a b c d e; do         # on disks of their own
     mkdir "$root/srv/$name"
     mount -t tmpfs "$name" "$root/srv/$name"
 done
-mkdir -p "$root/etc/qemu-quorum" "$root/var/lib/prometheus/node-exporter" \
+mkdir -p "$root/var/lib/prometheus/node-exporter" \
     "$root/run/check-docs" "$root/opt/qemu-quorum"
 rm -f "$root/etc/hosts"
 printf '127.0.0.1 localhost\n10.0.1.2 box1\n10.0.2.2 box2\n10.0.3.2 box3\n' > "$root/etc/hosts"
