@@ -248,7 +248,12 @@ void coroutine_fn quorum_checked_vote_begin(QuorumLockedRead *lr)
 {
     QuorumDigests *d = lr->req->s->digests;
 
-    if (!lr->digests || !quorum_may_know(lr->req->bs)) {
+    if (!lr->digests) {
+        return;
+    }
+    if (!quorum_may_know(lr->req->bs)) {
+        /* Nor is anything to be remembered if the node becomes active. */
+        g_clear_pointer(&lr->digests, g_free);
         return;
     }
     quorum_store_fetch(lr->req->bs, lr->req->offset, lr->req->bytes);
@@ -282,15 +287,21 @@ int quorum_checked_winner(const QuorumLockedRead *lr, int u,
     return winner;
 }
 
-/* Whether some child may have lost unit @u, and not been given it again. */
-static bool quorum_any_unsure(const QuorumLockedRead *lr, int u)
+/*
+ * Whether all members have said what they have in unit @u, and some may have
+ * lost it, and not been given it again.
+ */
+static bool quorum_is_lost_by_all(const QuorumLockedRead *lr, int u)
 {
-    bool any = false;
+    bool unsure = false;
 
     for (int i = 0; i < lr->req->n; i++) {
-        any |= test_bit(quorum_bit(lr, i, u), lr->unsure);
+        if (quorum_answer_is_member(&lr->req->answers[i]) && !lr->data[i]) {
+            return false;
+        }
+        unsure |= test_bit(quorum_bit(lr, i, u), lr->unsure);
     }
-    return any;
+    return unsure;
 }
 
 bool coroutine_fn quorum_checked_gives_up(QuorumLockedRead *lr, int u)
@@ -298,7 +309,7 @@ bool coroutine_fn quorum_checked_gives_up(QuorumLockedRead *lr, int u)
     QuorumRange unit = quorum_unit(lr, u);
 
     /* What was told long ago does not excuse a loss of what came later. */
-    if (!quorum_unit_is_known(lr, u) || !quorum_any_unsure(lr, u) ||
+    if (!quorum_unit_is_known(lr, u) || !quorum_is_lost_by_all(lr, u) ||
         !quorum_sync_is_told(lr->req->s->sync, unit.start,
                              unit.end - unit.start)) {
         return false;

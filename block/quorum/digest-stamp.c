@@ -140,9 +140,12 @@ quorum_store_begin(QuorumDigestStore *store)
     return quorum_store_put_header(store, &h);
 }
 
-/* Renew the stamp of the store, which is in use. */
+/*
+ * Renew the stamp of the store, which is in use, and has pages of @disk_bytes
+ * that count.
+ */
 static int coroutine_fn GRAPH_RDLOCK
-quorum_store_rotate(QuorumDigestStore *store)
+quorum_store_rotate(QuorumDigestStore *store, int64_t disk_bytes)
 {
     BDRVQuorumState *s = store->bs->opaque;
     QuorumState *st = s->state;
@@ -160,7 +163,7 @@ quorum_store_rotate(QuorumDigestStore *store)
         h.previous = st->label.digests;
     }
     h.seq++;
-    h.disk_bytes = store->disk_bytes;
+    h.disk_bytes = disk_bytes;
     qemu_uuid_generate(&h.stamp);
     return quorum_store_put_header(store, &h);
 }
@@ -199,8 +202,8 @@ quorum_store_renew_stamp(QuorumDigestStore *store)
     QuorumStoreStage stage = quorum_store_stage(store);
 
     return stage == QUORUM_STORE_FRESH ? quorum_store_begin(store) :
-           stage == QUORUM_STORE_IN_USE ? quorum_store_rotate(store)
-                                        : -ECANCELED;
+           stage == QUORUM_STORE_IN_USE ?
+           quorum_store_rotate(store, store->disk_bytes) : -ECANCELED;
 }
 
 void coroutine_fn quorum_store_tick(BlockDriverState *bs)
@@ -263,9 +266,11 @@ quorum_store_write_all_pages(QuorumDigestStore *store)
 /*
  * All pages are written, also those behind the end of the disk, which say that
  * nothing is known: once that is durable, they need not be looked at any more.
+ * The next session does not if it loads the store.  If it is this one that goes
+ * on, it writes all pages that it keeps, and its own header says so.
  */
 static int coroutine_fn GRAPH_RDLOCK
-quorum_store_shorten(QuorumDigestStore *store)
+quorum_store_write_last_header(QuorumDigestStore *store)
 {
     BDRVQuorumState *s = store->bs->opaque;
     int64_t length = quorum_sync_length(s->sync);
@@ -273,9 +278,10 @@ quorum_store_shorten(QuorumDigestStore *store)
 
     if (store->disk_bytes > length) {
         ret = quorum_store_flush(store);
-        store->disk_bytes = length;
     }
-    return ret;
+    /* The flush for the header comes later, and covers the pages. */
+    return ret < 0 ? ret :
+           quorum_store_rotate(store, MIN(store->disk_bytes, length));
 }
 
 /* Write everything, and again what the node has lost meanwhile. */
@@ -293,11 +299,7 @@ quorum_store_write_all(QuorumDigestStore *store)
             quorum_store_fail(store, "is too slow", ret);
             return;
         }
-        ret = quorum_store_shorten(store);
-        /* The flush for the header comes later, and covers the pages. */
-        if (ret == 0) {
-            ret = quorum_store_rotate(store);
-        }
+        ret = quorum_store_write_last_header(store);
         if (ret < 0) {
             quorum_store_fail(store, "could not be written", ret);
             return;
