@@ -484,6 +484,11 @@ static int GRAPH_RDLOCK quorum_judge_children(BlockDriverState *bs, int flags,
         }
     }
     ret = quorum_vote_length(bs, errp);
+    for (int i = 0; i < s->num_slots && ret == 0; i++) {
+        if (s->slots[i].child) {
+            quorum_late_joined(bs, i);
+        }
+    }
     if (ret == 0 && s->state && !(flags & BDRV_O_INACTIVE)) {
         ret = quorum_state_load(bs, errp);
         quorum_tell_states(bs);

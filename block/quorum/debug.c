@@ -68,7 +68,7 @@ QuorumLimits quorum_limits = {
     .stale_bits = QUORUM_STALE_BITS,
 
     /*
-     * 1 MiB for each of the two maps of a node, and granules of 1 MiB up to
+     * 1 MiB for each of the five maps of a node, and granules of 1 MiB up to
      * 8 TiB.  They are coarse because every write marks them.
      */
     .unflushed_bits = QUORUM_UNFLUSHED_BITS,
@@ -156,6 +156,8 @@ const char *const quorum_branch_text[QUORUM_BRANCH__MAX] = {
     [QUORUM_BRANCH_STRAGGLER_DIFFERS] = "a straggler was wrong, or erred",
     [QUORUM_BRANCH_LATE_DROPPED] = "a child that did not answer dropped",
     [QUORUM_BRANCH_LATE_BACK] = "a child that was dropped back again",
+    [QUORUM_BRANCH_LATE_JOINED] = "a newcomer that may have late writes",
+    [QUORUM_BRANCH_LATE_TAKEN_BACK] = "a write asked a child that was back",
     [QUORUM_BRANCH_LATE_WRITE] = "a write that failed may still come",
     [QUORUM_BRANCH_LATE_WAIT] = "a write waited for the end of late ones",
     [QUORUM_BRANCH_LATE_QUARANTINE] = "late writes ended by quarantine",

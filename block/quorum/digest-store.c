@@ -189,7 +189,7 @@ static int coroutine_fn GRAPH_RDLOCK quorum_store_ask(QuorumStoreIo *io)
           ? bdrv_co_pwrite_zeroes(child, io->offset, io->bytes,
                                   BDRV_REQ_MAY_UNMAP)
           : bdrv_co_pwrite(child, io->offset, io->bytes, io->buf, 0);
-    if (ret >= 0 && bdrv_late_generation() != store->late_generation &&
+    if (ret >= 0 && bdrv_is_late_since(child, store->late_generation) &&
         bdrv_late(child) != BDRV_LATE_ENDED) {
         return -ESTALE;         /* it was sent twice, and may come again */
     }

@@ -39,10 +39,13 @@ static void quorum_flush_collect_missed(QuorumRequest *req)
     }
 }
 
-/* A QuorumEnoughFn. */
+/* A QuorumEnoughFn.  Those that are back will be asked when others are done. */
 static bool quorum_flush_is_enough(QuorumRequest *req)
 {
     quorum_flush_collect_missed(req);
+    for (int i = 0; i < req->n; i++) {
+        req->missed[i] &= !quorum_answer_is_back(&req->answers[i]);
+    }
     return quorum_sync_would_flush(req->s->sync, req->missed,
                                    req->s->opts.threshold);
 }
@@ -69,6 +72,9 @@ quorum_flush_once(BlockDriverState *bs, bool heard, int votes, int *ret)
     quorum_sync_flush_begin(s->sync);
     req->enough = quorum_flush_is_enough;
     quorum_ask_all(req, quorum_ask_flush);
+    if (quorum_sync_is_degraded(s->sync) && quorum_request_take_back(req)) {
+        quorum_ask_all(req, quorum_ask_flush);
+    }
     quorum_notice_losses(bs);
     quorum_flush_collect_missed(req);
     outcome = quorum_sync_flush_settle(s->sync, req->missed, s->opts.threshold,

@@ -65,6 +65,7 @@ typedef struct QuorumProbe {
     int slot;
     bool back;                  /* is a child that was dropped back? */
     int64_t most_ns;            /* how long that may take */
+    bool stuck;                 /* a drain waits for requests anyway */
     int place;                  /* where it reads */
     int ret;
 } QuorumProbe;
@@ -166,7 +167,8 @@ static void quorum_probe_done(void *opaque)
     trace_quorum_late_probe(p->bs->node_name, p->slot, p->ret);
     l->probing = false;
     l->place = p->place;
-    if (p->back && p->ret >= 0) {
+    /* It may have been abandoned since it answered. */
+    if (p->back && p->ret >= 0 && !l->cut) {
         quorum_reached(QUORUM_BRANCH_LATE_BACK);
         trace_quorum_late_back(p->bs->node_name, p->slot);
         l->cut = false;
@@ -203,7 +205,7 @@ static void coroutine_fn GRAPH_UNLOCKED quorum_probe_entry(void *opaque)
             p->place = (p->place + 1) % QUORUM_PROBE_PLACES;
         }
         if (!p->back || good == QUORUM_PROBES_GOOD ||
-            qatomic_read(&p->bs->quiesce_counter) ||
+            (!p->stuck && qatomic_read(&p->bs->quiesce_counter)) ||
             quorum_now_ns() - start >= p->most_ns) {
             break;
         }
@@ -217,8 +219,12 @@ static void coroutine_fn GRAPH_UNLOCKED quorum_probe_entry(void *opaque)
     aio_bh_schedule_oneshot(qemu_get_aio_context(), quorum_probe_done, p);
 }
 
-/* Probe the child in slot @i, which is to be @back. */
-static void GRAPH_RDLOCK quorum_probe(BlockDriverState *bs, int i, bool back)
+/*
+ * Probe the child in slot @i, which is to be @back.  @stuck: a drain waits for
+ * requests, and so for the probe, too.
+ */
+static void GRAPH_RDLOCK quorum_probe(BlockDriverState *bs, int i, bool back,
+                                      bool stuck)
 {
     BDRVQuorumState *s = bs->opaque;
     QuorumLateness *l = &s->slots[i].late;
@@ -230,6 +236,7 @@ static void GRAPH_RDLOCK quorum_probe(BlockDriverState *bs, int i, bool back)
         .slot = i,
         .back = back,
         .most_ns = quorum_timeout_ns(s) / 2,
+        .stuck = stuck,
         .place = l->place,
     };
     l->probing = true;
@@ -254,7 +261,7 @@ static void GRAPH_RDLOCK quorum_probe_members(BlockDriverState *bs)
 
         if (quorum_is_asked(s, i) && !l->probing &&
             quorum_now_ns() - l->probed_ns >= quorum_late_period_ns(s)) {
-            quorum_probe(bs, i, false);
+            quorum_probe(bs, i, false, false);
         }
     }
 }
@@ -271,6 +278,19 @@ bool quorum_others_answer(const QuorumRequest *req)
                   req->asked_ns;
     }
     return others >= s->opts.threshold;
+}
+
+bool quorum_others_store_unflushed(const QuorumRequest *req,
+                                   const QuorumWrite *w)
+{
+    BDRVQuorumState *s = req->s;
+    g_autofree bool *missed = g_new(bool, req->n);
+
+    for (int i = 0; i < req->n; i++) {
+        missed[i] = req->answers[i].in_flight || !quorum_is_asked(s, i);
+    }
+    return quorum_sync_unflushed_has_copies(s->sync, missed, w,
+                                            s->opts.threshold);
 }
 
 /* --- dropping --- */
@@ -561,7 +581,7 @@ static void GRAPH_RDLOCK quorum_late_writes(BlockDriverState *bs, int i,
         l->late_until_ns = 0;
         l->late_marks = marks;
         if (!l->probing && now - l->probed_ns >= quorum_late_period_ns(s)) {
-            quorum_probe(bs, i, false);
+            quorum_probe(bs, i, false, false);
         }
     } else if (!l->late_until_ns) {
         l->late_until_ns = now + QUORUM_LATE_QUARANTINE_NS;
@@ -598,9 +618,12 @@ static bool quorum_late_needed(QuorumRequest *req)
         const QuorumAnswer *a = &req->answers[i];
 
         now[i] = !quorum_answer_is_good(a);
-        soon[i] = now[i] && !(a->part == QUORUM_PART_LATE &&
-                              !quorum_sync_is_lagging(s->sync, i) &&
-                              quorum_late_may_end(s, i));
+        soon[i] = now[i] && !quorum_write_is_back(req, i) &&
+                  !(a->part == QUORUM_PART_LATE &&
+                    !quorum_sync_is_lagging(s->sync, i) &&
+                    (!quorum_sync_is_late(s->sync, i, req->write.offset,
+                                          req->write.bytes) ||
+                     quorum_late_may_end(s, i)));
     }
     return !quorum_sync_would_hold(s->sync, &req->write, now, NULL,
                                    s->opts.threshold) &&
@@ -619,13 +642,30 @@ static bool quorum_late_take_in(QuorumRequest *req)
         if (a->part == QUORUM_PART_LATE &&
             !quorum_sync_is_late(req->s->sync, i, req->write.offset,
                                  req->write.bytes)) {
-            a->part = QUORUM_PART_ASKED;
-            a->done = false;
-            a->ret = -EAGAIN;
+            quorum_answer_ask_again(a);
             any = true;
         }
     }
     return any;
+}
+
+/*
+ * Children did not answer when @req was sent, and do now.  What they were asked
+ * before they were given up may come later.
+ */
+static void GRAPH_RDLOCK quorum_late_take_back(QuorumRequest *req)
+{
+    for (int i = 0; i < req->n; i++) {
+        QuorumAnswer *a = &req->answers[i];
+
+        if (quorum_write_is_back(req, i)) {
+            quorum_reached(QUORUM_BRANCH_LATE_TAKEN_BACK);
+            if (a->dropped) {
+                quorum_late_note(a, req->write.offset, req->write.bytes);
+            }
+            quorum_answer_leave_out(a, QUORUM_PART_LATE);
+        }
+    }
 }
 
 /*
@@ -634,16 +674,16 @@ static bool quorum_late_take_in(QuorumRequest *req)
  */
 static void GRAPH_RDLOCK quorum_late_find_resent(QuorumRequest *req)
 {
-    unsigned generation = bdrv_late_generation();
+    unsigned before = req->late_generation;
 
-    if (generation == req->late_generation) {
+    req->late_generation = bdrv_late_generation();
+    if (req->late_generation == before) {
         return;
     }
-    req->late_generation = generation;
     for (int i = 0; i < req->n; i++) {
         QuorumAnswer *a = &req->answers[i];
 
-        if (quorum_answer_is_good(a) &&
+        if (quorum_answer_is_good(a) && bdrv_is_late_since(a->child, before) &&
             bdrv_late(a->child) != BDRV_LATE_ENDED) {
             quorum_late_note(a, req->write.offset, req->write.bytes);
             quorum_answer_leave_out(a, QUORUM_PART_LATE);
@@ -657,15 +697,19 @@ void coroutine_fn quorum_late_send_rest(QuorumRequest *req)
 
     quorum_late_find_resent(req);
     for (int i = 0; i < req->n; i++) {
-        any |= req->answers[i].part == QUORUM_PART_LATE;
-        req->answers[i].done = req->answers[i].part != QUORUM_PART_LATE;
+        any |= req->answers[i].part == QUORUM_PART_LATE ||
+               quorum_write_is_back(req, i);
     }
     if (!any || !quorum_late_needed(req)) {
         return;
     }
+    for (int i = 0; i < req->n; i++) {
+        req->answers[i].done = true;
+    }
     quorum_reached(QUORUM_BRANCH_LATE_WAIT);
     trace_quorum_late_wait(req->bs->node_name, req->offset, req->bytes);
     do {
+        quorum_late_take_back(req);
         if (quorum_late_take_in(req)) {
             quorum_ask_all(req, req->ask);
             quorum_late_find_resent(req);
@@ -677,30 +721,36 @@ void coroutine_fn quorum_late_send_rest(QuorumRequest *req)
 
 /* --- the timer --- */
 
-/* Whether all requests have ended that were sent before @ns. */
-static bool quorum_late_settled(BDRVQuorumState *s, int64_t ns)
+/*
+ * Whether the child in slot @i has given all its requests back since they were
+ * abandoned.  They themselves may go on, and wait for another child: until they
+ * are settled, the child is to them one that has just failed.
+ */
+static bool quorum_late_is_idle(BDRVQuorumState *s, int i)
 {
     QuorumRequest *req;
-    bool settled = true;
+    bool idle = true;
 
     qemu_spin_lock(&s->in_flight_lock);
     QLIST_FOREACH(req, &s->in_flight, next) {
-        settled &= req->asked_ns > ns;
+        idle &= !qatomic_read(&req->answers[i].in_flight);
     }
     qemu_spin_unlock(&s->in_flight_lock);
-    return settled;
+    return idle;
 }
 
 /*
- * Look after the child in slot @i, which was dropped.  It comes back when what
- * it was dropped for has been settled, and what it may still do is known to
- * have an end.
+ * Look after the child in slot @i, which was dropped.  It comes back when it
+ * has nothing to do any more, and what it may still do is known to have an end.
+ * A drain does not wait for that, unless it waits for requests that are @stuck:
+ * these may need the child.
  */
-static void GRAPH_RDLOCK quorum_late_lagging(BlockDriverState *bs, int i)
+static void GRAPH_RDLOCK quorum_late_lagging(BlockDriverState *bs, int i,
+                                             bool stuck)
 {
     BDRVQuorumState *s = bs->opaque;
     QuorumLateness *l = &s->slots[i].late;
-    bool drained = qatomic_read(&bs->quiesce_counter);
+    bool drained = qatomic_read(&bs->quiesce_counter) && !stuck;
     int64_t now = quorum_now_ns();
 
     if (l->probing) {
@@ -710,14 +760,14 @@ static void GRAPH_RDLOCK quorum_late_lagging(BlockDriverState *bs, int i)
             bdrv_abandon(s->slots[i].child);
         }
     } else if (!drained && now - l->probed_ns >= l->backoff_ns &&
-               quorum_late_settled(s, l->dropped_ns[0]) &&
+               quorum_late_is_idle(s, i) &&
                bdrv_late(s->slots[i].child) != BDRV_LATE_PENDING) {
-        quorum_probe(bs, i, true);
+        quorum_probe(bs, i, true, stuck);
     }
 }
 
 /* Look after all children that need it.  Returns whether any does. */
-static bool GRAPH_RDLOCK quorum_late_children(BlockDriverState *bs)
+static bool GRAPH_RDLOCK quorum_late_children(BlockDriverState *bs, bool stuck)
 {
     BDRVQuorumState *s = bs->opaque;
     bool any = false;
@@ -726,7 +776,7 @@ static bool GRAPH_RDLOCK quorum_late_children(BlockDriverState *bs)
         uint64_t marks = quorum_sync_late_marks(s->sync, i);
 
         if (quorum_sync_is_lagging(s->sync, i)) {
-            quorum_late_lagging(bs, i);
+            quorum_late_lagging(bs, i, stuck);
             any = true;
         } else if (marks) {
             quorum_late_writes(bs, i, marks);
@@ -739,9 +789,10 @@ static bool GRAPH_RDLOCK quorum_late_children(BlockDriverState *bs)
 /*
  * Have the requests looked at that were sent a while ago, in each thread that
  * has any.  Returns whether there are requests; if not, the timer is not armed
- * any more, unless by others.
+ * any more, unless by others.  Sets *@stuck if one has waited for
+ * child-timeout.
  */
-static bool quorum_late_requests(BlockDriverState *bs)
+static bool quorum_late_requests(BlockDriverState *bs, bool *stuck)
 {
     BDRVQuorumState *s = bs->opaque;
     g_autoptr(GHashTable) contexts = g_hash_table_new(NULL, NULL);
@@ -758,6 +809,8 @@ static bool quorum_late_requests(BlockDriverState *bs)
         if (any && now - req->asked_ns >= quorum_late_period_ns(s)) {
             g_hash_table_add(contexts, req->ctx);
         }
+        *stuck |= any && req->enough != quorum_probe_is_enough &&
+                  now - req->asked_ns >= quorum_timeout_ns(s);
     }
     qemu_spin_unlock(&s->in_flight_lock);
 
@@ -782,11 +835,12 @@ static void quorum_late_tick(void *opaque)
 {
     BlockDriverState *bs = opaque;
     BDRVQuorumState *s = bs->opaque;
+    bool stuck = false;
     bool busy;
 
     bdrv_graph_rdlock_main_loop();
-    busy = quorum_late_requests(bs);
-    if (quorum_late_children(bs)) {
+    busy = quorum_late_requests(bs, &stuck);
+    if (quorum_late_children(bs, stuck)) {
         quorum_late_arm(s);
     }
     if (busy) {
@@ -830,5 +884,17 @@ void quorum_late_attached(BlockDriverState *bs, BdrvChild *child)
                     "when it does not answer: child-timeout has no effect "
                     "there", child->name, bdrv_get_node_name(child->bs),
                     leaf->drv ? leaf->drv->format_name : "?");
+    }
+}
+
+void quorum_late_joined(BlockDriverState *bs, int i)
+{
+    BDRVQuorumState *s = bs->opaque;
+
+    if (bdrv_late(s->slots[i].child) != BDRV_LATE_ENDED) {
+        quorum_reached(QUORUM_BRANCH_LATE_JOINED);
+        stat64_set(&s->slots[i].late_ns, quorum_now_ns());
+        quorum_sync_mark_late(s->sync, i, 0, INT64_MAX);
+        quorum_late_arm(s);
     }
 }

@@ -89,9 +89,26 @@ void coroutine_fn GRAPH_RDLOCK quorum_late_send_rest(QuorumRequest *req);
 bool GRAPH_RDLOCK quorum_others_answer(const QuorumRequest *req);
 
 /*
+ * Whether, without those that @req waits for, enough others store all that is
+ * to be flushed, but for what the write @w, which may be NULL, will give them.
+ * Else the guest's next flush would fail for what those have, and have not
+ * lost.  So it is better to wait for them than for @req to go on with children
+ * that are back (see quorum_answer_is_back()).
+ */
+bool GRAPH_RDLOCK quorum_others_store_unflushed(const QuorumRequest *req,
+                                                const QuorumWrite *w);
+
+/*
  * @child is new: let it be asked, and warn if it can't be given up although the
  * options say so.  In the main thread.
  */
 void GRAPH_RDLOCK quorum_late_attached(BlockDriverState *bs, BdrvChild *child);
+
+/*
+ * The child in slot @i is new there.  What others have asked its node, and
+ * given up, may still be done (L3): all of it is late then.  In the main
+ * thread; the length of the node is known.
+ */
+void GRAPH_RDLOCK quorum_late_joined(BlockDriverState *bs, int i);
 
 #endif /* BLOCK_QUORUM_LATE_H */

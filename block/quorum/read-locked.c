@@ -369,12 +369,21 @@ static bool quorum_sure_may_come(const QuorumLockedRead *lr, int u)
     return false;
 }
 
+static bool quorum_any_is_back(const QuorumRequest *req)
+{
+    bool any = false;
+
+    for (int i = 0; i < req->n; i++) {
+        any |= quorum_answer_is_back(&req->answers[i]);
+    }
+    return any;
+}
+
 /*
- * A QuorumEnoughFn: whether each unit has a winner, among those that have
- * answered; or has none because they are all unsure, and those that have not
- * answered can't help.
+ * Whether each unit has a winner, among those that have answered; or has none
+ * because they are all unsure, and those that have not answered can't help.
  */
-static bool quorum_vote_is_enough(QuorumRequest *req)
+static bool quorum_vote_has_winners(QuorumRequest *req)
 {
     const QuorumLockedRead *lr = req->locked;
     g_autofree const uint8_t **data = g_new(const uint8_t *, req->n);
@@ -396,6 +405,18 @@ static bool quorum_vote_is_enough(QuorumRequest *req)
         }
     }
     return true;
+}
+
+/*
+ * A QuorumEnoughFn.  Children that are back will be asked when the others are
+ * done: they have to show that they answer.
+ */
+static bool quorum_vote_is_enough(QuorumRequest *req)
+{
+    assume_graph_lock();    /* the request holds it */
+    return quorum_vote_has_winners(req) ||
+           (quorum_any_is_back(req) && quorum_others_answer(req) &&
+            quorum_others_store_unflushed(req, NULL));
 }
 
 /*
@@ -749,6 +770,11 @@ quorum_locked_read_vote(QuorumLockedRead *lr, bool all_units)
     quorum_choose_voters(lr);
     req->enough = quorum_vote_is_enough;
     quorum_ask_all(req, quorum_ask_read);
+    if (quorum_sync_is_degraded(req->s->sync) &&
+        !quorum_vote_has_winners(req) && quorum_request_take_back(req)) {
+        quorum_choose_voters(lr);
+        quorum_ask_all(req, quorum_ask_read);
+    }
     quorum_notice_losses(req->bs);
     quorum_choose_voters(lr);
     quorum_forget_futile(req);
@@ -879,7 +905,7 @@ quorum_repair_slot_range(QuorumLockedRead *lr, int i, QuorumRange range,
     quorum_in_flight_begin(&req->answers[i]);
     ret = quorum_repair_write(lr, slot->child, range, stale);
     quorum_in_flight_end(&req->answers[i]);
-    if (ret < 0 || bdrv_late_generation() != req->late_generation) {
+    if (ret < 0 || bdrv_is_late_since(slot->child, req->late_generation)) {
         quorum_late_note(&req->answers[i], range.start, size);
     }
     trace_quorum_repair(req->bs->node_name, i, range.start, size, ret);
@@ -1190,10 +1216,12 @@ int coroutine_fn quorum_locked_read(BlockDriverState *bs, int64_t offset,
             /* The guest may read what it is cutting off: zeroes will do. */
             memset(lr.result + req->bytes, 0, bytes - req->bytes);
             qemu_iovec_from_buf(qiov, 0, lr.result + skip, qiov->size);
-        } else if (qiov->size == bytes) {
+        } else if (!found->again) {
+            req->offset = offset + skip;
+            req->bytes = qiov->size;
             quorum_report_failure(req, "read", ret);
         }
-        if (found->in_order && (ret == 0 || qiov->size == bytes)) {
+        if (found->in_order && (ret == 0 || !found->again)) {
             quorum_tell_errors_in_order(req, offset + skip, qiov->size);
         } else if (found->in_order) {
             quorum_find_reported(found, req);

@@ -92,8 +92,8 @@ static bool quorum_tally_wins(const QuorumRequest *req, const QuorumTally *t,
 }
 
 /*
- * A QuorumEnoughFn.  Pattern threshold asks the others if a child fails: so
- * they have to show that they answer.
+ * A QuorumEnoughFn.  Pattern threshold asks the others if a child fails, and
+ * the locked read asks those that are back: they have to show that they answer.
  */
 static bool quorum_read_is_enough(QuorumRequest *req)
 {
@@ -108,7 +108,11 @@ static bool quorum_read_is_enough(QuorumRequest *req)
         return quorum_others_answer(req);
     }
     for (int i = 0; i < req->n; i++) {
-        if (req->answers[i].part == QUORUM_PART_DEFERRED) {
+        const QuorumAnswer *a = &req->answers[i];
+
+        if (a->part == QUORUM_PART_DEFERRED ||
+            (quorum_answer_is_back(a) &&
+             quorum_others_store_unflushed(req, NULL))) {
             return quorum_others_answer(req);
         }
     }
@@ -577,9 +581,12 @@ quorum_read_unverified(BlockDriverState *bs, int64_t offset, int64_t bytes,
         *size = bytes;
     }
     if (!qatomic_read(&s->num_repairs)) {
-        int ret = quorum_locked_read(bs, *start, *size, offset - *start, qiov,
-                                     flags, found, "unverified");
+        int ret;
 
+        found->again = *size > bytes;
+        ret = quorum_locked_read(bs, *start, *size, offset - *start, qiov,
+                                 flags, found, "unverified");
+        found->again = false;
         if (ret == 0 || *size == bytes) {
             return ret;
         }
@@ -592,7 +599,8 @@ quorum_read_unverified(BlockDriverState *bs, int64_t offset, int64_t bytes,
 /*
  * A crash may have left each child its own outcome of what was in flight: vote,
  * and choose one.  The range [@start, @start + @size) has whole granules, so
- * that this is done once.
+ * that this is done once.  If that fails, it may be for what the guest does not
+ * want: choose for the units that it does.
  */
 static int coroutine_fn GRAPH_RDLOCK
 quorum_read_unresolved(BlockDriverState *bs, int64_t offset, int64_t bytes,
@@ -600,12 +608,19 @@ quorum_read_unresolved(BlockDriverState *bs, int64_t offset, int64_t bytes,
                        QuorumFindings *found, int64_t start, int64_t size)
 {
     int64_t most = quorum_request_max_bytes(bs);
+    int64_t wanted = offset, least = bytes;
     int64_t done = 0;
     int ret = 0;
 
+    quorum_checked_widen(bs, &wanted, &least);
     if (size <= most) {
-        return quorum_locked_read(bs, start, size, offset - start, qiov, flags,
-                                  found, "unresolved");
+        found->again = size > least;
+        ret = quorum_locked_read(bs, start, size, offset - start, qiov, flags,
+                                 found, "unresolved");
+        found->again = false;
+        return ret == 0 || size == least ? ret :
+               quorum_locked_read(bs, wanted, least, offset - wanted, qiov,
+                                  flags, found, "unresolved");
     }
     /* One granule may be as much as is read at a time. */
     while (done < bytes && ret == 0) {

@@ -128,10 +128,14 @@ void coroutine_fn quorum_request_free(QuorumRequest *req)
     g_free(req);
 }
 
-/* Whether the child of @a is asked now, or may be later. */
+/*
+ * Whether the child of @a is asked now, or may be later.  One that lags may be
+ * back when the locked read needs it: see quorum_request_take_back().
+ */
 static bool quorum_answer_needs_buffer(const QuorumAnswer *a)
 {
-    return a->part == QUORUM_PART_ASKED || a->part == QUORUM_PART_DEFERRED;
+    return a->part == QUORUM_PART_ASKED || a->part == QUORUM_PART_DEFERRED ||
+           (a->part == QUORUM_PART_LAGGING && a->req->locked);
 }
 
 bool coroutine_fn quorum_request_alloc(QuorumRequest *req)
@@ -190,6 +194,29 @@ void quorum_answer_leave_out(QuorumAnswer *a, QuorumPart part)
         trace_quorum_left_out(a->req->bs->node_name, quorum_answer_slot(a),
                               a->req->offset, a->req->bytes, why[part]);
     }
+}
+
+bool quorum_answer_is_back(const QuorumAnswer *a)
+{
+    return (a->part == QUORUM_PART_LAGGING ||
+            (quorum_answer_counts(a) && a->dropped)) &&
+           !quorum_sync_is_lagging(a->req->s->sync, quorum_answer_slot(a));
+}
+
+bool quorum_request_take_back(QuorumRequest *req)
+{
+    bool any = false;
+
+    for (int i = 0; i < req->n; i++) {
+        QuorumAnswer *a = &req->answers[i];
+
+        a->done = true;
+        if (quorum_answer_is_back(a)) {
+            quorum_answer_ask_again(a);
+            any = true;
+        }
+    }
+    return any;
 }
 
 bool quorum_answer_is_stale(const QuorumAnswer *a)
@@ -355,6 +382,11 @@ static inline void coroutine_fn GRAPH_RDLOCK quorum_ask(QuorumAnswer *a)
 {
     qatomic_set(&a->in_flight, true);
     a->ret = a->req->ask(a->req, a);
+    if (unlikely(a->ret < 0)) {
+        /* A child is lagging before its requests are given up. */
+        a->dropped = quorum_sync_is_lagging(a->req->s->sync,
+                                            quorum_answer_slot(a));
+    }
     qatomic_set(&a->in_flight, false);
     if (unlikely(a->req->sampled)) {
         quorum_note_latency(a);

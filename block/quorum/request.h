@@ -71,6 +71,7 @@ typedef bool QuorumEnoughFn(QuorumRequest *req);
  */
 typedef struct QuorumFindings {
     bool in_order;              /* tell of errors as pattern fifo does */
+    bool again;                 /* if this vote fails, there is another one */
     bool *reported;             /* [slot]: the read has reported it, or NULL */
     bool *to_repair;            /* [slot]: it should be repaired, or NULL */
     const char *why;            /* to_repair: for traces */
@@ -111,6 +112,7 @@ struct QuorumAnswer {
     QuorumPart part;
     bool done;                  /* has answered in an earlier round */
     bool in_flight;             /* is at work.  Atomic */
+    bool dropped;               /* has failed, as it did not answer */
     bool absent;                /* not asked, but may have a vote in parts */
     bool reported;              /* as one that can't read, or was outvoted */
     int64_t ret;                /* a number, or -errno */
@@ -287,6 +289,27 @@ static inline bool quorum_answer_is_member(const QuorumAnswer *a)
 
 /* The child of @a takes no part any more, for the reason @part. */
 void quorum_answer_leave_out(QuorumAnswer *a, QuorumPart part);
+
+/*
+ * Whether the child of @a did not answer when it was to be asked, or was given
+ * up meanwhile, and answers again: it may be asked (again).
+ */
+bool quorum_answer_is_back(const QuorumAnswer *a);
+
+/* The child of @a has not been asked, or is to be asked once more. */
+static inline void quorum_answer_ask_again(QuorumAnswer *a)
+{
+    a->part = QUORUM_PART_ASKED;
+    a->done = false;
+    a->dropped = false;
+    a->ret = -EAGAIN;
+}
+
+/*
+ * Take such children in, to be asked by the next quorum_ask_all(), and no
+ * others.  Returns whether there are any.
+ */
+bool quorum_request_take_back(QuorumRequest *req);
 
 /* Whether the child of @a is stale or unsure in the range now. */
 bool quorum_answer_is_stale(const QuorumAnswer *a);

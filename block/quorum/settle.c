@@ -997,6 +997,17 @@ bool quorum_sync_would_flush(QuorumSync *sync, const bool *missed,
                                             false) != QUORUM_FLUSH_FAILED;
 }
 
+bool quorum_sync_unflushed_has_copies(QuorumSync *sync, const bool *missed,
+                                      const QuorumWrite *w, int threshold)
+{
+    QUORUM_SYNC_GUARD(sync);
+    return quorum_sync_map_has_copies_locked(sync, sync->unflushed, missed,
+                                             QUORUM_COPY_ANY, w, threshold) &&
+           (!sync->flush_in_flight ||
+            quorum_sync_map_has_copies_locked(sync, sync->flushing, missed,
+                                              QUORUM_COPY_ANY, w, threshold));
+}
+
 QuorumFlushOutcome quorum_sync_flush_settle(QuorumSync *sync,
                                             const bool *missed, int threshold,
                                             bool heard, bool first, bool last)

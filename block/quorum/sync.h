@@ -612,6 +612,13 @@ bool quorum_sync_would_flush(QuorumSync *sync, const bool *missed,
                              int threshold);
 
 /*
+ * Whether @threshold members that are not in @missed[slot] store all that is
+ * not flushed, but for the granules that @w, which may be NULL, covers.
+ */
+bool quorum_sync_unflushed_has_copies(QuorumSync *sync, const bool *missed,
+                                      const QuorumWrite *w, int threshold);
+
+/*
  * The node has @bytes from now on.  What was known of a range that is cut off
  * is forgotten.
  */

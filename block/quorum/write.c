@@ -42,11 +42,22 @@ static bool quorum_is_refusal(int64_t ret)
     return ret == -ENOTSUP || ret == -EINVAL;
 }
 
+bool quorum_write_is_back(const QuorumRequest *req, int i)
+{
+    const QuorumAnswer *a = &req->answers[i];
+
+    /* A FUA write that has failed counts as a failed flush: see write.h. */
+    return !req->missed[i] && quorum_answer_is_back(a) &&
+           !(a->dropped && (req->flags & BDRV_REQ_FUA));
+}
+
 /* A QuorumEnoughFn. */
 static bool quorum_write_is_enough(QuorumRequest *req)
 {
     g_autofree bool *missed = g_new(bool, req->n);
     g_autofree bool *waited_for = g_new(bool, req->n);
+
+    bool back = false;
 
     for (int i = 0; i < req->n; i++) {
         const QuorumAnswer *a = &req->answers[i];
@@ -57,8 +68,22 @@ static bool quorum_write_is_enough(QuorumRequest *req)
                     (a->in_flight || !(req->flags & BDRV_REQ_NO_FALLBACK) ||
                      !quorum_answer_counts(a) || !quorum_is_refusal(a->ret));
     }
-    return quorum_sync_would_hold(req->s->sync, &req->write, missed, waited_for,
-                                  req->s->opts.threshold);
+    if (quorum_sync_would_hold(req->s->sync, &req->write, missed, waited_for,
+                               req->s->opts.threshold)) {
+        return true;
+    }
+    /* Those that are back will be asked when the others are done. */
+    for (int i = 0; i < req->n; i++) {
+        if (quorum_write_is_back(req, i)) {
+            missed[i] = false;
+            back = true;
+        }
+    }
+    assume_graph_lock();    /* the request holds it */
+    return back && quorum_sync_would_hold_later(req->s->sync, &req->write,
+                                                missed,
+                                                req->s->opts.threshold) &&
+           quorum_others_store_unflushed(req, &req->write);
 }
 
 /* The range is held: @req is about to be sent, for the first time or again. */

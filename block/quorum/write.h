@@ -39,6 +39,13 @@ void GRAPH_RDLOCK quorum_write_again(QuorumRequest *req);
 #define QUORUM_WRITE_AGAIN 3
 
 /*
+ * Whether the child in slot @i has missed nothing of the write @req yet, and
+ * may be asked (again): see quorum_answer_is_back().  Where a flush has failed,
+ * what was in flight counts as lost; so a FUA write is not asked for again.
+ */
+bool quorum_write_is_back(const QuorumRequest *req, int i);
+
+/*
  * Fill in @req->missed[] with the children that have not done the request, or
  * were not asked; those that have done it can be repaired again.  Returns
  * whether an error is to be reported.

@@ -129,6 +129,7 @@ size_t sim_writes_unsure(void)
 size_t sim_writes_tried_again(void)
 {
     return qatomic_read(&quorum_debug.reached[QUORUM_BRANCH_WRITE_LOST]) +
+           qatomic_read(&quorum_debug.reached[QUORUM_BRANCH_LATE_TAKEN_BACK]) +
            sim_writes_unsure();
 }
 
