@@ -81,7 +81,7 @@ void GRAPH_RDLOCK quorum_flush_failed(const QuorumAnswer *a);
  * that is rotten, but that comes to an end: it need not count.  @restores says
  * how often that was so.
  */
-#define QUORUM_RESTORES_MAX 64
+#define QUORUM_RESTORES_MAX 1024
 bool coroutine_fn GRAPH_RDLOCK quorum_confirm_unsure(BlockDriverState *bs,
                                                      bool yields,
                                                      int *restores);
