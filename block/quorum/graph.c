@@ -560,10 +560,11 @@ int quorum_change_children(BlockDriverState *bs, const QuorumOptions *opts,
             trace_quorum_child_change(bs->node_name, i, from[i], nodes[i] ?
                                       bdrv_get_node_name(nodes[i]) : "");
         }
-        if (nodes[i] && from[i] < 0) {
-            quorum_late_joined(bs, i);
+        if (!nodes[i] || from[i] >= 0) {
+            continue;
         }
-        if (nodes[i] && from[i] < 0 && !in_sync) {
+        quorum_late_joined(bs, i);
+        if (!in_sync) {
             /* What was on the node before it became a child has no vote. */
             quorum_sync_set_rebuilding(s->sync, i);
             quorum_sync_set_touched_end(s->sync,

@@ -171,7 +171,6 @@ static void quorum_probe_done(void *opaque)
     if (p->back && p->ret >= 0 && !l->cut) {
         quorum_reached(QUORUM_BRANCH_LATE_BACK);
         trace_quorum_late_back(p->bs->node_name, p->slot);
-        l->cut = false;
         quorum_sync_set_lagging(s->sync, p->slot, false, "answers again");
         quorum_tell_states(p->bs);
     } else if (p->back) {
@@ -291,6 +290,17 @@ bool quorum_others_store_unflushed(const QuorumRequest *req,
     }
     return quorum_sync_unflushed_has_copies(s->sync, missed, w,
                                             s->opts.threshold);
+}
+
+bool quorum_others_are_back(const QuorumRequest *req)
+{
+    bool any = false;
+
+    for (int i = 0; i < req->n; i++) {
+        any |= quorum_answer_is_back(&req->answers[i]);
+    }
+    return any && quorum_others_answer(req) &&
+           quorum_others_store_unflushed(req, NULL);
 }
 
 /* --- dropping --- */
@@ -699,12 +709,10 @@ void coroutine_fn quorum_late_send_rest(QuorumRequest *req)
     for (int i = 0; i < req->n; i++) {
         any |= req->answers[i].part == QUORUM_PART_LATE ||
                quorum_write_is_back(req, i);
+        req->answers[i].done = true;
     }
     if (!any || !quorum_late_needed(req)) {
         return;
-    }
-    for (int i = 0; i < req->n; i++) {
-        req->answers[i].done = true;
     }
     quorum_reached(QUORUM_BRANCH_LATE_WAIT);
     trace_quorum_late_wait(req->bs->node_name, req->offset, req->bytes);
@@ -726,17 +734,12 @@ void coroutine_fn quorum_late_send_rest(QuorumRequest *req)
  * abandoned.  They themselves may go on, and wait for another child: until they
  * are settled, the child is to them one that has just failed.
  */
-static bool quorum_late_is_idle(BDRVQuorumState *s, int i)
+static bool GRAPH_RDLOCK quorum_late_is_idle(BDRVQuorumState *s, int i)
 {
-    QuorumRequest *req;
-    bool idle = true;
+    g_autofree int64_t *ages = g_new(int64_t, s->num_slots);
 
-    qemu_spin_lock(&s->in_flight_lock);
-    QLIST_FOREACH(req, &s->in_flight, next) {
-        idle &= !qatomic_read(&req->answers[i].in_flight);
-    }
-    qemu_spin_unlock(&s->in_flight_lock);
-    return idle;
+    quorum_request_ages(s, ages);
+    return ages[i] < 0;
 }
 
 /*

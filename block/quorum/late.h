@@ -99,6 +99,13 @@ bool GRAPH_RDLOCK quorum_others_store_unflushed(const QuorumRequest *req,
                                                 const QuorumWrite *w);
 
 /*
+ * Whether the read @req may go on with children that are back, instead of those
+ * that it waits for: they have shown that they answer, and nothing that is to
+ * be flushed is lacking without the others.
+ */
+bool GRAPH_RDLOCK quorum_others_are_back(const QuorumRequest *req);
+
+/*
  * @child is new: let it be asked, and warn if it can't be given up although the
  * options say so.  In the main thread.
  */

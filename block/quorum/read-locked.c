@@ -369,16 +369,6 @@ static bool quorum_sure_may_come(const QuorumLockedRead *lr, int u)
     return false;
 }
 
-static bool quorum_any_is_back(const QuorumRequest *req)
-{
-    bool any = false;
-
-    for (int i = 0; i < req->n; i++) {
-        any |= quorum_answer_is_back(&req->answers[i]);
-    }
-    return any;
-}
-
 /*
  * Whether each unit has a winner, among those that have answered; or has none
  * because they are all unsure, and those that have not answered can't help.
@@ -407,16 +397,11 @@ static bool quorum_vote_has_winners(QuorumRequest *req)
     return true;
 }
 
-/*
- * A QuorumEnoughFn.  Children that are back will be asked when the others are
- * done: they have to show that they answer.
- */
+/* A QuorumEnoughFn.  Who is back will be asked when the others are done. */
 static bool quorum_vote_is_enough(QuorumRequest *req)
 {
     assume_graph_lock();    /* the request holds it */
-    return quorum_vote_has_winners(req) ||
-           (quorum_any_is_back(req) && quorum_others_answer(req) &&
-            quorum_others_store_unflushed(req, NULL));
+    return quorum_vote_has_winners(req) || quorum_others_are_back(req);
 }
 
 /*

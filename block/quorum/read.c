@@ -108,15 +108,11 @@ static bool quorum_read_is_enough(QuorumRequest *req)
         return quorum_others_answer(req);
     }
     for (int i = 0; i < req->n; i++) {
-        const QuorumAnswer *a = &req->answers[i];
-
-        if (a->part == QUORUM_PART_DEFERRED ||
-            (quorum_answer_is_back(a) &&
-             quorum_others_store_unflushed(req, NULL))) {
+        if (req->answers[i].part == QUORUM_PART_DEFERRED) {
             return quorum_others_answer(req);
         }
     }
-    return false;
+    return quorum_others_are_back(req);
 }
 
 /* A QuorumEarlyFn. */
@@ -608,12 +604,13 @@ quorum_read_unresolved(BlockDriverState *bs, int64_t offset, int64_t bytes,
                        QuorumFindings *found, int64_t start, int64_t size)
 {
     int64_t most = quorum_request_max_bytes(bs);
-    int64_t wanted = offset, least = bytes;
     int64_t done = 0;
     int ret = 0;
 
-    quorum_checked_widen(bs, &wanted, &least);
     if (size <= most) {
+        int64_t wanted = offset, least = bytes;
+
+        quorum_checked_widen(bs, &wanted, &least);
         found->again = size > least;
         ret = quorum_locked_read(bs, start, size, offset - start, qiov, flags,
                                  found, "unresolved");

@@ -56,7 +56,6 @@ static bool quorum_write_is_enough(QuorumRequest *req)
 {
     g_autofree bool *missed = g_new(bool, req->n);
     g_autofree bool *waited_for = g_new(bool, req->n);
-
     bool back = false;
 
     for (int i = 0; i < req->n; i++) {
