@@ -177,4 +177,6 @@ const char *const quorum_branch_text[QUORUM_BRANCH__MAX] = {
     [QUORUM_BRANCH_DIGEST_LOST] = "no child has the digest",
     [QUORUM_BRANCH_DIGEST_TOLD] = "digest of what was lost, as was told",
     [QUORUM_BRANCH_OUTVOTED_REPAIRED] = "what a digest knows given to others",
+    [QUORUM_BRANCH_LOST_OF_GRANULE] =
+        "child that lost a part of a granule kept",
 };

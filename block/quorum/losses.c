@@ -104,7 +104,8 @@ static void GRAPH_RDLOCK quorum_find_outvoted(const QuorumLockedRead *lr,
  * A QuorumRepairFn: children that have been confirmed, but not to have it on
  * their media, are given it again; and so are children that lack what a digest
  * knows to be right, if that is why there are too few copies.  What children
- * lack otherwise is left to a resync.
+ * lack otherwise is left to a resync, except for units of larger granules:
+ * there, what is missing of one keeps the child unsure in all of them.
  */
 static void coroutine_fn GRAPH_RDLOCK
 quorum_repair_unsure(BlockDriverState *bs, QuorumLockedRead *lr)
@@ -117,7 +118,9 @@ quorum_repair_unsure(BlockDriverState *bs, QuorumLockedRead *lr)
     }
     bitmap_and(lr->to_repair, lr->to_repair, lr->unsure, bits);
     bitmap_andnot(lr->to_repair, lr->to_repair, lr->stale, bits);
-    bitmap_andnot(lr->to_repair, lr->to_repair, lr->wrong, bits);
+    if (quorum_sync_granule_bytes(lr->req->s->sync) <= QUORUM_UNIT) {
+        bitmap_andnot(lr->to_repair, lr->to_repair, lr->wrong, bits);
+    }
     bitmap_andnot(lr->to_repair, lr->to_repair, lr->missing, bits);
     bitmap_or(lr->to_repair, lr->to_repair, outvoted, bits);
     quorum_repair_all(lr);

@@ -169,21 +169,32 @@ quorum_reread_unit(QuorumLockedRead *lr, int u)
 /*
  * The child in slot @i has other data than the winner in unit @u.  If it was
  * unsure there, it has lost the unit.  If only the digest tells so (the child
- * @outvotes the winner), it must not vote any more, for the digest may be
- * forgotten before the child is repaired.  (Where more than a unit is stale at
- * a time, its neighbours would lose their votes with it.)
+ * @outvotes the winner), it must not be believed any more, for the digest may
+ * be forgotten before the child is repaired.
+ *
+ * Where more than a unit would be stale, the child is unsure instead: units
+ * beside this one, of which others may have lost their copies, need its vote.
  */
 static void quorum_unit_is_lost(const QuorumLockedRead *lr, int i, int u,
                                 bool outvotes)
 {
     QuorumSync *sync = lr->req->s->sync;
+    bool unsure = test_bit(quorum_bit(lr, i, u), lr->unsure);
     QuorumRange unit = quorum_unit(lr, u);
+    int64_t size = unit.end - unit.start;
 
-    if (outvotes && quorum_sync_granule_bytes(sync) == QUORUM_UNIT) {
-        quorum_sync_mark_outvoted(sync, i, unit.start, unit.end - unit.start);
-    } else if (test_bit(quorum_bit(lr, i, u), lr->unsure)) {
-        quorum_sync_mark_stale(sync, i, unit.start, unit.end - unit.start,
-                               "lost");
+    if (!outvotes && !unsure) {
+        return;
+    }
+    if (quorum_sync_granule_bytes(sync) > QUORUM_UNIT) {
+        quorum_reached(QUORUM_BRANCH_LOST_OF_GRANULE);
+        if (!unsure) {
+            quorum_sync_mark_unsure(sync, i, unit.start, size, "outvoted");
+        }
+    } else if (outvotes) {
+        quorum_sync_mark_outvoted(sync, i, unit.start, size);
+    } else {
+        quorum_sync_mark_stale(sync, i, unit.start, size, "lost");
     }
 }
 

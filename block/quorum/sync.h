@@ -259,6 +259,13 @@ uint64_t quorum_sync_losses(QuorumSync *sync, int i);
 /* Whether some child is unsure.  A hint, one atomic load. */
 bool quorum_sync_any_unsure(QuorumSync *sync);
 
+/*
+ * The child in slot @i is unsure in the range from now on, extended as for
+ * quorum_sync_mark_stale().
+ */
+void quorum_sync_mark_unsure(QuorumSync *sync, int i, int64_t offset,
+                             int64_t bytes, const char *why);
+
 /* Whether the child in slot @i is unsure in any of the range. */
 bool quorum_sync_is_unsure(QuorumSync *sync, int i, int64_t offset,
                            int64_t bytes);

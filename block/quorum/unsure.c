@@ -77,6 +77,13 @@ void quorum_sync_mark_unsure_locked(QuorumSync *sync, int i, int64_t offset,
     }
 }
 
+void quorum_sync_mark_unsure(QuorumSync *sync, int i, int64_t offset,
+                             int64_t bytes, const char *why)
+{
+    QUORUM_SYNC_GUARD(sync);
+    quorum_sync_mark_unsure_locked(sync, i, offset, bytes, why);
+}
+
 void quorum_sync_clear_unsure_locked(QuorumSync *sync, int i, int64_t offset,
                                      int64_t bytes, const char *why)
 {

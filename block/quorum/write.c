@@ -539,7 +539,8 @@ quorum_write_votes(BlockDriverState *bs, int64_t offset, int64_t bytes,
 
 /*
  * Before a write of a part of what was outvoted: give the children what they
- * lack around it.  Afterwards it would be too late, for a write makes its
+ * lack around it.  (Where granules are larger than units, those that were
+ * outvoted are unsure.)  Afterwards it would be too late, for a write makes its
  * digest unknown.
  */
 static inline void coroutine_fn GRAPH_RDLOCK
@@ -548,7 +549,9 @@ quorum_restore_around(BlockDriverState *bs, int64_t offset, int64_t bytes)
     BDRVQuorumState *s = bs->opaque;
 
     if (unlikely(s->digests) && quorum_sync_is_degraded(s->sync) &&
-        quorum_sync_any_outvoted(s->sync)) {
+        (quorum_sync_any_outvoted(s->sync) ||
+         (quorum_sync_any_unsure(s->sync) &&
+          quorum_sync_granule_bytes(s->sync) > QUORUM_UNIT))) {
         quorum_confirm_around(bs, offset, bytes);
     }
 }

@@ -49,11 +49,13 @@ static void repair_votes(Op *op, uint64_t mask, int unit, int *winners,
         /*
          * A read that meets a stale granule repairs all of it, later.  A flush
          * votes where children are unsure, so does a write before it is tried
-         * again, and a resize at the end of the disk.
+         * again (or, with digests, before it is sent), and a resize at the end
+         * of the disk.
          */
         if (r->start != NEVER &&
             (((r->type == REQ_READ || r->type == REQ_SCRUB ||
-               sim_is_tried_again(r)) &&
+               sim_is_tried_again(r) ||
+               (sim_is_checked(sim.s) && sim_is_write(r))) &&
               sim_granules_mask(r->mask) & sim_unit_mask(unit)) ||
              (sim_is_tried_again(r) && r->flags & BDRV_REQ_FUA) ||
              r->type == REQ_FLUSH || r->type == REQ_RESIZE)) {
@@ -219,9 +221,9 @@ static bool was_outvoted(const Op *op)
     BDRVQuorumState *s = blk_bs(sim.node.blk)->opaque;
 
     return sim_is_checked(sim.s) &&
-           quorum_sync_is_stale(s->sync, op->child->index,
-                                (int64_t)ctz64(op->mask) * sim.s->cell_bytes,
-                                1);
+           quorum_sync_is_doubtful(s->sync, op->child->index,
+                                   (int64_t)ctz64(op->mask) *
+                                   sim.s->cell_bytes, 1);
 }
 
 static void check_repair(Op *op)

@@ -199,7 +199,8 @@ class Offer(NamedTuple):
 
 class HeldNBD:
     """
-    Serves @image, a bytearray, to one client at a time.
+    Serves @image, a bytearray, to one client at a time.  If it offers more than
+    that, there are zeroes behind it, and nothing is written there.
 
     A request is answered at once, unless hold(request) is true: then release()
     does what it asks for, and answers it.  Later requests don't wait for it.
@@ -404,7 +405,9 @@ class HeldNBD:
         if request.kind == READ:
             image = self._first if self.old(request) else self.image
             data = bytes(image[request.offset:end])
+            data += bytes(request.length - len(data))
         elif request.kind == WRITE:
+            assert end <= len(self.image)
             self.image[request.offset:end] = request.data
         elif request.kind == WRITE_ZEROES:
             self.image[request.offset:end] = bytes(request.length)
