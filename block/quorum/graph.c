@@ -493,7 +493,7 @@ quorum_detach_others(BlockDriverState *bs, const int *from, int n,
         BdrvChild *child = s->slots[i].child;
 
         if (child && (i >= n || from[i] != i)) {
-            int ret = bdrv_detach_child_tran(bs, child, tran, detached, errp);
+            int ret = quorum_late_detach(bs, child, tran, detached, errp);
 
             if (ret < 0) {
                 return ret;

@@ -890,6 +890,15 @@ void quorum_late_attached(BlockDriverState *bs, BdrvChild *child)
     }
 }
 
+int quorum_late_detach(BlockDriverState *bs, BdrvChild *child,
+                       Transaction *tran, GSList **detached, Error **errp)
+{
+    BDRVQuorumState *s = bs->opaque;
+
+    child->bs->close_timeout_ms = s->opts.child_timeout_ms;
+    return bdrv_detach_child_tran(bs, child, tran, detached, errp);
+}
+
 void quorum_late_joined(BlockDriverState *bs, int i)
 {
     BDRVQuorumState *s = bs->opaque;

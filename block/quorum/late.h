@@ -112,6 +112,14 @@ bool GRAPH_RDLOCK quorum_others_are_back(const QuorumRequest *req);
 void GRAPH_RDLOCK quorum_late_attached(BlockDriverState *bs, BdrvChild *child);
 
 /*
+ * bdrv_detach_child_tran() of @child.  It may hang without having been noticed:
+ * then who closes its node gives it up after child-timeout.
+ */
+int GRAPH_WRLOCK quorum_late_detach(BlockDriverState *bs, BdrvChild *child,
+                                    Transaction *tran, GSList **detached,
+                                    Error **errp);
+
+/*
  * The child in slot @i is new there.  What others have asked its node, and
  * given up, may still be done (L3): all of it is late then.  In the main
  * thread; the length of the node is known.

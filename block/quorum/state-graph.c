@@ -19,6 +19,7 @@
 #include "qobject/qdict.h"
 #include "qobject/qlist.h"
 #include "system/block-backend.h"
+#include "late.h"
 #include "state-int.h"
 
 /* What is put back if the change fails */
@@ -81,7 +82,7 @@ int quorum_state_change_begin(BlockDriverState *bs, BlockDriverState **nodes,
         BdrvChild *child = st->nodes[i].child;
 
         if (child && (i >= n || new[i].child != child)) {
-            int ret = bdrv_detach_child_tran(bs, child, tran, detached, errp);
+            int ret = quorum_late_detach(bs, child, tran, detached, errp);
 
             if (ret < 0) {
                 g_free(new);
@@ -344,8 +345,8 @@ static int GRAPH_WRLOCK quorum_state_detach_one(BlockDriverState *bs, int slot,
                                                 Error **errp)
 {
     BDRVQuorumState *s = bs->opaque;
-    int ret = bdrv_detach_child_tran(bs, s->state->nodes[slot].child, tran,
-                                     detached, errp);
+    int ret = quorum_late_detach(bs, s->state->nodes[slot].child, tran,
+                                 detached, errp);
 
     if (ret == 0) {
         quorum_state_put_one(bs, slot, (QuorumStateNode) { .record = -1 },
