@@ -204,7 +204,7 @@ class HeldNBD:
 
     A request is answered at once, unless hold(request) is true: then release()
     does what it asks for, and answers it.  Later requests don't wait for it.
-    One for which fail(request) is true gets an error instead.
+    One for which fail(request) is true gets @error instead.
     announce(offset) is called before the payload of a write is received.
     A change of @offer is for the next connection; what it does not include is
     refused.
@@ -218,6 +218,7 @@ class HeldNBD:
         self.offered = 0                    # how often it was
         self.hold: Callable[[Request], bool] = lambda request: False
         self.fail: Callable[[Request], bool] = lambda request: False
+        self.error = EIO
         self.announce: Callable[[int], None] = lambda offset: None
         # Reads that get what there was at first
         self.old: Callable[[Request], bool] = lambda request: False
@@ -394,7 +395,7 @@ class HeldNBD:
             self._reply(request, EINVAL)
             return
         if self.fail(request):
-            self._reply(request, EIO)
+            self._reply(request, self.error)
             return
         self._reply(request, 0, self._do(request))
 
