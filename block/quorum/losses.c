@@ -112,18 +112,18 @@ quorum_repair_unsure(BlockDriverState *bs, QuorumLockedRead *lr)
 {
     long bits = (long)lr->req->n * lr->units;
     g_autofree unsigned long *outvoted = bitmap_new(bits);
+    g_autofree unsigned long *which = bitmap_new(bits);
 
     if (quorum_sync_any_outvoted(lr->req->s->sync)) {
         quorum_find_outvoted(lr, outvoted);
     }
-    bitmap_and(lr->to_repair, lr->to_repair, lr->unsure, bits);
-    bitmap_andnot(lr->to_repair, lr->to_repair, lr->stale, bits);
+    bitmap_andnot(which, lr->unsure, lr->stale, bits);
     if (quorum_sync_granule_bytes(lr->req->s->sync) <= QUORUM_UNIT) {
-        bitmap_andnot(lr->to_repair, lr->to_repair, lr->wrong, bits);
+        bitmap_andnot(which, which, lr->wrong, bits);
     }
-    bitmap_andnot(lr->to_repair, lr->to_repair, lr->missing, bits);
-    bitmap_or(lr->to_repair, lr->to_repair, outvoted, bits);
-    quorum_repair_all(lr);
+    bitmap_andnot(which, which, lr->missing, bits);
+    bitmap_or(which, which, outvoted, bits);
+    quorum_repair_some(lr, which);
 }
 
 /* Vote on the range, and write again what has to be. */
@@ -150,7 +150,9 @@ bool coroutine_fn quorum_confirm_unsure(BlockDriverState *bs, bool yields,
                                         int *restores)
 {
     BDRVQuorumState *s = bs->opaque;
-    bool outvoted = quorum_sync_any_outvoted(s->sync);
+    bool outvoted = quorum_sync_any_outvoted(s->sync) ||
+                    (s->digests && quorum_sync_any_unsure(s->sync) &&
+                     quorum_sync_granule_bytes(s->sync) > QUORUM_UNIT);
     uint64_t repaired = quorum_repaired_bytes(s);
     int64_t pos = 0, start, bytes;
 

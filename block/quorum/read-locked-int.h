@@ -40,6 +40,7 @@ typedef struct QuorumLockedRead {
     unsigned long *wrong;       /* the child has other data than the winner */
     unsigned long *missing;     /* the child has no answer */
     unsigned long *to_repair;   /* to be overwritten, and not yet done */
+    unsigned long *given;       /* has been overwritten with the winner */
 
     /* [unit] */
     unsigned long *no_winner;   /* of the vote */
@@ -112,5 +113,12 @@ void GRAPH_RDLOCK quorum_report_wrong(QuorumLockedRead *lr);
  * first one that failed.
  */
 int coroutine_fn GRAPH_RDLOCK quorum_repair_all(QuorumLockedRead *lr);
+
+/*
+ * The same, but only what is in @which, too.  What is not stays to be repaired:
+ * it is not alike, nor confirmed.
+ */
+int coroutine_fn GRAPH_RDLOCK
+quorum_repair_some(QuorumLockedRead *lr, const unsigned long *which);
 
 #endif /* BLOCK_QUORUM_READ_LOCKED_INT_H */

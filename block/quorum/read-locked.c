@@ -189,7 +189,7 @@ static void quorum_unit_is_lost(const QuorumLockedRead *lr, int i, int u,
     if (quorum_sync_granule_bytes(sync) > QUORUM_UNIT) {
         quorum_reached(QUORUM_BRANCH_LOST_OF_GRANULE);
         if (!unsure) {
-            quorum_sync_mark_unsure(sync, i, unit.start, size, "outvoted");
+            quorum_sync_doubt_outvoted(sync, i, unit.start, size);
         }
     } else if (outvotes) {
         quorum_sync_mark_outvoted(sync, i, unit.start, size);
@@ -416,11 +416,44 @@ static bool quorum_vote_is_enough(QuorumRequest *req)
 }
 
 /*
+ * What most children have of unit @u; but among those that have something else
+ * than any sure child, only if there is no other and the guest was told: see
+ * quorum_unit_winner(), which has found no winner.
+ */
+static int quorum_most_common_outcome(const QuorumLockedRead *lr, int u,
+                                      int *members)
+{
+    const QuorumRequest *req = lr->req;
+    QuorumRange unit = quorum_unit(lr, u);
+    g_autofree int *vouched = g_new(int, req->n);
+    int winner;
+
+    if (likely(!quorum_sync_any_unsure(req->s->sync))) {
+        return quorum_most_common(lr->version, req->n, members);
+    }
+    for (int i = 0; i < req->n; i++) {
+        vouched[i] = QUORUM_NO_VERSION;
+        for (int j = 0; j < req->n; j++) {
+            if (lr->version[j] == lr->version[i] && lr->sure[j]) {
+                vouched[i] = lr->version[i];
+            }
+        }
+    }
+    winner = quorum_most_common(vouched, req->n, members);
+    if (winner < 0 && quorum_sync_is_told(req->s->sync, unit.start,
+                                          unit.end - unit.start)) {
+        return quorum_most_common(lr->version, req->n, members);
+    }
+    return winner;
+}
+
+/*
  * A crash has left each child its own outcome in unit @u: each of them may be
  * it, as on a single disk, but one must be chosen for good (promise 11).  If
  * @winner is none, choose the one that most children have.  Children that were
  * behind may all be stale here, though each lacks something else; but one that
  * is not stale has all that was acknowledged, so it may decide even alone.
+ * Since the crash, the guest may have written here, and a child have lost that.
  * Returns the slot of a child that has what was chosen, or QUORUM_NO_VERSION if
  * too few have answered.
  */
@@ -443,7 +476,7 @@ static int GRAPH_RDLOCK quorum_choose_outcome(QuorumLockedRead *lr, int u,
     }
     if (winner < 0 && answers >= MIN(req->s->opts.threshold, voters) &&
         answers > 0) {
-        winner = quorum_most_common(lr->version, req->n, members);
+        winner = quorum_most_common_outcome(lr, u, members);
     }
     if (winner >= 0) {
         quorum_reached(QUORUM_BRANCH_RESOLVED);
@@ -684,6 +717,7 @@ bool coroutine_fn quorum_locked_read_alloc(QuorumLockedRead *lr,
         .late = bitmap_new((long)req->n * units),
         .wrong = bitmap_new((long)req->n * units),
         .to_repair = bitmap_new((long)req->n * units),
+        .given = bitmap_new((long)req->n * units),
         .missing = bitmap_new((long)req->n * units),
         .no_winner = bitmap_new(units),
         .weak = bitmap_new(units),
@@ -710,6 +744,7 @@ void quorum_locked_read_free(QuorumLockedRead *lr)
     g_free(lr->late);
     g_free(lr->wrong);
     g_free(lr->to_repair);
+    g_free(lr->given);
     g_free(lr->missing);
     g_free(lr->no_winner);
     g_free(lr->weak);
@@ -983,6 +1018,7 @@ static int coroutine_fn GRAPH_RDLOCK quorum_repair_slot(QuorumLockedRead *lr,
         first_unit = (range.start - lr->base) / QUORUM_UNIT;
         past_unit = DIV_ROUND_UP(range.end - lr->base, QUORUM_UNIT);
         bitmap_clear(lr->to_repair, base + first_unit, past_unit - first_unit);
+        bitmap_set(lr->given, base + first_unit, past_unit - first_unit);
     }
     return 0;
 }
@@ -1057,6 +1093,20 @@ int coroutine_fn quorum_repair_all(QuorumLockedRead *lr)
     return ret;
 }
 
+int coroutine_fn quorum_repair_some(QuorumLockedRead *lr,
+                                    const unsigned long *which)
+{
+    long bits = (long)lr->req->n * lr->units;
+    g_autofree unsigned long *others = bitmap_new(bits);
+    int ret;
+
+    bitmap_andnot(others, lr->to_repair, which, bits);
+    bitmap_and(lr->to_repair, lr->to_repair, which, bits);
+    ret = quorum_repair_all(lr);
+    bitmap_or(lr->to_repair, lr->to_repair, others, bits);
+    return ret;
+}
+
 /* --- what is known of the children afterwards --- */
 
 /* Whether all children that are not stale in unit @u hold the same now. */
@@ -1075,15 +1125,21 @@ static bool quorum_unit_is_alike(const QuorumLockedRead *lr, int u)
     return true;
 }
 
-/* Whether a vote has confirmed what the child in slot @i says of unit @u. */
+/*
+ * Whether a vote has confirmed what the child in slot @i says of unit @u, or
+ * the child has been given what has won.
+ */
 static bool quorum_unit_is_confirmed(const QuorumLockedRead *lr, int i, int u)
 {
     long bit = quorum_bit(lr, i, u);
 
-    return quorum_answer_counts(&lr->req->answers[i]) &&
-           !test_bit(bit, lr->stale) && !test_bit(bit, lr->wrong) &&
-           !test_bit(bit, lr->missing) && !test_bit(bit, lr->to_repair) &&
-           !(test_bit(u, lr->no_winner) && test_bit(u, lr->weak));
+    if (!quorum_answer_counts(&lr->req->answers[i]) ||
+        test_bit(bit, lr->stale) || test_bit(bit, lr->to_repair)) {
+        return false;
+    }
+    return test_bit(bit, lr->given) ||
+           (!test_bit(bit, lr->wrong) && !test_bit(bit, lr->missing) &&
+            !(test_bit(u, lr->no_winner) && test_bit(u, lr->weak)));
 }
 
 /* Children that were unsure, and have been confirmed, are sure. */

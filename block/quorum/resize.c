@@ -44,18 +44,27 @@ quorum_ask_truncate(QuorumRequest *req, QuorumAnswer *a)
     int64_t old_length = req->resize.old_length;
     int64_t length = req->resize.length;
     bool zeroes = quorum_promises_zeroes(a->child->bs);
+    int64_t child_length = quorum_child_length(a->child);
     int64_t garbage_end;
     int ret;
 
+    if (child_length < old_length) {
+        /* It got a shorter overlay, and is about to get zeroes instead. */
+        quorum_sync_mark_stale(req->s->sync, quorum_answer_slot(a),
+                               child_length, old_length - child_length,
+                               "shorter");
+    }
     ret = bdrv_co_truncate(a->child, length, req->resize.exact,
                            req->resize.prealloc,
                            (req->flags & ~BDRV_REQ_ZERO_WRITE) |
                            (zeroes ? BDRV_REQ_ZERO_WRITE : 0), &a->err);
     /*
      * What a child that can't promise zeroes had there, or what a request that
-     * failed has left behind the end, must not come into sight.
+     * failed has left behind the end, must not come into sight; nor what was
+     * there in an overlay that is longer.
      */
-    garbage_end = zeroes ? MIN(req->resize.touched_end, length) : length;
+    garbage_end = zeroes ? MIN(MAX(req->resize.touched_end, child_length),
+                               length) : length;
     if (ret < 0 || garbage_end <= old_length) {
         return ret;
     }

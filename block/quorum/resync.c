@@ -246,19 +246,19 @@ quorum_resync_repair(BlockDriverState *bs, QuorumLockedRead *lr)
 {
     BDRVQuorumState *s = bs->opaque;
     long bits = (long)lr->req->n * lr->units;
+    g_autofree unsigned long *which = bitmap_new(bits);
 
-    if (!s->opts.rewrite_corrupted) {
-        g_autofree unsigned long *known = bitmap_new(bits);
-
-        bitmap_or(known, lr->stale, lr->unsure, bits);
-        bitmap_and(lr->to_repair, lr->to_repair, known, bits);
+    if (s->opts.rewrite_corrupted) {
+        bitmap_fill(which, bits);
+    } else {
+        bitmap_or(which, lr->stale, lr->unsure, bits);
     }
     for (int i = 0; i < lr->req->n; i++) {
         if (!quorum_resync_wants(bs, i)) {
-            bitmap_clear(lr->to_repair, quorum_bit(lr, i, 0), lr->units);
+            bitmap_clear(which, quorum_bit(lr, i, 0), lr->units);
         }
     }
-    quorum_repair_all(lr);
+    quorum_repair_some(lr, which);
 }
 
 /* @bytes have been copied now. */

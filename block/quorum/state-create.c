@@ -259,7 +259,8 @@ static bool coroutine_fn GRAPH_RDLOCK quorum_state_co_try(QuorumState *st,
 
 /*
  * What was written and not flushed is marked, as if state nodes had been there.
- * What children lack is in their maps.
+ * What children lack is in their maps, and where these are too coarse, marks
+ * say that something has to be chosen.
  */
 static void GRAPH_RDLOCK quorum_state_note_all_locked(QuorumState *st)
 {
@@ -269,7 +270,10 @@ static void GRAPH_RDLOCK quorum_state_note_all_locked(QuorumState *st)
 
     for (int64_t b = 0; b << shift < length; b++) {
         if (!quorum_sync_is_flushed(s->sync, b << shift,
-                                    INT64_C(1) << shift)) {
+                                    INT64_C(1) << shift) ||
+            (quorum_sync_is_degraded(s->sync) &&
+             !quorum_state_has_voters_locked(st, b << shift,
+                                             INT64_C(1) << shift))) {
             set_bit(b, st->wanted);
             st->marked++;
             quorum_state_dirty_page_locked(st, b / QUORUM_STATE_BITS);

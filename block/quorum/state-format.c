@@ -7,6 +7,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "block/block-common.h"
 #include "qapi/error.h"
 #include "qemu/bswap.h"
 #include "qemu/cutils.h"
@@ -85,17 +86,11 @@ QEMU_BUILD_BUG_ON(sizeof(QuorumStateLabelDisk) > QUORUM_STATE_PAGE);
 
 /* --- where things are --- */
 
-/* How many bits there are for @bytes.  DIV_ROUND_UP() could overflow. */
-static int64_t quorum_state_count(int64_t bytes, int shift)
-{
-    return (bytes >> shift) + !!(bytes & ((INT64_C(1) << shift) - 1));
-}
-
 static int quorum_state_shift(int64_t bytes, int least, int64_t bits)
 {
     int shift = least;
 
-    while (quorum_state_count(bytes, shift) > bits) {
+    while (quorum_state_count_bits(bytes, shift) > bits) {
         shift++;
     }
     return shift;
@@ -118,7 +113,7 @@ void quorum_state_lay_out(QuorumStateLabel *label, int64_t bytes)
 
 static uint32_t quorum_state_map_pages(const QuorumStateLabel *label, int shift)
 {
-    return DIV_ROUND_UP(quorum_state_count(label->max_bytes, shift),
+    return DIV_ROUND_UP(quorum_state_count_bits(label->max_bytes, shift),
                         QUORUM_STATE_BITS);
 }
 
@@ -285,14 +280,15 @@ static bool quorum_state_decode_record(const QuorumStateRecordDisk *d,
 static bool quorum_state_layout_is_sane(const QuorumStateLabel *l)
 {
     return l->disk_bytes >= 0 && l->max_bytes > 0 &&
+           l->max_bytes <= BDRV_MAX_LENGTH && l->seq <= INT64_MAX &&
            l->max_bytes >= l->disk_bytes &&
            l->intent_shift >= quorum_limits.state_intent_shift &&
            l->intent_shift < 63 && l->stale_shift < 63 &&
            l->stale_shift >= QUORUM_STATE_STALE_SHIFT &&
            l->stale_shift <= l->intent_shift &&
-           quorum_state_count(l->max_bytes, l->intent_shift) <=
+           quorum_state_count_bits(l->max_bytes, l->intent_shift) <=
            QUORUM_STATE_INTENT_BITS &&
-           quorum_state_count(l->max_bytes, l->stale_shift) <=
+           quorum_state_count_bits(l->max_bytes, l->stale_shift) <=
            QUORUM_STATE_STALE_BITS;
 }
 

@@ -167,6 +167,12 @@ static inline uint64_t quorum_state_page_seq(const uint8_t *buf)
     return ldq_le_p(buf + 8);
 }
 
+/* How many bits there are for @bytes.  DIV_ROUND_UP() could overflow. */
+static inline int64_t quorum_state_count_bits(int64_t bytes, int shift)
+{
+    return (bytes >> shift) + !!(bytes & ((INT64_C(1) << shift) - 1));
+}
+
 /* Whether nothing was ever written to a state node that begins with @buf. */
 bool quorum_state_is_blank(const uint8_t *buf, size_t bytes);
 

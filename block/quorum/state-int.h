@@ -254,14 +254,12 @@ QEMU_BUILD_BUG_ON(QUORUM_STATE_RECORDS > 64);
 
 static inline int64_t quorum_state_intent_bits(const QuorumState *st)
 {
-    return DIV_ROUND_UP(st->label.max_bytes,
-                        INT64_C(1) << st->label.intent_shift);
+    return quorum_state_count_bits(st->label.max_bytes, st->label.intent_shift);
 }
 
 static inline int64_t quorum_state_stale_bits(const QuorumState *st)
 {
-    return DIV_ROUND_UP(st->label.max_bytes,
-                        INT64_C(1) << st->label.stale_shift);
+    return quorum_state_count_bits(st->label.max_bytes, st->label.stale_shift);
 }
 
 /* Bits of the intent map that stand for some of the disk. */
@@ -341,6 +339,15 @@ int coroutine_fn GRAPH_RDLOCK quorum_state_commit(QuorumState *st);
  * ended, and it is durable if @done, that is what is stored.
  */
 void quorum_state_store_begin_locked(QuorumState *st, int k);
+
+/*
+ * Whether as many children as must vote in the region have all of it after a
+ * restart, too, if they do now.  What is stored is coarser than what they lack,
+ * and may be older.  Without a mark, nothing would be chosen there of what
+ * fewer have.  Called with st->lock held.
+ */
+bool quorum_state_has_voters_locked(QuorumState *st, int64_t offset,
+                                    int64_t bytes);
 void quorum_state_store_end(QuorumState *st, bool done);
 
 /* Write the stale maps of all children that lack something, or did. */

@@ -83,6 +83,23 @@ static void quorum_state_dirty_layout_locked(QuorumState *st)
     quorum_state_dirty_label_locked(st);
 }
 
+/* Mark what too few children would have a vote in because maps are coarser. */
+static void quorum_state_mark_coarse_locked(QuorumState *st)
+{
+    BDRVQuorumState *s = st->bs->opaque;
+    int shift = st->label.intent_shift;
+    int64_t length = quorum_sync_length(s->sync);
+
+    for (int64_t b = 0; b << shift < length && quorum_sync_is_degraded(s->sync);
+         b++) {
+        if (!quorum_state_has_voters_locked(st, b << shift,
+                                            INT64_C(1) << shift)) {
+            set_bit(b, st->intent);
+            set_bit(b, st->wanted);
+        }
+    }
+}
+
 /* From now on there are other maps, for @bytes. */
 static void quorum_state_replace_maps_locked(QuorumState *st, int64_t bytes,
                                              bool mark_all)
@@ -118,7 +135,6 @@ static void quorum_state_replace_maps_locked(QuorumState *st, int64_t bytes,
         bitmap_fill(st->intent, quorum_state_disk_bits(st));
         bitmap_fill(st->wanted, quorum_state_disk_bits(st));
     }
-    st->marked = bitmap_count_one(st->wanted, quorum_state_intent_bits(st));
     shift = st->label.stale_shift - old.stale_shift;
     for (int k = 0; k < QUORUM_STATE_RECORDS; k++) {
         if (away[k]) {
@@ -127,6 +143,8 @@ static void quorum_state_replace_maps_locked(QuorumState *st, int64_t bytes,
             g_free(away[k]);
         }
     }
+    quorum_state_mark_coarse_locked(st);
+    st->marked = bitmap_count_one(st->wanted, quorum_state_intent_bits(st));
     quorum_state_dirty_layout_locked(st);
 }
 

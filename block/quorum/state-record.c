@@ -31,6 +31,52 @@ unsigned long *quorum_state_lacking(QuorumState *st, int i)
     return bits;
 }
 
+/* How many slots lack nothing in each of @count bits of stored maps. */
+static void quorum_state_count_stored_locked(QuorumState *st, int64_t first,
+                                             int64_t count, int *copies)
+{
+    BDRVQuorumState *s = st->bs->opaque;
+
+    for (int i = 0; i < st->num_nodes; i++) {
+        int k = st->nodes[i].record;
+        const unsigned long *stored = k >= 0 ? st->stored[k] : NULL;
+        g_autofree unsigned long *lacks = bitmap_new(count);
+
+        quorum_sync_lacking_bits(s->sync, i, st->label.stale_shift, first,
+                                 count, lacks);
+        for (int64_t b = 0; b < count && s->slots[i].child; b++) {
+            copies[b] += !test_bit(b, lacks) &&
+                         !(stored && test_bit(first + b, stored));
+        }
+    }
+}
+
+bool quorum_state_has_voters_locked(QuorumState *st, int64_t offset,
+                                    int64_t bytes)
+{
+    BDRVQuorumState *s = st->bs->opaque;
+    int shift = st->label.stale_shift;
+    int64_t first = offset >> shift;
+    int64_t count = MIN(DIV_ROUND_UP(bytes, INT64_C(1) << shift),
+                        quorum_state_stale_bits(st) - first);
+    int64_t length = quorum_sync_length(s->sync);
+    g_autofree int *then = g_new0(int, MAX(count, 1));
+    g_autofree bool *none = g_new0(bool, s->num_slots);
+
+    quorum_state_count_stored_locked(st, first, count, then);
+    for (int64_t b = 0; b < count && (first + b) << shift < length; b++) {
+        int64_t pos = (first + b) << shift;
+
+        if (then[b] < s->opts.threshold &&
+            quorum_sync_count_copies(s->sync, none, pos,
+                                     MIN(INT64_C(1) << shift, length - pos)) >=
+            s->opts.threshold) {
+            return false;
+        }
+    }
+    return true;
+}
+
 void quorum_state_store_begin_locked(QuorumState *st, int k)
 {
     int64_t count = quorum_state_stale_bits(st);

@@ -746,6 +746,10 @@ void quorum_state_node_failed(QuorumState *st, int i, const char *what, int ret)
         }
     }
     fatal = !quorum_state_is_enough(st, well);
+    if (fatal) {
+        /* The disk fails until it is back, and not much longer. */
+        node->retry_ns = quorum_now_ns() + QUORUM_STATE_BACKOFF_NS;
+    }
     qemu_mutex_unlock(&st->lock);
     trace_quorum_state_failed(st->bs->node_name, i, ret);
     if (news && !st->checking) {

@@ -82,43 +82,6 @@ static bool quorum_state_is_stored(QuorumState *st, int i, int64_t offset,
     return true;
 }
 
-/*
- * Whether as many children as must vote in the region have all of it after a
- * crash, too, if they do now.  A child may have had since what is stored that
- * it lacks; without a mark, nothing would be chosen there of what fewer have.
- */
-static bool quorum_state_has_voters(QuorumState *st, int64_t offset,
-                                    int64_t bytes)
-{
-    BDRVQuorumState *s = st->bs->opaque;
-    int shift = st->label.stale_shift;
-    int64_t first = offset >> shift;
-    int64_t count = MIN(DIV_ROUND_UP(bytes, INT64_C(1) << shift),
-                        quorum_state_stale_bits(st) - first);
-    g_autofree int *now = g_new0(int, count);
-    g_autofree int *then = g_new0(int, count);
-
-    QEMU_LOCK_GUARD(&st->lock);
-    for (int i = 0; i < st->num_nodes; i++) {
-        int k = st->nodes[i].record;
-        const unsigned long *stored = k >= 0 ? st->stored[k] : NULL;
-        g_autofree unsigned long *lacks = bitmap_new(count);
-
-        quorum_sync_lacking_bits(s->sync, i, shift, first, count, lacks);
-        for (int64_t b = 0; b < count && s->slots[i].child; b++) {
-            now[b] += !test_bit(b, lacks);
-            then[b] += !test_bit(b, lacks) &&
-                       !(stored && test_bit(first + b, stored));
-        }
-    }
-    for (int64_t b = 0; b < count; b++) {
-        if (now[b] >= s->opts.threshold && then[b] < s->opts.threshold) {
-            return false;
-        }
-    }
-    return true;
-}
-
 /* R5: take away the mark of region @b, if that is safe. */
 static bool coroutine_fn GRAPH_RDLOCK quorum_state_unmark(BlockDriverState *bs,
                                                           int64_t b)
@@ -139,14 +102,14 @@ static bool coroutine_fn GRAPH_RDLOCK quorum_state_unmark(BlockDriverState *bs,
     safe = shift == st->label.intent_shift &&
            b < quorum_state_intent_bits(st) &&
            quorum_sync_is_flushed(s->sync, offset, bytes) &&
-           quorum_state_away_is_stored(st, offset, bytes) &&
-           quorum_state_has_voters(st, offset, bytes);
+           quorum_state_away_is_stored(st, offset, bytes);
     for (int i = 0; i < st->num_nodes && safe; i++) {
         safe = quorum_state_is_stored(st, i, offset, bytes);
     }
     if (safe) {
         qemu_mutex_lock(&st->lock);
-        safe = quorum_store_may_unmark_locked(st, offset, bytes);
+        safe = quorum_state_has_voters_locked(st, offset, bytes) &&
+               quorum_store_may_unmark_locked(st, offset, bytes);
         if (safe) {
             quorum_state_clear_mark_locked(st, b);
         }
@@ -179,6 +142,8 @@ static bool GRAPH_RDLOCK quorum_state_may_shrink(QuorumState *st)
 {
     int64_t count = quorum_state_stale_bits(st);
 
+    /* A request in another thread may be storing a map. */
+    QEMU_LOCK_GUARD(&st->lock);
     for (int i = 0; i < st->num_nodes; i++) {
         int k = st->nodes[i].record;
         g_autofree unsigned long *lacks = NULL;

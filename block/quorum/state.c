@@ -247,7 +247,9 @@ static void quorum_state_unmark_all(QuorumState *st)
         if (quorum_sync_is_flushed(s->sync, b << st->label.intent_shift,
                                    bytes)) {
             QEMU_LOCK_GUARD(&st->lock);
-            if (quorum_store_may_unmark_locked(
+            if (quorum_state_has_voters_locked(
+                    st, b << st->label.intent_shift, bytes) &&
+                quorum_store_may_unmark_locked(
                     st, b << st->label.intent_shift, bytes)) {
                 quorum_state_clear_mark_locked(st, b);
             }

@@ -260,11 +260,13 @@ uint64_t quorum_sync_losses(QuorumSync *sync, int i);
 bool quorum_sync_any_unsure(QuorumSync *sync);
 
 /*
- * The child in slot @i is unsure in the range from now on, extended as for
- * quorum_sync_mark_stale().
+ * The same as quorum_sync_mark_outvoted() where more than that would be stale:
+ * the child in slot @i is unsure in the range, which is rounded outwards to
+ * whole granules; but not if it is the last one that is sure there, for what is
+ * beside the range could not be read any more.
  */
-void quorum_sync_mark_unsure(QuorumSync *sync, int i, int64_t offset,
-                             int64_t bytes, const char *why);
+void quorum_sync_doubt_outvoted(QuorumSync *sync, int i, int64_t offset,
+                                int64_t bytes);
 
 /* Whether the child in slot @i is unsure in any of the range. */
 bool quorum_sync_is_unsure(QuorumSync *sync, int i, int64_t offset,

@@ -77,11 +77,19 @@ void quorum_sync_mark_unsure_locked(QuorumSync *sync, int i, int64_t offset,
     }
 }
 
-void quorum_sync_mark_unsure(QuorumSync *sync, int i, int64_t offset,
-                             int64_t bytes, const char *why)
+void quorum_sync_doubt_outvoted(QuorumSync *sync, int i, int64_t offset,
+                                int64_t bytes)
 {
     QUORUM_SYNC_GUARD(sync);
-    quorum_sync_mark_unsure_locked(sync, i, offset, bytes, why);
+    quorum_sync_widen_locked(sync, &offset, &bytes);
+    for (int j = 0; j < sync->num_children; j++) {
+        if (j != i && quorum_sync_is_member(sync, j) &&
+            !quorum_sync_lacks_locked(sync, j, offset, bytes,
+                                      QUORUM_COPY_SURE)) {
+            quorum_sync_mark_unsure_locked(sync, i, offset, bytes, "outvoted");
+            return;
+        }
+    }
 }
 
 void quorum_sync_clear_unsure_locked(QuorumSync *sync, int i, int64_t offset,

@@ -191,18 +191,28 @@ bool quorum_grows_by_writes(BlockDriverState *bs)
 }
 
 /*
- * Whether @child can be written to where @req wants to.  A child that is
- * shorter than the node may have to be extended before.
+ * Whether the child of @a can be written to where @req wants to.  A child that
+ * is shorter than the node may have to be extended before.  A write that grows
+ * the node does that, and gives it zeroes for what it lacks.
  */
-static bool GRAPH_RDLOCK quorum_child_can_take(const QuorumRequest *req,
-                                               BdrvChild *child)
+static bool GRAPH_RDLOCK quorum_can_take(const QuorumRequest *req,
+                                         const QuorumAnswer *a)
 {
+    int64_t length = quorum_length(req->bs);
     int64_t end = req->offset + req->bytes;
 
-    return quorum_child_reaches(child, end) ||
-           ((child->perm & BLK_PERM_RESIZE) &&
-            (end > quorum_length(req->bs) ||
-             quorum_grows_by_writes(child->bs)));
+    if (quorum_child_reaches(a->child, end)) {
+        return true;
+    }
+    if (unlikely(end > length && !quorum_child_reaches(a->child, length))) {
+        int64_t start = quorum_child_length(a->child);
+
+        /* Mostly that is so already; not if the child got a shorter overlay. */
+        quorum_sync_mark_stale(req->s->sync, quorum_answer_slot(a), start,
+                               MAX(length - start, 0), "shorter");
+    }
+    return (a->child->perm & BLK_PERM_RESIZE) &&
+           (end > length || quorum_grows_by_writes(a->child->bs));
 }
 
 /*
@@ -224,7 +234,7 @@ quorum_ask_write(QuorumRequest *req, QuorumAnswer *a)
 {
     int ret;
 
-    if (!quorum_child_can_take(req, a->child)) {
+    if (!quorum_can_take(req, a)) {
         return -EIO;
     }
     ret = bdrv_co_pwritev(a->child, req->offset + req->copied, req->qiov->size,
@@ -238,7 +248,7 @@ quorum_ask_write_zeroes(QuorumRequest *req, QuorumAnswer *a)
     BdrvRequestFlags flags = req->flags;
     int64_t ret;
 
-    if (!quorum_child_can_take(req, a->child)) {
+    if (!quorum_can_take(req, a)) {
         return -EIO;
     }
     if (flags & BDRV_REQ_NO_FALLBACK) {
@@ -259,7 +269,7 @@ quorum_ask_fill_gap(QuorumRequest *req, QuorumAnswer *a)
     int64_t start = req->write.offset;
     int ret;
 
-    if (!quorum_child_can_take(req, a->child)) {
+    if (!quorum_can_take(req, a)) {
         return -EIO;
     }
     ret = bdrv_co_pwrite_zeroes(a->child, start, req->offset - start, flags);

@@ -114,7 +114,8 @@ static inline bool naive_label_is_good(const uint8_t *buf)
            places >= 1 && places < 32768 &&
            threshold >= 1 && threshold <= places &&
            lduw_le_p(buf + 404) < 32768 &&              /* old_threshold */
-           max_bytes >= 1 && max_bytes <= INT64_MAX &&
+           max_bytes >= 1 && max_bytes <= INT64_MAX >> 30 << 30 &&
+           ldq_le_p(buf + 8) <= INT64_MAX &&
            disk_bytes <= max_bytes &&
            intent_shift >= 20 && intent_shift <= 62 &&
            stale_shift >= 12 && stale_shift <= intent_shift &&

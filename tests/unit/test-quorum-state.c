@@ -54,7 +54,7 @@ static void random_label(QuorumStateLabel *label)
         .member = rand_uuid(),
         .session = rand_uuid(),
         .opens = rand_size(64),
-        .seq = rand_size(64),
+        .seq = rand_size(63),
         .layout = rand64(),
         .flags = g_test_rand_int_range(0, 8),
         .places = 1 + rand_size(14),
