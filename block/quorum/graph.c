@@ -543,8 +543,8 @@ int quorum_change_children(BlockDriverState *bs, const QuorumOptions *opts,
         }
     }
     if (quorum_detach_others(bs, from, n, tran, detached, errp) < 0 ||
-        quorum_state_change_begin(bs, nodes, from, n, tran, detached, &state,
-                                  errp) < 0) {
+        quorum_state_change_begin(bs, nodes, from, n, opts->threshold, tran,
+                                  detached, &state, errp) < 0) {
         return -EINVAL;
     }
     change = g_new(QuorumChange, 1);

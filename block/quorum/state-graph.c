@@ -28,6 +28,14 @@ struct QuorumStateNodesChange {
     int num_nodes;
 };
 
+/* Whether the state node in slot @i has been written, or never had to be. */
+static bool quorum_state_node_is_well(const QuorumState *st, int i)
+{
+    return st->nodes[i].child &&
+           (!st->label.opens ||
+            st->nodes[i].state == QUORUM_STATE_NODE_STATE_OK);
+}
+
 static void GRAPH_WRLOCK quorum_state_free_node(QuorumStateNode *node)
 {
     g_free(node->dirty);
@@ -35,15 +43,46 @@ static void GRAPH_WRLOCK quorum_state_free_node(QuorumStateNode *node)
     g_free(node->error);
 }
 
+/*
+ * Whether as many state nodes as @threshold needs stay that are well, or as
+ * many as there are now, if those go whose children do.
+ */
+static bool GRAPH_RDLOCK
+quorum_state_enough_are_kept(BlockDriverState *bs, BlockDriverState **nodes,
+                             const int *from, int n, int threshold,
+                             Error **errp)
+{
+    BDRVQuorumState *s = bs->opaque;
+    QuorumState *st = s->state;
+    int well = 0, kept = 0;
+
+    for (int i = 0; i < st->num_nodes; i++) {
+        well += quorum_state_node_is_well(st, i);
+    }
+    for (int i = 0; i < n; i++) {
+        kept += from[i] >= 0 && (nodes[i] || !s->slots[from[i]].child) &&
+                quorum_state_node_is_well(st, from[i]);
+    }
+    if (kept < threshold && kept < well) {
+        error_setg(errp, "Quorum '%s' needs at least %d state nodes, as "
+                   "vote-threshold says, and of those that stay %d are 'ok'; "
+                   "replace those that are not first",
+                   bdrv_get_node_name(bs), threshold, kept);
+        return false;
+    }
+    return true;
+}
+
 int quorum_state_change_begin(BlockDriverState *bs, BlockDriverState **nodes,
-                              const int *from, int n, Transaction *tran,
-                              GSList **detached,
+                              const int *from, int n, int threshold,
+                              Transaction *tran, GSList **detached,
                               QuorumStateNodesChange **change, Error **errp)
 {
     BDRVQuorumState *s = bs->opaque;
     QuorumState *st = s->state;
     QuorumStateNode *new;
 
+    assert(n > 0);
     *change = NULL;
     if (!st) {
         return 0;
@@ -53,7 +92,8 @@ int quorum_state_change_begin(BlockDriverState *bs, BlockDriverState **nodes,
                    "try again when that has ended", bdrv_get_node_name(bs));
         return -EBUSY;
     }
-    if (!quorum_state_check_slots(n, errp)) {
+    if (!quorum_state_check_slots(n, errp) ||
+        !quorum_state_enough_are_kept(bs, nodes, from, n, threshold, errp)) {
         return -EINVAL;
     }
     new = g_new0(QuorumStateNode, n);
@@ -290,9 +330,8 @@ static bool GRAPH_RDLOCK quorum_state_enough_stay(BlockDriverState *bs,
 
         if (child && child->bs != nodes[i]) {
             all_stay = false;
-        } else if (child && (!st->label.opens || st->nodes[i].state ==
-                             QUORUM_STATE_NODE_STATE_OK)) {
-            stay++;
+        } else {
+            stay += quorum_state_node_is_well(st, i);
         }
     }
     if (!all_stay && stay < s->opts.threshold) {

@@ -124,16 +124,16 @@ void quorum_state_uncreate(BlockDriverState *bs);
 /*
  * The children are to be the @n @nodes, slot i being what slot @from[i] was, or
  * if that is negative, vacant or a newcomer: state nodes move with their
- * children, and leave with them.  *@change is ended by
- * quorum_state_change_end(), unless there is none.  Returns 0, or -errno with
- * @errp set, and changes in @tran to be undone.
+ * children, and leave with them, unless fewer than @threshold would be well.
+ * *@change is ended by quorum_state_change_end(), unless there is none.
+ * Returns 0, or -errno with @errp set, and changes in @tran to be undone.
  */
 typedef struct QuorumStateNodesChange QuorumStateNodesChange;
 int GRAPH_WRLOCK
 quorum_state_change_begin(BlockDriverState *bs, BlockDriverState **nodes,
-                          const int *from, int n, Transaction *tran,
-                          GSList **detached, QuorumStateNodesChange **change,
-                          Error **errp);
+                          const int *from, int n, int threshold,
+                          Transaction *tran, GSList **detached,
+                          QuorumStateNodesChange **change, Error **errp);
 void GRAPH_WRLOCK quorum_state_change_end(BlockDriverState *bs,
                                           QuorumStateNodesChange *change,
                                           bool commit);

@@ -9,6 +9,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "block/block-common.h"
 #include "qapi/error.h"
 #include "qemu/units.h"
 #include "quorum-format-test.h"
@@ -516,7 +517,7 @@ static void test_layout(void)
 {
     static const int64_t sizes[] = {
         0, 1, FORMAT_SECTOR, 1 * GiB, 16 * GiB, 1 * TiB, 100 * TiB, 1 * EiB,
-        INT64_MAX / 8, INT64_MAX / 2, INT64_MAX - 1 * GiB, INT64_MAX,
+        INT64_MAX / 8, INT64_MAX / 2, INT64_MAX - 1 * GiB, BDRV_MAX_LENGTH,
     };
 
     for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
