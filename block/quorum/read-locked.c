@@ -428,13 +428,12 @@ static int quorum_most_common_outcome(const QuorumLockedRead *lr, int u,
     g_autofree int *vouched = g_new(int, req->n);
     int winner;
 
-    if (likely(!quorum_sync_any_unsure(req->s->sync))) {
-        return quorum_most_common(lr->version, req->n, members);
-    }
     for (int i = 0; i < req->n; i++) {
         vouched[i] = QUORUM_NO_VERSION;
         for (int j = 0; j < req->n; j++) {
-            if (lr->version[j] == lr->version[i] && lr->sure[j]) {
+            bool sure = !test_bit(quorum_bit(lr, j, u), lr->unsure);
+
+            if (lr->version[j] == lr->version[i] && sure) {
                 vouched[i] = lr->version[i];
             }
         }
