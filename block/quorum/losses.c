@@ -118,7 +118,7 @@ quorum_repair_unsure(BlockDriverState *bs, QuorumLockedRead *lr)
         quorum_find_outvoted(lr, outvoted);
     }
     bitmap_andnot(which, lr->unsure, lr->stale, bits);
-    if (quorum_sync_granule_bytes(lr->req->s->sync) <= QUORUM_UNIT) {
+    if (!quorum_sync_is_coarse(lr->req->s->sync)) {
         bitmap_andnot(which, which, lr->wrong, bits);
     }
     bitmap_andnot(which, which, lr->missing, bits);
@@ -146,13 +146,18 @@ static uint64_t quorum_repaired_bytes(const BDRVQuorumState *s)
     return sum;
 }
 
+bool quorum_any_outvoted(const BDRVQuorumState *s)
+{
+    return quorum_sync_any_outvoted(s->sync) ||
+           (s->digests && quorum_sync_any_unsure(s->sync) &&
+            quorum_sync_is_coarse(s->sync));
+}
+
 bool coroutine_fn quorum_confirm_unsure(BlockDriverState *bs, bool yields,
                                         int *restores)
 {
     BDRVQuorumState *s = bs->opaque;
-    bool outvoted = quorum_sync_any_outvoted(s->sync) ||
-                    (s->digests && quorum_sync_any_unsure(s->sync) &&
-                     quorum_sync_granule_bytes(s->sync) > QUORUM_UNIT);
+    bool outvoted = quorum_any_outvoted(s);
     uint64_t repaired = quorum_repaired_bytes(s);
     int64_t pos = 0, start, bytes;
 

@@ -70,6 +70,12 @@ void GRAPH_RDLOCK quorum_request_leave_out_lost(QuorumRequest *req);
 void GRAPH_RDLOCK quorum_flush_failed(const QuorumAnswer *a);
 
 /*
+ * Whether some child may have been outvoted by a digest, and lack something
+ * still.  Where granules are larger than units, such a child is unsure.
+ */
+bool quorum_any_outvoted(const BDRVQuorumState *s);
+
+/*
  * Vote on what is unflushed and unsure, and write what has to be written again
  * (quorum_sync_wants_rewrite()): what could be confirmed is sure.  Children
  * that a digest has outvoted are given what they lack of it.  With nothing

@@ -186,7 +186,7 @@ static void quorum_unit_is_lost(const QuorumLockedRead *lr, int i, int u,
     if (!outvotes && !unsure) {
         return;
     }
-    if (quorum_sync_granule_bytes(sync) > QUORUM_UNIT) {
+    if (quorum_sync_is_coarse(sync)) {
         quorum_reached(QUORUM_BRANCH_LOST_OF_GRANULE);
         if (!unsure) {
             quorum_sync_doubt_outvoted(sync, i, unit.start, size);
@@ -515,22 +515,19 @@ static int coroutine_fn GRAPH_RDLOCK quorum_resolve(QuorumLockedRead *lr)
 {
     QuorumRequest *req = lr->req;
     long bits = (long)req->n * lr->units;
-    g_autofree unsigned long *others = bitmap_new(bits);
+    g_autofree unsigned long *resolved = bitmap_new(bits);
     int ret = 0;
 
     for (int i = 0; i < req->n; i++) {
         for (int u = 0; u < lr->units; u++) {
-            long bit = quorum_bit(lr, i, u);
-
-            if (!test_bit(u, lr->resolve) && test_bit(bit, lr->to_repair)) {
-                clear_bit(bit, lr->to_repair);
-                set_bit(bit, others);
+            if (test_bit(u, lr->resolve)) {
+                set_bit(quorum_bit(lr, i, u), resolved);
             }
         }
     }
     /* What was shown must not change with the next power cut. */
     lr->repair_flags = BDRV_REQ_FUA;
-    quorum_repair_all(lr);
+    quorum_repair_some(lr, resolved);
     lr->repair_flags = 0;
     for (int u = find_first_bit(lr->resolve, lr->units); u < lr->units;
          u = find_next_bit(lr->resolve, lr->units, u + 1)) {
@@ -561,7 +558,6 @@ static int coroutine_fn GRAPH_RDLOCK quorum_resolve(QuorumLockedRead *lr)
             ret = -EIO;
         }
     }
-    bitmap_or(lr->to_repair, lr->to_repair, others, bits);
     if (quorum_state_record(req->bs) < 0) {
         /* Another read would see it, and a crash could undo it. */
         bitmap_zero(lr->resolve, lr->units);

@@ -48,12 +48,7 @@ quorum_ask_truncate(QuorumRequest *req, QuorumAnswer *a)
     int64_t garbage_end;
     int ret;
 
-    if (child_length < old_length) {
-        /* It got a shorter overlay, and is about to get zeroes instead. */
-        quorum_sync_mark_stale(req->s->sync, quorum_answer_slot(a),
-                               child_length, old_length - child_length,
-                               "shorter");
-    }
+    quorum_note_short(a, old_length);
     ret = bdrv_co_truncate(a->child, length, req->resize.exact,
                            req->resize.prealloc,
                            (req->flags & ~BDRV_REQ_ZERO_WRITE) |
@@ -412,9 +407,7 @@ quorum_ask_extend(QuorumRequest *req, QuorumAnswer *a)
     quorum_reached(QUORUM_BRANCH_CHILD_EXTENDED);
     trace_quorum_extend(req->bs->node_name, quorum_answer_slot(a), length,
                         req->resize.length);
-    /* Mostly that is so already; not if the child got a shorter overlay. */
-    quorum_sync_mark_stale(req->s->sync, quorum_answer_slot(a), length,
-                           req->resize.length - length, "shorter");
+    quorum_note_short(a, req->resize.length);
     return bdrv_co_truncate(a->child, req->resize.length, false,
                             PREALLOC_MODE_OFF,
                             quorum_promises_zeroes(child_bs) ?

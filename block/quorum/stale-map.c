@@ -847,6 +847,11 @@ int64_t quorum_sync_granule_bytes(QuorumSync *sync)
     return granule;
 }
 
+bool quorum_sync_is_coarse(QuorumSync *sync)
+{
+    return quorum_sync_granule_bytes(sync) > QUORUM_UNIT;
+}
+
 int64_t quorum_sync_chunk(QuorumSync *sync, int64_t start, int64_t end,
                           int64_t chunk, int64_t most)
 {

@@ -280,7 +280,7 @@ static bool quorum_state_decode_record(const QuorumStateRecordDisk *d,
 static bool quorum_state_layout_is_sane(const QuorumStateLabel *l)
 {
     return l->disk_bytes >= 0 && l->max_bytes > 0 &&
-           l->max_bytes <= BDRV_MAX_LENGTH && l->seq <= INT64_MAX &&
+           l->max_bytes <= BDRV_MAX_LENGTH &&
            l->max_bytes >= l->disk_bytes &&
            l->intent_shift >= quorum_limits.state_intent_shift &&
            l->intent_shift < 63 && l->stale_shift < 63 &&
@@ -377,6 +377,7 @@ bool quorum_state_decode_label(const uint8_t *buf, QuorumStateLabel *label,
     }
     sane = ldl_le_p(&d->length) == sizeof(*d) &&
            lduw_le_p(&d->capacity) == QUORUM_STATE_RECORDS &&
+           label->seq <= INT64_MAX &&      /* others must follow */
            quorum_state_layout_is_sane(label) &&
            quorum_state_ids_are_sane(label) &&
            page.session == quorum_state_session_low(&label->session);

@@ -43,6 +43,16 @@ static void GRAPH_WRLOCK quorum_state_free_node(QuorumStateNode *node)
     g_free(node->error);
 }
 
+/* Only @stay state nodes that are well would be left, fewer than @threshold. */
+static void quorum_state_too_few(BlockDriverState *bs, int threshold, int stay,
+                                 Error **errp)
+{
+    error_setg(errp, "Quorum '%s' needs at least %d state nodes, as "
+               "vote-threshold says, and of those that stay %d are 'ok'; "
+               "change fewer at a time, and wait until they are",
+               bdrv_get_node_name(bs), threshold, stay);
+}
+
 /*
  * Whether as many state nodes as @threshold needs stay that are well, or as
  * many as there are now, if those go whose children do.
@@ -64,10 +74,7 @@ quorum_state_enough_are_kept(BlockDriverState *bs, BlockDriverState **nodes,
                 quorum_state_node_is_well(st, from[i]);
     }
     if (kept < threshold && kept < well) {
-        error_setg(errp, "Quorum '%s' needs at least %d state nodes, as "
-                   "vote-threshold says, and of those that stay %d are 'ok'; "
-                   "replace those that are not first",
-                   bdrv_get_node_name(bs), threshold, kept);
+        quorum_state_too_few(bs, threshold, kept, errp);
         return false;
     }
     return true;
@@ -335,10 +342,7 @@ static bool GRAPH_RDLOCK quorum_state_enough_stay(BlockDriverState *bs,
         }
     }
     if (!all_stay && stay < s->opts.threshold) {
-        error_setg(errp, "Quorum '%s' needs at least %d state nodes, as "
-                   "vote-threshold says, and of those that stay %d are 'ok'; "
-                   "change fewer at a time, and wait until they are",
-                   bdrv_get_node_name(bs), s->opts.threshold, stay);
+        quorum_state_too_few(bs, s->opts.threshold, stay, errp);
         return false;
     }
     return true;

@@ -339,6 +339,7 @@ int coroutine_fn GRAPH_RDLOCK quorum_state_commit(QuorumState *st);
  * ended, and it is durable if @done, that is what is stored.
  */
 void quorum_state_store_begin_locked(QuorumState *st, int k);
+void quorum_state_store_end(QuorumState *st, bool done);
 
 /*
  * Whether as many children as must vote in the region have all of it after a
@@ -348,7 +349,6 @@ void quorum_state_store_begin_locked(QuorumState *st, int k);
  */
 bool quorum_state_has_voters_locked(QuorumState *st, int64_t offset,
                                     int64_t bytes);
-void quorum_state_store_end(QuorumState *st, bool done);
 
 /* Write the stale maps of all children that lack something, or did. */
 int coroutine_fn GRAPH_RDLOCK quorum_state_store(BlockDriverState *bs);

@@ -90,8 +90,10 @@ static void quorum_state_mark_coarse_locked(QuorumState *st)
     int shift = st->label.intent_shift;
     int64_t length = quorum_sync_length(s->sync);
 
-    for (int64_t b = 0; b << shift < length && quorum_sync_is_degraded(s->sync);
-         b++) {
+    if (!quorum_sync_is_degraded(s->sync)) {
+        return;
+    }
+    for (int64_t b = 0; b << shift < length; b++) {
         if (!quorum_state_has_voters_locked(st, b << shift,
                                             INT64_C(1) << shift)) {
             set_bit(b, st->intent);

@@ -738,7 +738,6 @@ void quorum_state_node_failed(QuorumState *st, int i, const char *what, int ret)
     node->backoff_ns = MIN(MAX(node->backoff_ns * 2, QUORUM_STATE_BACKOFF_NS),
                            QUORUM_STATE_BACKOFF_MAX_NS);
     node->unheard = bdrv_late(node->child) != BDRV_LATE_ENDED;
-    node->retry_ns = quorum_now_ns() + node->backoff_ns;
     quorum_state_dirty_label_locked(st);
     for (int j = 0; j < st->num_nodes; j++) {
         if (st->nodes[j].state != QUORUM_STATE_NODE_STATE_FAILED) {
@@ -746,10 +745,9 @@ void quorum_state_node_failed(QuorumState *st, int i, const char *what, int ret)
         }
     }
     fatal = !quorum_state_is_enough(st, well);
-    if (fatal) {
-        /* The disk fails until it is back, and not much longer. */
-        node->retry_ns = quorum_now_ns() + QUORUM_STATE_BACKOFF_NS;
-    }
+    /* The disk may fail until it is back, and should not for much longer. */
+    node->retry_ns = quorum_now_ns() + (fatal ? QUORUM_STATE_BACKOFF_NS
+                                              : node->backoff_ns);
     qemu_mutex_unlock(&st->lock);
     trace_quorum_state_failed(st->bs->node_name, i, ret);
     if (news && !st->checking) {

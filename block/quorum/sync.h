@@ -393,6 +393,9 @@ void quorum_sync_widen(QuorumSync *sync, int64_t *offset, int64_t *bytes);
 /* How large a granule of stale maps is, or the node if it is smaller. */
 int64_t quorum_sync_granule_bytes(QuorumSync *sync);
 
+/* Whether it is more than a unit: what is stale takes its neighbours along. */
+bool quorum_sync_is_coarse(QuorumSync *sync);
+
 /*
  * How much of the range from @start to @end to repair at once: up to a multiple
  * of @chunk, or of what a granule takes if that is more, so that granules of

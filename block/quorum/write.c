@@ -178,6 +178,16 @@ void quorum_trace_missed(const QuorumRequest *req, const char *what)
 
 /* --- asking --- */
 
+void quorum_note_short(const QuorumAnswer *a, int64_t length)
+{
+    int64_t start = quorum_child_length(a->child);
+
+    if (start < length) {
+        quorum_sync_mark_stale(a->req->s->sync, quorum_answer_slot(a), start,
+                               length - start, "shorter");
+    }
+}
+
 bool quorum_grows_by_writes(BlockDriverState *bs)
 {
     while (bs && bs->drv) {
@@ -192,24 +202,21 @@ bool quorum_grows_by_writes(BlockDriverState *bs)
 
 /*
  * Whether the child of @a can be written to where @req wants to.  A child that
- * is shorter than the node may have to be extended before.  A write that grows
- * the node does that, and gives it zeroes for what it lacks.
+ * is shorter than the node may have to be extended before.  If the write itself
+ * does that, because it grows the node, note what the child lacks.
  */
 static bool GRAPH_RDLOCK quorum_can_take(const QuorumRequest *req,
                                          const QuorumAnswer *a)
 {
-    int64_t length = quorum_length(req->bs);
     int64_t end = req->offset + req->bytes;
+    int64_t length;
 
     if (quorum_child_reaches(a->child, end)) {
         return true;
     }
-    if (unlikely(end > length && !quorum_child_reaches(a->child, length))) {
-        int64_t start = quorum_child_length(a->child);
-
-        /* Mostly that is so already; not if the child got a shorter overlay. */
-        quorum_sync_mark_stale(req->s->sync, quorum_answer_slot(a), start,
-                               MAX(length - start, 0), "shorter");
+    length = quorum_length(req->bs);
+    if (end > length) {
+        quorum_note_short(a, length);
     }
     return (a->child->perm & BLK_PERM_RESIZE) &&
            (end > length || quorum_grows_by_writes(a->child->bs));
@@ -549,8 +556,7 @@ quorum_write_votes(BlockDriverState *bs, int64_t offset, int64_t bytes,
 
 /*
  * Before a write of a part of what was outvoted: give the children what they
- * lack around it.  (Where granules are larger than units, those that were
- * outvoted are unsure.)  Afterwards it would be too late, for a write makes its
+ * lack around it.  Afterwards it would be too late, for a write makes its
  * digest unknown.
  */
 static inline void coroutine_fn GRAPH_RDLOCK
@@ -559,9 +565,7 @@ quorum_restore_around(BlockDriverState *bs, int64_t offset, int64_t bytes)
     BDRVQuorumState *s = bs->opaque;
 
     if (unlikely(s->digests) && quorum_sync_is_degraded(s->sync) &&
-        (quorum_sync_any_outvoted(s->sync) ||
-         (quorum_sync_any_unsure(s->sync) &&
-          quorum_sync_granule_bytes(s->sync) > QUORUM_UNIT))) {
+        quorum_any_outvoted(s)) {
         quorum_confirm_around(bs, offset, bytes);
     }
 }

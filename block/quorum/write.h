@@ -53,6 +53,13 @@ bool quorum_write_is_back(const QuorumRequest *req, int i);
 bool GRAPH_RDLOCK quorum_collect_missed(QuorumRequest *req);
 
 /*
+ * The child of @a is about to be made longer: what it lacks of @length bytes is
+ * stale, or the zeroes that it gets there would have a vote.  Mostly that is so
+ * already; not if it got a shorter overlay.
+ */
+void GRAPH_RDLOCK quorum_note_short(const QuorumAnswer *a, int64_t length);
+
+/*
  * Whether a write behind the end of @bs makes it longer for good.  Most formats
  * have their length in a header, which only a resize changes, and metadata
  * which writes change.
