@@ -28,12 +28,18 @@ struct QuorumStateNodesChange {
     int num_nodes;
 };
 
-/* Whether the state node in slot @i has been written, or never had to be. */
+/*
+ * Whether the state node in slot @i has been written, or never had to be.  One
+ * that a crash has left behind the others gets what it lacks with the next
+ * write; one that does not know the disk counts when it has got it.
+ */
 static bool quorum_state_node_is_well(const QuorumState *st, int i)
 {
-    return st->nodes[i].child &&
-           (!st->label.opens ||
-            st->nodes[i].state == QUORUM_STATE_NODE_STATE_OK);
+    const QuorumStateNode *node = &st->nodes[i];
+
+    return node->child &&
+           (!st->label.opens || node->state == QUORUM_STATE_NODE_STATE_OK ||
+            (node->state == QUORUM_STATE_NODE_STATE_OLD && !node->erase));
 }
 
 static void GRAPH_WRLOCK quorum_state_free_node(QuorumStateNode *node)
@@ -48,7 +54,7 @@ static void quorum_state_too_few(BlockDriverState *bs, int threshold, int stay,
                                  Error **errp)
 {
     error_setg(errp, "Quorum '%s' needs at least %d state nodes, as "
-               "vote-threshold says, and of those that stay %d are 'ok'; "
+               "vote-threshold says, and of those that stay %d can be written; "
                "change fewer at a time, and wait until they are",
                bdrv_get_node_name(bs), threshold, stay);
 }
