@@ -1332,6 +1332,23 @@ static void test_loss_and_wait(void)
     quorum_sync_free(s);
 }
 
+/* Who fails a FUA write that is acknowledged has lost what was unflushed. */
+static void test_failed_fua(void)
+{
+    bool missed[REPLICAS] = { false };
+    QuorumSync *s = sync_new(GiB);
+    QuorumWrite w;
+
+    write_well(s, 10 * MiB, QUORUM_UNIT, false);
+    quorum_sync_write_begin(s, &w, 0, QUORUM_UNIT, true, missed);
+    quorum_sync_flush_failed(s, 0, 0);
+    missed[0] = true;
+    g_assert_true(settle_write(s, &w, THRESHOLD));
+    g_assert_true(quorum_sync_is_stale(s, 0, 10 * MiB, QUORUM_UNIT));
+    g_assert_false(quorum_sync_is_stale(s, 1, 10 * MiB, QUORUM_UNIT));
+    quorum_sync_free(s);
+}
+
 /* A FUA write that too few have done leaves those unsure that failed it. */
 static void test_refused_fua(void)
 {
@@ -1484,17 +1501,29 @@ static void test_confirmed_too_late(void)
     check_too_late(s);
 }
 
-/* A replica that had been stale is unsure in what it may lose, not stale. */
+/*
+ * A replica that had been stale is unsure in what it may lose, not stale: be
+ * it that a write or that a repair has given it that.
+ */
 static void test_recovered_is_lost(void)
 {
+    bool missed[REPLICAS] = { false };
     QuorumSync *s = sync_new(GiB);
+    QuorumWrite repair;
 
     quorum_sync_mark_stale(s, 0, 0, QUORUM_UNIT, "test");
+    quorum_sync_mark_stale(s, 0, 10 * MiB, QUORUM_UNIT, "test");
     write_well(s, 0, QUORUM_UNIT, false);
+    quorum_sync_write_begin(s, &repair, 10 * MiB, QUORUM_UNIT, false, missed);
+    g_assert_true(quorum_sync_repair_settle(s, &repair, 0, 10 * MiB,
+                                            QUORUM_UNIT));
+    quorum_sync_write_abandon(s, &repair);
     g_assert_false(quorum_sync_is_degraded(s));
     quorum_sync_lost(s, 0, 1, 0);
-    g_assert_true(quorum_sync_is_unsure(s, 0, 0, QUORUM_UNIT));
-    g_assert_false(quorum_sync_is_stale(s, 0, 0, QUORUM_UNIT));
+    for (int64_t start = 0; start <= 10 * MiB; start += 10 * MiB) {
+        g_assert_true(quorum_sync_is_unsure(s, 0, start, QUORUM_UNIT));
+        g_assert_false(quorum_sync_is_stale(s, 0, start, QUORUM_UNIT));
+    }
     quorum_sync_free(s);
 }
 
@@ -1695,6 +1724,7 @@ int main(int argc, char **argv)
     g_test_add_func("/quorum-sync/losses/of-all", test_all_lost);
     g_test_add_func("/quorum-sync/losses/beside-write", test_loss_and_write);
     g_test_add_func("/quorum-sync/losses/and-wait", test_loss_and_wait);
+    g_test_add_func("/quorum-sync/losses/failed-fua", test_failed_fua);
     g_test_add_func("/quorum-sync/losses/refused-fua", test_refused_fua);
     g_test_add_func("/quorum-sync/losses/again", test_lost_again);
     g_test_add_func("/quorum-sync/losses/overwritten-too-late",
