@@ -1677,6 +1677,38 @@ static void test_overlap(void)
                               "quorum test: 1073741824 bytes*");
 }
 
+static void add_loss_tests(void)
+{
+    g_test_add_func("/quorum-sync/losses/unsure-until-confirmed", test_loss);
+    g_test_add_func("/quorum-sync/losses/known", test_known_loss);
+    g_test_add_func("/quorum-sync/losses/flush-fails-once",
+                    test_loss_and_flush);
+    g_test_add_func("/quorum-sync/losses/overwritten",
+                    test_loss_is_overwritten);
+    g_test_add_func("/quorum-sync/losses/of-all", test_all_lost);
+    g_test_add_func("/quorum-sync/losses/beside-write", test_loss_and_write);
+    g_test_add_func("/quorum-sync/losses/and-wait", test_loss_and_wait);
+    g_test_add_func("/quorum-sync/losses/failed-fua", test_failed_fua);
+    g_test_add_func("/quorum-sync/losses/refused-fua", test_refused_fua);
+    g_test_add_func("/quorum-sync/losses/again", test_lost_again);
+    g_test_add_func("/quorum-sync/losses/overwritten-too-late",
+                    test_overwritten_too_late);
+    g_test_add_func("/quorum-sync/losses/told-meanwhile", test_told_meanwhile);
+    g_test_add_func("/quorum-sync/losses/told-meanwhile-by-all",
+                    test_told_meanwhile_by_all);
+    g_test_add_func("/quorum-sync/losses/told-and-shrunk",
+                    test_told_and_shrunk);
+    g_test_add_func("/quorum-sync/losses/flushed-long-ago",
+                    test_flushed_long_ago);
+    g_test_add_func("/quorum-sync/losses/confirmed-too-late",
+                    test_confirmed_too_late);
+    g_test_add_func("/quorum-sync/losses/recovered", test_recovered_is_lost);
+    g_test_add_func("/quorum-sync/losses/told-once", test_told_once);
+    g_test_add_func("/quorum-sync/losses/refused-fua-again",
+                    test_refused_fua_again);
+    g_test_add_func("/quorum-sync/losses/outvoted", test_outvoted);
+}
+
 int main(int argc, char **argv)
 {
     qemu_init_main_loop(&error_abort);
@@ -1715,34 +1747,7 @@ int main(int argc, char **argv)
     g_test_add_func("/quorum-sync/late/and-resize", test_late_and_resize);
     g_test_add_func("/quorum-sync/would-be-acknowledged", test_would);
     g_test_add_func("/quorum-sync/text", test_text);
-    g_test_add_func("/quorum-sync/losses/unsure-until-confirmed", test_loss);
-    g_test_add_func("/quorum-sync/losses/known", test_known_loss);
-    g_test_add_func("/quorum-sync/losses/flush-fails-once",
-                    test_loss_and_flush);
-    g_test_add_func("/quorum-sync/losses/overwritten",
-                    test_loss_is_overwritten);
-    g_test_add_func("/quorum-sync/losses/of-all", test_all_lost);
-    g_test_add_func("/quorum-sync/losses/beside-write", test_loss_and_write);
-    g_test_add_func("/quorum-sync/losses/and-wait", test_loss_and_wait);
-    g_test_add_func("/quorum-sync/losses/failed-fua", test_failed_fua);
-    g_test_add_func("/quorum-sync/losses/refused-fua", test_refused_fua);
-    g_test_add_func("/quorum-sync/losses/again", test_lost_again);
-    g_test_add_func("/quorum-sync/losses/overwritten-too-late",
-                    test_overwritten_too_late);
-    g_test_add_func("/quorum-sync/losses/told-meanwhile", test_told_meanwhile);
-    g_test_add_func("/quorum-sync/losses/told-meanwhile-by-all",
-                    test_told_meanwhile_by_all);
-    g_test_add_func("/quorum-sync/losses/told-and-shrunk",
-                    test_told_and_shrunk);
-    g_test_add_func("/quorum-sync/losses/flushed-long-ago",
-                    test_flushed_long_ago);
-    g_test_add_func("/quorum-sync/losses/confirmed-too-late",
-                    test_confirmed_too_late);
-    g_test_add_func("/quorum-sync/losses/recovered", test_recovered_is_lost);
-    g_test_add_func("/quorum-sync/losses/told-once", test_told_once);
-    g_test_add_func("/quorum-sync/losses/refused-fua-again",
-                    test_refused_fua_again);
-    g_test_add_func("/quorum-sync/losses/outvoted", test_outvoted);
+    add_loss_tests();
     g_test_add_func("/quorum-sync/overlapping-writes/are-noticed",
                     test_overlap);
     /* First with its own checks: they tell more. */
