@@ -83,8 +83,8 @@ check-docs: packages    ## run what README and the manuals say, all of it
 	@$(if $(DEBIAN),tools/debian $(DEBIAN) make check-docs TEXT=$(TEXT),tools/check-docs --all $(TEXT))
 
 check-tsa:              ## clang's thread-safety analysis of block/
-	@tools/setup packages clang-19
-	@tools/build tsa libblock.a
+	@tools/setup packages clang-19 libclang-rt-19-dev
+	@tools/build fuzz libblock.a
 
 fuzz:                   ## libFuzzer on parser, voting and whole nodes: a minute
 	@tools/setup packages clang-19 libclang-rt-19-dev
