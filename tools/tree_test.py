@@ -21,6 +21,7 @@ from typing import Dict, Iterator, List, Tuple
 TOP = Path(__file__).resolve().parents[1]
 RATCHET = TOP / 'tools/ratchet.txt'
 MAX_LINES = 70
+PATCH_LINES = 1000
 
 Complaints = Iterator[str]
 # How much there is of what should not be: by kind, file and (if any) function,
@@ -88,6 +89,21 @@ def check_series() -> Complaints:
             yield f'{name} is in series, but is not there'
         elif named[name] != 1:
             yield f'{name} is in series {named[name]} times'
+    for patch, lines in re.findall(r'^(\d{4}-\S+)\n((?: .*\n)*)', text, re.M):
+        size = patch_size(patch, re.findall(r'^ +(block/\S+\.[ch])$', lines,
+                                            re.M))
+        if size > PATCH_LINES:
+            yield (f'{patch} adds {size} lines of C to block/: nobody reads '
+                   f'more than {PATCH_LINES} at once')
+
+
+def patch_size(patch: str, names: List[str]) -> int:
+    """How many lines of C a patch adds to block/, with the new files."""
+    size = sum(read(name).count('\n') for name in names)
+    for part in read(f'patches/{patch}').split('\ndiff --git ')[1:]:
+        if re.match(r'a/block/\S+\.[ch] ', part):
+            size += len(re.findall(r'^\+(?!\+\+ )', part, re.M))
+    return size
 
 
 def check_links(build: Path) -> Complaints:

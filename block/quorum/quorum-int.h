@@ -54,8 +54,9 @@
  *
  * What *stale* means is in sync.h.  Each room of the driver says in its own
  * header what others may ask of it: flush.c and resize.c in write.h, reopen.c
- * in graph.h, state-open.c in state.h, and the class QuorumSync (children.c,
- * stale-map.c, settle.c, unsure.c, sync-state.c, sync-debug.c) in sync.h.
+ * in graph.h, status.c in request.h, state-open.c in state.h, and the class
+ * QuorumSync (children.c, stale-map.c, stale-query.c, settle.c, settle-flush.c,
+ * unsure.c, sync-state.c, sync-debug.c) in sync.h.
  */
 
 #ifndef BLOCK_QUORUM_INT_H

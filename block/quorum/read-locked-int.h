@@ -5,7 +5,8 @@
  *
  * Copyright (c) 2026 The quorum project authors
  *
- * For read-locked.c and for a scrub, which looks at what was found.
+ * For read-locked.c, read-locked-repair.c, and a scrub, which looks at what was
+ * found.
  */
 
 #ifndef BLOCK_QUORUM_READ_LOCKED_INT_H
@@ -75,6 +76,13 @@ static inline long quorum_bit(const QuorumLockedRead *lr, int i, int u)
     return (long)i * lr->units + u;
 }
 
+/* What is in @buf, which holds the whole request, at the offset @pos. */
+static inline uint8_t *quorum_at(const QuorumLockedRead *lr, uint8_t *buf,
+                                 int64_t pos)
+{
+    return buf + (pos - lr->req->offset);
+}
+
 /* A request for a locked read; @reported and @why: see quorum_locked_read(). */
 QuorumRequest *GRAPH_RDLOCK
 quorum_locked_request_new(BlockDriverState *bs, int64_t offset, int64_t bytes,
@@ -97,16 +105,19 @@ void quorum_locked_read_free(QuorumLockedRead *lr);
  */
 int coroutine_fn GRAPH_RDLOCK
 quorum_locked_read_vote(QuorumLockedRead *lr, bool all_units);
-/*
- * All units have been voted on, the range is still held, and nothing more is to
- * be repaired: what all children hold alike is verified (quorum_opts_verify()).
- */
-void quorum_locked_read_verify(const QuorumLockedRead *lr);
 
 void coroutine_fn quorum_locked_read_unlock(QuorumLockedRead *lr);
 
 /* Report and count those that were outvoted, and have not been reported. */
 void GRAPH_RDLOCK quorum_report_wrong(QuorumLockedRead *lr);
+
+/* --- read-locked-repair.c --- */
+
+/*
+ * All units have been voted on, the range is still held, and nothing more is to
+ * be repaired: what all children hold alike is verified (quorum_opts_verify()).
+ */
+void quorum_locked_read_verify(const QuorumLockedRead *lr);
 
 /*
  * Repair all children, with the range still held; returns the error of the

@@ -578,7 +578,7 @@ void GRAPH_RDLOCK quorum_find_failed(QuorumFindings *found,
 void GRAPH_RDLOCK quorum_find_reported(QuorumFindings *found,
                                        const QuorumRequest *req);
 
-/* --- what the children say about themselves --- */
+/* --- status.c: what the children say about themselves --- */
 
 /*
  * The length of a node whose children have @lengths[slot], of which negative

@@ -6,9 +6,10 @@
  * Copyright (c) 2026 The quorum project authors
  *
  * children.c knows the children and their states.  stale-map.c is the
- * mechanism: the maps of each child, and what they say.  settle.c decides, and
- * so does unsure.c about losses.  sync-state.c is what state nodes keep of it.
- * Only these five, and sync-debug.c, include this file.
+ * mechanism, the maps of each child, and stale-query.c what they say.  settle.c
+ * decides about writes, settle-flush.c about flushes and resizes, and unsure.c
+ * about losses.  sync-state.c is what state nodes keep of it.  Only these, and
+ * sync-debug.c, include this file.
  *
  * Functions whose names end in _locked are called with QuorumSync.lock held;
  * others take the lock themselves, or do without.
@@ -458,6 +459,62 @@ void quorum_sync_nothing_to_lose_locked(QuorumSync *sync, int i);
 /* The range, as far as the node has it, is unflushed. */
 void quorum_sync_set_unflushed_locked(QuorumSync *sync, int64_t offset,
                                       int64_t bytes);
+
+/* How many members are not in @missed; *@any_missed: whether one is. */
+int quorum_sync_count_done(const QuorumSync *sync, const bool *missed,
+                           bool *any_missed);
+
+/*
+ * The smallest number, anywhere in the range, of members that have a copy of it
+ * and are not in @missed.
+ */
+int quorum_sync_count_copies_locked(const QuorumSync *sync,
+                                    const bool *missed, int64_t offset,
+                                    int64_t bytes, QuorumCopy copy);
+
+/*
+ * Whether as many as @threshold members that are not in @missed have a copy of
+ * all that is in @map, which is unflushed or flushing.  @w: a write that is in
+ * flight, or NULL.
+ */
+bool quorum_sync_map_has_copies_locked(const QuorumSync *sync,
+                                       const unsigned long *map,
+                                       const bool *missed,
+                                       QuorumCopy copy,
+                                       const QuorumWrite *w,
+                                       int threshold);
+
+/*
+ * The members in @missed have failed to flush, and may have lost what they had
+ * taken and not flushed; enough others store that.  From now on they have
+ * nothing to lose, until they take something again.
+ */
+void quorum_sync_unflushed_lost_locked(QuorumSync *sync,
+                                       const bool *missed,
+                                       const char *why);
+
+/* While quorum_debug.on is set: enough members store all that is in @map. */
+void quorum_sync_check_map_copies_locked(const QuorumSync *sync,
+                                         const unsigned long *map,
+                                         int threshold);
+
+/*
+ * A flush that began, or failed, while @w was in flight may have lost @w, or
+ * come too early for it: take note.
+ */
+void quorum_sync_catch_up_locked(QuorumSync *sync, QuorumWrite *w);
+
+/*
+ * The node is about to grow to @bytes, from @pos on, its end or a place before:
+ * how many members that are not in @missed have a copy of all of the granule
+ * that @pos will be in.  Others are stale then in what comes there; and a child
+ * that misses the growth becomes stale in all of that granule.
+ */
+int quorum_sync_count_growing_locked(const QuorumSync *sync,
+                                     const bool *missed, int64_t pos,
+                                     int64_t bytes, QuorumCopy copy);
+
+/* --- settle-flush.c --- */
 
 /* What is in flight on the child in slot @i counts as missed by it. */
 void quorum_sync_lose_in_flight_locked(QuorumSync *sync, int i);
