@@ -50,6 +50,14 @@ class QuorumCommands:
     def states(self) -> List[str]:
         return [child['state'] for child in self.children()]
 
+    def wait_states(self, *states: str, timeout: float = 15) -> None:
+        """Wait until this is how the children are."""
+        end = time.monotonic() + timeout
+        while self.states() != list(states):
+            if time.monotonic() > end:
+                raise Failed(f'{self.states()} instead of {states}')
+            time.sleep(0.05)
+
     def stats(self) -> List[Dict[str, Any]]:
         """The counters of each child"""
         for node in self.cmd('query-blockstats', {'query-nodes': True}):

@@ -175,11 +175,6 @@ class StateTestCase(QuorumTestCase):
     def stale(self) -> List[int]:
         return list(self.counts('stale-bytes'))
 
-    def wait_states(self, *states: str, timeout: float = 15) -> None:
-        with iotests.Timeout(timeout, f'not {states}'):
-            while self.states() != list(states):
-                time.sleep(0.05)
-
     def wait_state_nodes(self, *states: str, timeout: float = 15) -> None:
         with iotests.Timeout(timeout, f'state nodes are not {states}'):
             while self.state_nodes() != list(states):
