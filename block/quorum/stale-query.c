@@ -9,8 +9,6 @@
 #include "qemu/osdep.h"
 #include "sync-int.h"
 
-/* --- asking the maps --- */
-
 bool quorum_sync_is_stale_locked(const QuorumSync *sync, int i, int64_t offset,
                                  int64_t bytes)
 {

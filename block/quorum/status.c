@@ -14,8 +14,6 @@
 #include "request.h"
 #include "vote.h"
 
-/* --- what the children say about themselves --- */
-
 int64_t quorum_winning_length(const BDRVQuorumState *s, const int64_t *lengths)
 {
     g_autofree int *version = NULL;

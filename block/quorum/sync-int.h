@@ -386,6 +386,30 @@ bool quorum_sync_widen_over(QuorumSync *sync, HBitmap **where, int64_t *offset,
 bool quorum_sync_is_late_locked(const QuorumSync *sync, int i, int64_t offset,
                                 int64_t bytes);
 
+/* Whether a child lacks something that another one is known to have. */
+bool quorum_sync_any_outvoted_locked(const QuorumSync *sync);
+
+/* A flush begins: what the child has recovered was there before it. */
+void quorum_sync_age_recovered_locked(QuorumSync *sync, int i);
+
+/*
+ * The child in slot @i has flushed what it had recovered before the flush
+ * began; if it lacks nothing any more, it is not rebuilding.
+ */
+void quorum_sync_flushed_locked(QuorumSync *sync, int i);
+
+/* How large the granules of the stale maps are, for a node of @bytes. */
+int64_t quorum_sync_granule(int64_t bytes);
+
+/* How many bits a map of what is unflushed has, for a node of @bytes. */
+int64_t quorum_sync_unflushed_bits(int64_t bytes, int shift);
+
+/* Set the bits of @map, of 1 << @shift bytes each, that touch the range. */
+void quorum_sync_set_bits(unsigned long *map, int shift, int64_t offset,
+                          int64_t bytes);
+
+/* --- stale-query.c --- */
+
 /* Whether the child in slot @i is stale in any of the range. */
 bool quorum_sync_is_stale_locked(const QuorumSync *sync, int i, int64_t offset,
                                  int64_t bytes);
@@ -408,31 +432,9 @@ typedef enum QuorumCopy {
 bool quorum_sync_lacks_locked(const QuorumSync *sync, int i, int64_t offset,
                               int64_t bytes, QuorumCopy copy);
 
-/* Whether a child lacks something that another one is known to have. */
-bool quorum_sync_any_outvoted_locked(const QuorumSync *sync);
-
 /* How far each child either lacks the range or does not, in that sense. */
 int64_t quorum_sync_uniform_range_locked(const QuorumSync *sync, int64_t offset,
                                          int64_t bytes, QuorumCopy copy);
-
-/* A flush begins: what the child has recovered was there before it. */
-void quorum_sync_age_recovered_locked(QuorumSync *sync, int i);
-
-/*
- * The child in slot @i has flushed what it had recovered before the flush
- * began; if it lacks nothing any more, it is not rebuilding.
- */
-void quorum_sync_flushed_locked(QuorumSync *sync, int i);
-
-/* How large the granules of the stale maps are, for a node of @bytes. */
-int64_t quorum_sync_granule(int64_t bytes);
-
-/* How many bits a map of what is unflushed has, for a node of @bytes. */
-int64_t quorum_sync_unflushed_bits(int64_t bytes, int shift);
-
-/* Set the bits of @map, of 1 << @shift bytes each, that touch the range. */
-void quorum_sync_set_bits(unsigned long *map, int shift, int64_t offset,
-                          int64_t bytes);
 
 /* --- settle.c --- */
 
