@@ -1,5 +1,5 @@
 /*
- * Quorum block driver: the table of digests
+ * Quorum block driver: the inside of QuorumDigests
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
@@ -15,11 +15,8 @@
 #include "qemu/thread.h"
 #include "digest.h"
 
-#define PAGE_UNITS      QUORUM_DIGEST_PAGE_UNITS
-
-/* Ranges that have generations of their own, and how many of these exist. */
-#define STRIPE_BYTES    (64 * KiB)
-#define STRIPES         4096
+/* How many ranges have generations of their own. */
+#define QUORUM_DIGEST_STRIPES   4096
 
 typedef struct QuorumDigestPage {
     QemuSeqLock seq;            /* of all below but @next */
@@ -29,16 +26,16 @@ typedef struct QuorumDigestPage {
     /* Digests, in three parts, because nothing that has 56 bits is atomic. */
     union {
         struct {
-            uint32_t low[PAGE_UNITS];
-            uint16_t mid[PAGE_UNITS];
-            uint8_t high[PAGE_UNITS];
+            uint32_t low[QUORUM_DIGEST_PAGE_UNITS];
+            uint16_t mid[QUORUM_DIGEST_PAGE_UNITS];
+            uint8_t high[QUORUM_DIGEST_PAGE_UNITS];
         };
-        uint32_t words[PAGE_UNITS * QUORUM_DIGEST_BITS / 32];
+        uint32_t words[QUORUM_DIGEST_PAGE_UNITS * QUORUM_DIGEST_BITS / 32];
     };
 } QuorumDigestPage;
 
 QEMU_BUILD_BUG_ON(sizeof_field(QuorumDigestPage, words) !=
-                  offsetof(QuorumDigestPage, high[PAGE_UNITS]) -
+                  offsetof(QuorumDigestPage, high[QUORUM_DIGEST_PAGE_UNITS]) -
                   offsetof(QuorumDigestPage, low));
 
 struct QuorumDigests {
@@ -71,7 +68,7 @@ struct QuorumDigests {
     struct {
         uint32_t generation;
         uint32_t changing;      /* changes that are under way */
-    } stripes[STRIPES];
+    } stripes[QUORUM_DIGEST_STRIPES];
 };
 
 /* Whether this build can compute digests with @alg. */

@@ -1,5 +1,5 @@
 /*
- * Quorum block driver: digests of what the disk holds
+ * Quorum block driver: the table of digests
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
@@ -27,8 +27,12 @@
 #include "qemu/processor.h"
 #include "digest-int.h"
 
+#define PAGE_UNITS      QUORUM_DIGEST_PAGE_UNITS
 #define PAGE_BYTES      QUORUM_DIGEST_PAGE_BYTES
 #define NONE            UINT32_MAX      /* no page, and none of the disk's */
+
+#define STRIPES         QUORUM_DIGEST_STRIPES
+#define STRIPE_BYTES    (64 * KiB)      /* of which these are */
 
 /* How many pages with something to write are passed over for one without. */
 #define EVICT_TRIES     64

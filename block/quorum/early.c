@@ -11,7 +11,6 @@
 #include "qemu/units.h"
 #include "debug.h"
 #include "early.h"
-#include "late.h"
 #include "repair.h"
 
 /* When a child counts as late, whatever its latencies were. */

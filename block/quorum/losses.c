@@ -11,7 +11,6 @@
 #include "qemu/bitmap.h"
 #include "qemu/units.h"
 #include "debug.h"
-#include "late.h"
 #include "losses.h"
 #include "read-locked-int.h"
 #include "repair.h"

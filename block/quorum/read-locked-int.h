@@ -5,8 +5,8 @@
  *
  * Copyright (c) 2026 The quorum project authors
  *
- * For read-locked.c, read-locked-repair.c, and a scrub, which looks at what was
- * found.
+ * For read-locked.c and read-locked-repair.c, and for those that vote or repair
+ * by them: checked.c, losses.c, resync.c and scrub-chunk.c.
  */
 
 #ifndef BLOCK_QUORUM_READ_LOCKED_INT_H
@@ -77,8 +77,8 @@ static inline long quorum_bit(const QuorumLockedRead *lr, int i, int u)
 }
 
 /* What is in @buf, which holds the whole request, at the offset @pos. */
-static inline uint8_t *quorum_at(const QuorumLockedRead *lr, uint8_t *buf,
-                                 int64_t pos)
+static inline uint8_t *quorum_data_at(const QuorumLockedRead *lr, uint8_t *buf,
+                                      int64_t pos)
 {
     return buf + (pos - lr->req->offset);
 }

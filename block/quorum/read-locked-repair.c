@@ -41,7 +41,7 @@ static bool quorum_next_block(const QuorumLockedRead *lr, int64_t pos,
                               int64_t end, int64_t *past)
 {
     *past = MIN(ROUND_UP(pos + 1, QUORUM_ZEROES), end);
-    return buffer_is_zero(quorum_at(lr, lr->result, pos), *past - pos);
+    return buffer_is_zero(quorum_data_at(lr, lr->result, pos), *past - pos);
 }
 
 /* Whether it is known that the range of @child has nothing but zeroes. */
@@ -76,7 +76,7 @@ quorum_repair_write(QuorumLockedRead *lr, BdrvChild *child, QuorumRange range,
         }
         if (!zeroes) {
             QEMUIOVector qiov =
-                QEMU_IOVEC_INIT_BUF(qiov, quorum_at(lr, lr->result, pos),
+                QEMU_IOVEC_INIT_BUF(qiov, quorum_data_at(lr, lr->result, pos),
                                     past - pos);
 
             ret = bdrv_co_pwritev(child, pos, past - pos, &qiov,

@@ -137,7 +137,7 @@ quorum_reread_unit(QuorumLockedRead *lr, int u)
         QuorumAnswer *a = &req->answers[i];
 
         if (a->reread_ret >= 0) {
-            lr->data[i] = quorum_at(lr, a->buf, unit.start);
+            lr->data[i] = quorum_data_at(lr, a->buf, unit.start);
             answers++;
         }
     }
@@ -304,7 +304,7 @@ static const uint8_t *quorum_unit_answer(const QuorumLockedRead *lr, int i,
     return quorum_answer_is_good(a) &&
            !test_bit(quorum_bit(lr, i, u), lr->stale) &&
            quorum_has_unit(lr, a, unit) ?
-           quorum_at(lr, a->buf, unit.start) : NULL;
+           quorum_data_at(lr, a->buf, unit.start) : NULL;
 }
 
 /*
@@ -610,7 +610,7 @@ static int coroutine_fn GRAPH_RDLOCK quorum_vote_unit(QuorumLockedRead *lr,
         winner = quorum_choose_outcome(lr, u, winner, answers, voters,
                                        &members);
         if (winner >= 0 && test_bit(u, lr->resolve)) {
-            memcpy(quorum_at(lr, lr->result, unit.start), lr->data[winner],
+            memcpy(quorum_data_at(lr, lr->result, unit.start), lr->data[winner],
                    size);
             quorum_give_outcome(lr, u, winner);
             return 0;
@@ -625,7 +625,7 @@ static int coroutine_fn GRAPH_RDLOCK quorum_vote_unit(QuorumLockedRead *lr,
             quorum_reached(QUORUM_BRANCH_PREFERRED);
             trace_quorum_preferred(req->bs->node_name, winner, unit.start,
                                    size);
-            memcpy(quorum_at(lr, lr->result, unit.start), lr->data[winner],
+            memcpy(quorum_data_at(lr, lr->result, unit.start), lr->data[winner],
                    size);
             return 0;
         }
@@ -639,7 +639,7 @@ static int coroutine_fn GRAPH_RDLOCK quorum_vote_unit(QuorumLockedRead *lr,
     }
     assert(members >= (quorum_unit_is_known(lr, u) ? 1 : threshold));
     assert(members <= voters);
-    memcpy(quorum_at(lr, lr->result, unit.start), lr->data[winner], size);
+    memcpy(quorum_data_at(lr, lr->result, unit.start), lr->data[winner], size);
     quorum_judge_unit(lr, u, winner, members, voters + lagging);
     return 0;
 }

@@ -5,7 +5,7 @@
  *
  * Copyright (c) 2026 The quorum project authors
  *
- * The life of a read (read.c, read-locked.c):
+ * The life of a read (read.c, read-locked.c, read-locked-repair.c):
  *
  *   quorum_co_preadv()           splits it into ranges that the pool can serve
  *   quorum_read_vote()           leaves out stale children; pattern threshold

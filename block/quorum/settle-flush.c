@@ -1,17 +1,16 @@
 /*
- * Quorum block driver: settling flushes and resizes
+ * Quorum block driver: who stores what: settling flushes and resizes
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Copyright (c) 2026 The quorum project authors
  *
- * What has to be true before a flush may succeed, and which children are stale
- * or unsure afterwards.
+ * What has to be true before a flush or a resize may succeed, and which
+ * children are stale, unsure or excluded afterwards.
  */
 
 #include "qemu/osdep.h"
 #include "qemu/bitmap.h"
-#include "debug.h"
 #include "sync-int.h"
 
 /* --- flushes --- */
@@ -234,6 +233,11 @@ QuorumFlushOutcome quorum_sync_flush_settle(QuorumSync *sync,
     return outcome;
 }
 
+bool quorum_sync_any_unflushed(QuorumSync *sync)
+{
+    return qatomic_read(&sync->any_unflushed);
+}
+
 /* --- resizes --- */
 
 void quorum_sync_resize(QuorumSync *sync, int64_t bytes)
@@ -251,11 +255,6 @@ void quorum_sync_set_unflushed(QuorumSync *sync, QuorumWrite *w, int64_t offset,
     for (int i = 0; i < sync->num_children; i++) {
         g_clear_pointer(&sync->children[i].may_lose, g_free);
     }
-}
-
-bool quorum_sync_any_unflushed(QuorumSync *sync)
-{
-    return qatomic_read(&sync->any_unflushed);
 }
 
 int quorum_sync_count_copies(QuorumSync *sync, const bool *missed,

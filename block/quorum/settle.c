@@ -1,5 +1,5 @@
 /*
- * Quorum block driver: who stores what: the decisions
+ * Quorum block driver: who stores what: settling writes
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
@@ -7,6 +7,8 @@
  *
  * When all children have answered a write, a flush or a resize, the request is
  * *settled*: may it be acknowledged, and which children are stale from now on?
+ * Here are writes, and what all of them count by; flushes and resizes are in
+ * settle-flush.c.
  *
  * All that makes a child stale, or ends that, happens under one mutex, and so
  * does each decision that counts children that are not stale.  That is what

@@ -1,5 +1,5 @@
 /*
- * Quorum block driver: asking what each child lacks
+ * Quorum block driver: who stores what: what the maps say
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *

@@ -19,8 +19,6 @@
 #include "qapi/qapi-commands-block-core.h"
 #include "qemu/bitmap.h"
 #include "qemu/units.h"
-#include "debug.h"
-#include "graph.h"
 #include "state-int.h"
 #include "trace.h"
 

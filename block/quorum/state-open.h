@@ -70,7 +70,8 @@ char *quorum_state_complaint(const QuorumStateFile *f,
                              const QuorumStateRecord *r);
 
 /*
- * The newest label, or -errno with @errp set; *@needed: on how many state nodes
+ * Returns the slot of the state node with the newest label, the head, or -errno
+ * with @errp set.  Sets @good in each of @f.  *@needed: on how many state nodes
  * a page must be readable, so that the newest one is among them.
  */
 int quorum_state_choose_head(BlockDriverState *bs, QuorumStateFile *f,

@@ -7,8 +7,9 @@
  *
  * Beside each child there may be a *state node*, on which it is written down
  * which child lacks what, and in which regions of the disk writes may be under
- * way (promise 11).  What is on it is in state-format.h; state-open.c reads it,
- * state.c writes it.  Nothing here knows of votes, or reads or writes the disk.
+ * way (promise 11).  What is on it is in state-format.h; state-head.c and
+ * state-open.c read it, state.c and state-round.c write it.  Nothing here knows
+ * of votes, or reads or writes the disk.
  *
  * A region of the disk is *marked* before the first child gets a write there.
  * What is marked after a crash is *unresolved*: each child may have its own

@@ -5,7 +5,8 @@
  *
  * Copyright (c) 2026 The quorum project authors
  *
- * Their length, what they have allocated, and whether there is a medium.
+ * Their length, what they have allocated, their clusters, and where they have
+ * zeroes.
  */
 
 #include "qemu/osdep.h"

@@ -225,7 +225,7 @@ inline next_child(i, set) {
     set = set & ~(1 << i)
 }
 
-/* --- quorum/read.c, quorum/read-locked.c --- */
+/* --- quorum/read.c, read-locked.c and read-locked-repair.c --- */
 
 #define same(i, j) (has(good_, i) && has(good_, j) && answer[i] == answer[j])
 #define like(w) (same(w, 0) | same(w, 1) << 1 | same(w, 2) << 2)

@@ -323,7 +323,7 @@ proctype Writer(byte p, n, part) {
     od
 }
 
-/* --- quorum/read.c, quorum/read-locked.c --- */
+/* --- quorum/read.c, read-locked.c and read-locked-repair.c --- */
 
 #define same(i, j) (has(good, i) && has(good, j) && answer[i] == answer[j])
 #define members(i) \
