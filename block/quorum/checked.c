@@ -65,6 +65,24 @@ static bool quorum_may_know(const BlockDriverState *bs)
     return !(bs->open_flags & BDRV_O_INACTIVE) && !bs->force_share;
 }
 
+/*
+ * Whether a child that has answered may get late writes in the range: what the
+ * children say is what they are going to hold only when these have ended.
+ */
+static bool quorum_may_change_late(const QuorumRequest *req, int64_t offset,
+                                   int64_t bytes)
+{
+    QuorumSync *sync = req->s->sync;
+
+    for (int i = 0; quorum_sync_is_degraded(sync) && i < req->n; i++) {
+        if (quorum_answer_counts(&req->answers[i]) &&
+            quorum_sync_is_late(sync, i, offset, bytes)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* --- changes --- */
 
 /* The whole units in [@offset, @offset + @bytes) to *@first and *@end. */
@@ -220,7 +238,8 @@ bool quorum_checked_do_agree(QuorumRequest *req, QuorumAnswer *one,
     ok = !quorum_digests_contradict(d, first, end - first, said.digests);
     if (!ok) {
         quorum_reached(QUORUM_BRANCH_DIGEST_DISAGREES);
-    } else if (buf && quorum_good_outnumber_rest(req)) {
+    } else if (buf && quorum_good_outnumber_rest(req) &&
+               !quorum_may_change_late(req, first, end - first)) {
         /* Else the guest may change its own memory meanwhile. */
         quorum_digests_remember_if(d, first, end - first, said.digests,
                                    generation);
@@ -387,7 +406,8 @@ void quorum_checked_vote_end(QuorumLockedRead *lr, int ret)
         uint64_t digest;
 
         if (quorum_unit_is_known(lr, u) || !quorum_unit_is_whole(lr, u) ||
-            test_bit(u, lr->weak)) {
+            test_bit(u, lr->weak) ||
+            quorum_may_change_late(req, start, QUORUM_UNIT)) {
             continue;
         }
         quorum_digests_hash_buf(req->s->digests,

@@ -155,7 +155,7 @@ quorum_store_read_header(QuorumDigestStore *store, QuorumDigestsFound *found,
     return ret;
 }
 
-int coroutine_fn quorum_store_co_load(BlockDriverState *bs, bool again,
+int coroutine_fn quorum_store_co_load(BlockDriverState *bs, bool activated,
                                       Error **errp)
 {
     ERRP_GUARD();
@@ -185,7 +185,7 @@ int coroutine_fn quorum_store_co_load(BlockDriverState *bs, bool again,
     } else {
         ret = quorum_store_read_header(store, &found, errp);
     }
-    if (ret < 0 && *errp && again) {
+    if (ret < 0 && *errp && activated) {
         /* The disk has grown, say: a guest must not lose it for that. */
         quorum_store_fail(store, "can't be used any more", ret);
         error_reportf_err(*errp, "quorum '%s': ", bdrv_get_node_name(bs));
@@ -305,6 +305,17 @@ void quorum_store_gather_options(BlockDriverState *bs, QDict *target)
     if (options) {
         qdict_put(target, QUORUM_OPT_DIGESTS, qobject_ref(options));
     }
+}
+
+bool quorum_store_is_in_use(BlockDriverState *bs)
+{
+    BDRVQuorumState *s = bs->opaque;
+
+    if (!s->store) {
+        return false;
+    }
+    QEMU_LOCK_GUARD(&s->state->lock);
+    return s->store->stage == QUORUM_STORE_IN_USE;
 }
 
 QuorumDigestsInfo *quorum_store_info(BlockDriverState *bs)

@@ -155,13 +155,15 @@ int coroutine_fn GRAPH_RDLOCK quorum_store_forget(BlockDriverState *bs,
 /* --- for state*.c --- */
 
 /*
- * The state nodes were read, for the first time or, when the image is active
- * once more, @again: see whether the store counts.  Returns 0, also if it does
- * not, or -errno with @errp set if it is a mistake to use it; @again, it is off
- * then.
+ * The state nodes were read, when the node was opened, or @activated: see
+ * whether the store counts.  Returns 0, also if it does not, or -errno with
+ * @errp set if it is a mistake to use it; if it is @activated, it is off then.
  */
 int coroutine_fn GRAPH_RDLOCK
-quorum_store_co_load(BlockDriverState *bs, bool again, Error **errp);
+quorum_store_co_load(BlockDriverState *bs, bool activated, Error **errp);
+
+/* Whether there is a store, and what is on it counts. */
+bool quorum_store_is_in_use(BlockDriverState *bs);
 
 /* A session begins: the next label names no stamp that does not count. */
 void quorum_store_begin_session_locked(QuorumState *st);

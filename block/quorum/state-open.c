@@ -648,7 +648,8 @@ static bool GRAPH_RDLOCK quorum_state_can_vote(BlockDriverState *bs,
     QuorumState *st = s->state;
     int believed = 0, unread = -1;
 
-    if (s->opts.state_force || bdrv_is_read_only(bs) || s->store ||
+    if (s->opts.state_force || bdrv_is_read_only(bs) ||
+        quorum_store_is_in_use(bs) ||
         s->opts.read_pattern == QUORUM_READ_PATTERN_FIFO) {
         return true;
     }
@@ -734,12 +735,38 @@ static bool quorum_state_may_grow(BlockDriverState *bs,
     return false;
 }
 
-int coroutine_fn quorum_state_co_load(BlockDriverState *bs, Error **errp)
+/*
+ * What the state nodes say was @judged, or they are new: see what the node of
+ * digests is worth, which may decide where too few children are believed, and
+ * tell the QuorumSync.
+ */
+static int coroutine_fn GRAPH_RDLOCK
+quorum_state_believe(BlockDriverState *bs, const QuorumStateFile *f,
+                     bool judged, bool activated, Error **errp)
+{
+    int ret = quorum_store_co_load(bs, activated, errp);
+
+    if (ret < 0) {
+        return ret;
+    }
+    if (judged && !quorum_state_can_vote(bs, f, errp)) {
+        return -EINVAL;
+    }
+    if (judged) {
+        quorum_state_apply(bs, f);
+    }
+    return 0;
+}
+
+/* @activated: a guest depends on it, so that errors of an option are none. */
+static int coroutine_fn GRAPH_RDLOCK
+quorum_state_do_load(BlockDriverState *bs, bool activated, Error **errp)
 {
     BDRVQuorumState *s = bs->opaque;
     QuorumState *st = s->state;
     QuorumStateFile *f;
     bool all_blank = true, all_unborn = true, any_valid = false;
+    bool judged = false;
     int head = 0, needed;
 
     if (st->creating) {
@@ -785,17 +812,14 @@ int coroutine_fn quorum_state_co_load(BlockDriverState *bs, Error **errp)
         }
         if (head >= 0) {
             quorum_state_judge(st, f, head, needed);
-            head = quorum_state_can_go_on(bs, errp) &&
-                   quorum_state_can_vote(bs, f, errp) ? 0 : -EINVAL;
+            judged = quorum_state_can_go_on(bs, errp);
+            head = judged ? 0 : -EINVAL;
         }
-        if (head >= 0) {
-            quorum_state_apply(bs, f);
-        }
+    }
+    if (head >= 0) {
+        head = quorum_state_believe(bs, f, judged, activated, errp);
     }
     quorum_state_files_free(f, st->num_nodes);
-    if (head >= 0) {
-        head = quorum_store_co_load(bs, st->begun, errp);
-    }
     if (head < 0) {
         quorum_state_reset(st);
         return head;
@@ -808,7 +832,18 @@ int coroutine_fn quorum_state_co_load(BlockDriverState *bs, Error **errp)
     return 0;
 }
 
+int coroutine_fn quorum_state_co_load(BlockDriverState *bs, Error **errp)
+{
+    return quorum_state_do_load(bs, true, errp);
+}
+
+static int coroutine_fn GRAPH_RDLOCK
+quorum_state_co_open(BlockDriverState *bs, Error **errp)
+{
+    return quorum_state_do_load(bs, false, errp);
+}
+
 int quorum_state_load(BlockDriverState *bs, Error **errp)
 {
-    return quorum_state_run(bs, quorum_state_co_load, errp);
+    return quorum_state_run(bs, quorum_state_co_open, errp);
 }

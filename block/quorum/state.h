@@ -61,7 +61,8 @@ int quorum_state_attach(BlockDriverState *bs, QDict *options, int slots,
 
 /*
  * Read the state nodes, and tell the QuorumSync what they say.  The length of
- * the node is known.  In the main thread.
+ * the node is known.  quorum_state_load() is for the main thread, when the node
+ * is opened; quorum_state_co_load() for when it is activated.
  */
 int GRAPH_RDLOCK quorum_state_load(BlockDriverState *bs, Error **errp);
 int coroutine_fn GRAPH_RDLOCK

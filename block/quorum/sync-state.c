@@ -150,12 +150,15 @@ void quorum_sync_lacking_bits(QuorumSync *sync, int i, int shift,
                               unsigned long *bits)
 {
     const QuorumSyncChild *c = &sync->children[i];
+
+    /* Before the maps are looked at: another thread may free them. */
+    QUORUM_SYNC_GUARD(sync);
+
     HBitmap *maps[] = {
         c->stale, c->unsure, c->late, c->recovered_since_flush,
         c->recovered_before_flush,
     };
 
-    QUORUM_SYNC_GUARD(sync);
     for (int j = 0; j < ARRAY_SIZE(maps); j++) {
         quorum_sync_copy_bits_locked(maps[j], sync->bytes, shift, first, count,
                                      bits);

@@ -360,7 +360,7 @@ const Kind sim_kinds[] = {
         .fua = true,
     }, {
         .name = "losses-hangs",
-        .count = 5000,
+        .count = 3000,
         .max_bad = -1,
         .damage = DAMAGE_RESTARTS | DAMAGE_HANGS | DAMAGE_CUTS,
         .more = { [REQ_FLUSH] = 15, [REQ_DRAIN] = 4 },
@@ -443,7 +443,7 @@ const Kind sim_kinds[] = {
     },
     {
         .name = "state",
-        .count = 2000,
+        .count = 1000,
         .max_bad = -1,
         .damage = DAMAGE_ERRORS,
         .restarts = BIT(RESTART_CLEAN),
@@ -454,7 +454,7 @@ const Kind sim_kinds[] = {
         },
     }, {
         .name = "state-crash-no-faults",
-        .count = 2000,
+        .count = 1000,
         .restarts = ~0,
         .more = {
             [REQ_FLUSH] = 15,
@@ -464,7 +464,7 @@ const Kind sim_kinds[] = {
         },
     }, {
         .name = "state-crash",
-        .count = 3000,
+        .count = 1500,
         .max_bad = -1,
         .damage = DAMAGE_ERRORS,
         .restarts = BIT(RESTART_CRASH) | BIT(RESTART_CLEAN) |
@@ -476,7 +476,7 @@ const Kind sim_kinds[] = {
         },
     }, {
         .name = "state-power-cut",
-        .count = 3000,
+        .count = 1500,
         .max_bad = -1,
         .damage = DAMAGE_ERRORS,
         .restarts = ~0,
@@ -487,7 +487,7 @@ const Kind sim_kinds[] = {
         },
     }, {
         .name = "state-errors",
-        .count = 2000,
+        .count = 1000,
         .max_bad = -1,
         .damage = DAMAGE_ERRORS,
         .restarts = ~0,
@@ -499,7 +499,7 @@ const Kind sim_kinds[] = {
         },
     }, {
         .name = "state-unreadable",
-        .count = 2000,
+        .count = 1000,
         .restarts = ~0,
         .state_errors = true,
         .state_hides = true,
@@ -510,7 +510,7 @@ const Kind sim_kinds[] = {
         },
     }, {
         .name = "state-minority",
-        .count = 2000,
+        .count = 1000,
         .max_bad = -1,
         .damage = DAMAGE_ERRORS,
         .restarts = ~0,
@@ -522,7 +522,7 @@ const Kind sim_kinds[] = {
         },
     }, {
         .name = "state-fifo",
-        .count = 2000,
+        .count = 1000,
         .max_bad = -1,
         .damage = DAMAGE_ERRORS,
         .restarts = ~0,
