@@ -178,6 +178,7 @@ check_state() {
         clean long-state-blank  -DOUTAGES=0 -DREGIONS=2 -DBLANK -DROUGH
     fi
 }
+
 # Reads, writes, repairs, outages and children that hang.
 check_driver() {
     model=quorum.pml

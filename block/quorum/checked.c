@@ -74,7 +74,10 @@ static bool quorum_may_change_late(const QuorumRequest *req, int64_t offset,
 {
     QuorumSync *sync = req->s->sync;
 
-    for (int i = 0; quorum_sync_is_degraded(sync) && i < req->n; i++) {
+    if (likely(!quorum_sync_is_degraded(sync))) {
+        return false;
+    }
+    for (int i = 0; i < req->n; i++) {
         if (quorum_answer_counts(&req->answers[i]) &&
             quorum_sync_is_late(sync, i, offset, bytes)) {
             return true;

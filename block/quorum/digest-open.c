@@ -307,17 +307,6 @@ void quorum_store_gather_options(BlockDriverState *bs, QDict *target)
     }
 }
 
-bool quorum_store_is_in_use(BlockDriverState *bs)
-{
-    BDRVQuorumState *s = bs->opaque;
-
-    if (!s->store) {
-        return false;
-    }
-    QEMU_LOCK_GUARD(&s->state->lock);
-    return s->store->stage == QUORUM_STORE_IN_USE;
-}
-
 QuorumDigestsInfo *quorum_store_info(BlockDriverState *bs)
 {
     BDRVQuorumState *s = bs->opaque;

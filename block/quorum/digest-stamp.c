@@ -34,6 +34,11 @@ static QuorumStoreStage quorum_store_stage(const QuorumDigestStore *store)
     return store->stage;
 }
 
+bool quorum_store_is_in_use(const BDRVQuorumState *s)
+{
+    return s->store && quorum_store_stage(s->store) == QUORUM_STORE_IN_USE;
+}
+
 /* --- stamps --- */
 
 /* Write @header, so that it is there after a loss, too. */

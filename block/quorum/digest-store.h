@@ -163,7 +163,7 @@ int coroutine_fn GRAPH_RDLOCK
 quorum_store_co_load(BlockDriverState *bs, bool activated, Error **errp);
 
 /* Whether there is a store, and what is on it counts. */
-bool quorum_store_is_in_use(BlockDriverState *bs);
+bool quorum_store_is_in_use(const BDRVQuorumState *s);
 
 /* A session begins: the next label names no stamp that does not count. */
 void quorum_store_begin_session_locked(QuorumState *st);

@@ -649,7 +649,7 @@ static bool GRAPH_RDLOCK quorum_state_can_vote(BlockDriverState *bs,
     int believed = 0, unread = -1;
 
     if (s->opts.state_force || bdrv_is_read_only(bs) ||
-        quorum_store_is_in_use(bs) ||
+        quorum_store_is_in_use(s) ||
         s->opts.read_pattern == QUORUM_READ_PATTERN_FIFO) {
         return true;
     }
@@ -746,15 +746,13 @@ quorum_state_believe(BlockDriverState *bs, const QuorumStateFile *f,
 {
     int ret = quorum_store_co_load(bs, activated, errp);
 
-    if (ret < 0) {
+    if (ret < 0 || !judged) {
         return ret;
     }
-    if (judged && !quorum_state_can_vote(bs, f, errp)) {
+    if (!quorum_state_can_vote(bs, f, errp)) {
         return -EINVAL;
     }
-    if (judged) {
-        quorum_state_apply(bs, f);
-    }
+    quorum_state_apply(bs, f);
     return 0;
 }
 

@@ -1332,17 +1332,27 @@ static void test_loss_and_wait(void)
     quorum_sync_free(s);
 }
 
+/* Something at 10 MiB is unflushed, and the first @n fail the FUA write @w. */
+static QuorumSync *sync_failing_fua(QuorumWrite *w, bool *missed, int n)
+{
+    QuorumSync *s = sync_new(GiB);
+
+    write_well(s, 10 * MiB, QUORUM_UNIT, false);
+    quorum_sync_write_begin(s, w, 0, QUORUM_UNIT, true, missed);
+    for (int i = 0; i < n; i++) {
+        quorum_sync_flush_failed(s, i, 0);
+        missed[i] = true;
+    }
+    return s;
+}
+
 /* Who fails a FUA write that is acknowledged has lost what was unflushed. */
 static void test_failed_fua(void)
 {
     bool missed[REPLICAS] = { false };
-    QuorumSync *s = sync_new(GiB);
     QuorumWrite w;
+    QuorumSync *s = sync_failing_fua(&w, missed, 1);
 
-    write_well(s, 10 * MiB, QUORUM_UNIT, false);
-    quorum_sync_write_begin(s, &w, 0, QUORUM_UNIT, true, missed);
-    quorum_sync_flush_failed(s, 0, 0);
-    missed[0] = true;
     g_assert_true(settle_write(s, &w, THRESHOLD));
     g_assert_true(quorum_sync_is_stale(s, 0, 10 * MiB, QUORUM_UNIT));
     g_assert_false(quorum_sync_is_stale(s, 1, 10 * MiB, QUORUM_UNIT));
@@ -1353,15 +1363,9 @@ static void test_failed_fua(void)
 static void test_refused_fua(void)
 {
     bool missed[REPLICAS] = { false };
-    QuorumSync *s = sync_new(GiB);
     QuorumWrite w;
+    QuorumSync *s = sync_failing_fua(&w, missed, 2);
 
-    write_well(s, 10 * MiB, QUORUM_UNIT, false);
-    quorum_sync_write_begin(s, &w, 0, QUORUM_UNIT, true, missed);
-    for (int i = 0; i < 2; i++) {
-        quorum_sync_flush_failed(s, i, 0);
-        missed[i] = true;
-    }
     g_assert_false(settle_write(s, &w, THRESHOLD));
     for (int i = 0; i < REPLICAS; i++) {
         g_assert_cmpint(quorum_sync_is_unsure(s, i, 10 * MiB, QUORUM_UNIT), ==,
@@ -1544,15 +1548,10 @@ static void test_told_once(void)
 static void test_refused_fua_again(void)
 {
     bool missed[REPLICAS] = { false };
-    QuorumSync *s = sync_new(GiB);
     QuorumWrite w;
+    QuorumSync *s = sync_failing_fua(&w, missed, 2);
 
-    write_well(s, 10 * MiB, QUORUM_UNIT, false);
-    quorum_sync_write_begin(s, &w, 0, QUORUM_UNIT, true, missed);
-    quorum_sync_flush_failed(s, 0, 0);
-    quorum_sync_flush_failed(s, 1, 0);
     quorum_sync_lost(s, 2, 1, 0);
-    missed[0] = missed[1] = true;
     g_assert_cmpint(quorum_sync_write_settle(s, &w, THRESHOLD, true, true), ==,
                     QUORUM_WRITE_REFUSED);
     g_assert_true(quorum_sync_is_unsure(s, 0, 10 * MiB, QUORUM_UNIT));
