@@ -246,7 +246,12 @@ _start_unit() {
 }
 kill_unit() { kill "-${2:-KILL}" "${_pids[$1]}" && _gone "${_pids[$1]}"; }
 
-corrupt() { head -c "$3" /dev/urandom | dd of="$1" bs=64k seek="$2" oflag=seek_bytes conv=notrunc status=none; }
+# corrupt FILE OFFSET BYTES: each byte becomes another one.
+corrupt() {
+    dd if="$1" bs=64k skip="$2" count="$3" iflag=skip_bytes,count_bytes status=none |
+        LC_ALL=C tr '\000-\377' '\001-\377\000' |
+        dd of="$1" bs=64k seek="$2" oflag=seek_bytes conv=notrunc status=none
+}
 
 wait_for() {
     local end=$((SECONDS + 30))
