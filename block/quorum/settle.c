@@ -593,7 +593,8 @@ static void quorum_sync_add_late_locked(const QuorumSync *sync,
 /*
  * Which members have lost something while @w was in flight, so that it has
  * failed on them, or may be lost?  Those on which @w has failed in its flush
- * are not among them.  Returns whether there are any.
+ * are not among them, nor are those that would not be asked again, as they do
+ * not answer.  Returns whether there are any.
  */
 static bool quorum_sync_find_lost_locked(const QuorumSync *sync,
                                          const QuorumWrite *w, bool *lost)
@@ -603,7 +604,7 @@ static bool quorum_sync_find_lost_locked(const QuorumSync *sync,
     for (int i = 0; i < sync->num_children; i++) {
         const QuorumSyncChild *c = &sync->children[i];
 
-        lost[i] = quorum_sync_is_member(sync, i) &&
+        lost[i] = quorum_sync_is_member(sync, i) && !c->lagging &&
                   c->failed_flush_generation > w->flush_generation &&
                   c->failed_flush_generation > c->flush_error_generation;
         any |= lost[i];
