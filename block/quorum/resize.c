@@ -48,7 +48,8 @@ quorum_ask_truncate(QuorumRequest *req, QuorumAnswer *a)
     int64_t garbage_end;
     int ret;
 
-    quorum_note_short(a, old_length);
+    /* Being asked again, a child may have been cut off already. */
+    quorum_note_short(a, MIN(old_length, length));
     ret = bdrv_co_truncate(a->child, length, req->resize.exact,
                            req->resize.prealloc,
                            (req->flags & ~BDRV_REQ_ZERO_WRITE) |

@@ -444,6 +444,8 @@ static void op_finish(Op *op)
         finish_resize(op, plan);
         if (op->req) {
             op->req->ok[c->index] = op->ret < 0 ? 0 : UINT64_MAX;
+            /* It may be asked again, for children were lost meanwhile. */
+            op->req->failed &= ~(1u << c->index);
             op->req->failed |= (op->ret < 0) << c->index;
             c->failed_at = op->ret < 0 ? sim.now : c->failed_at;
         }
