@@ -512,7 +512,9 @@ static int coroutine_fn GRAPH_RDLOCK quorum_resolve(QuorumLockedRead *lr)
     }
     /* What was shown must not change with the next power cut. */
     lr->repair_flags = BDRV_REQ_FUA;
+    qemu_co_rwlock_rdlock(&req->s->flush_lock);
     quorum_repair_some(lr, resolved);
+    qemu_co_rwlock_unlock(&req->s->flush_lock);
     lr->repair_flags = 0;
     for (int u = find_first_bit(lr->resolve, lr->units); u < lr->units;
          u = find_next_bit(lr->resolve, lr->units, u + 1)) {
