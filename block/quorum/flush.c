@@ -13,6 +13,7 @@
 #include "block/block-io.h"
 #include "qemu/timer.h"
 #include "debug.h"
+#include "late.h"
 #include "losses.h"
 #include "state.h"
 #include "write.h"
@@ -76,6 +77,7 @@ quorum_flush_once(BlockDriverState *bs, bool heard, int votes, int *ret)
         quorum_ask_all(req, quorum_ask_flush);
     }
     quorum_notice_losses(bs);
+    quorum_late_notice(bs);
     quorum_flush_collect_missed(req);
     outcome = quorum_sync_flush_settle(s->sync, req->missed, s->opts.threshold,
                                        heard, !votes, last);

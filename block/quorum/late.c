@@ -104,13 +104,55 @@ static void quorum_late_arm(BDRVQuorumState *s)
 
 /* --- probes --- */
 
+/* Whether writes to @child can't change anything but what they write. */
+static bool GRAPH_RDLOCK quorum_late_is_local(BdrvChild *child)
+{
+    return quorum_grows_by_writes(child->bs);
+}
+
+/* Read what @qiov takes, or what there is, at @offset or before. */
+static int64_t coroutine_fn GRAPH_RDLOCK
+quorum_read_place(BdrvChild *child, int64_t offset, QEMUIOVector *qiov)
+{
+    int64_t length = quorum_child_length(child);
+    int64_t bytes = MIN(length, qiov->size);
+
+    if (bytes <= 0) {
+        return length < 0 ? length : 0;
+    }
+    return bdrv_co_preadv(child, MIN(offset, length - bytes), bytes, qiov, 0);
+}
+
 static int64_t coroutine_fn GRAPH_RDLOCK
 quorum_ask_probe(QuorumRequest *req, QuorumAnswer *a)
 {
-    int64_t bytes = MIN(req->bytes,
-                        quorum_child_length(a->child) - req->offset);
+    BdrvChild *below = a->child;
+    int64_t ret;
 
-    return bdrv_co_preadv(a->child, req->offset, MAX(bytes, 0), &a->qiov, 0);
+    ret = quorum_read_place(a->child, req->offset, &a->qiov);
+    if (ret < 0 || quorum_late_is_local(a->child)) {
+        return ret;
+    }
+    /* A format may know by itself what it has there. */
+    while (bdrv_primary_child(below->bs)) {
+        below = bdrv_primary_child(below->bs);
+    }
+    return quorum_read_place(below, req->offset, &a->qiov);
+}
+
+/*
+ * The same for a child that was dropped.  One that reads from its cache, and
+ * does not come back from a flush, would hold up the guest's next one.
+ */
+static int64_t coroutine_fn GRAPH_RDLOCK
+quorum_ask_probe_back(QuorumRequest *req, QuorumAnswer *a)
+{
+    int64_t ret = quorum_ask_probe(req, a);
+
+    if (ret >= 0 && bdrv_co_flush(a->child->bs) == -ETIMEDOUT) {
+        return -ETIMEDOUT;
+    }
+    return ret;     /* A flush that fails has been answered. */
 }
 
 /* A QuorumEnoughFn. */
@@ -144,7 +186,7 @@ static int coroutine_fn GRAPH_RDLOCK quorum_probe_once(QuorumProbe *p)
         req->background = true;
         req->enough = quorum_probe_is_enough;
         qemu_iovec_init_buf(&a->qiov, buf, QUORUM_PROBE_BYTES);
-        quorum_ask_one(a, quorum_ask_probe);
+        quorum_ask_one(a, p->back ? quorum_ask_probe_back : quorum_ask_probe);
         ret = a->ret;
     }
     if (ret >= 0) {
@@ -164,6 +206,7 @@ static void quorum_probe_done(void *opaque)
     QuorumLateness *l = &slot->late;
 
     bdrv_graph_rdlock_main_loop();
+    quorum_late_notice(p->bs);
     trace_quorum_late_probe(p->bs->node_name, p->slot, p->ret);
     l->probing = false;
     l->place = p->place;
@@ -265,6 +308,11 @@ static void GRAPH_RDLOCK quorum_probe_members(BlockDriverState *bs)
     }
 }
 
+bool quorum_child_answers(const QuorumRequest *req, int i)
+{
+    return (int64_t)stat64_get(&req->s->slots[i].answered_ns) > req->asked_ns;
+}
+
 bool quorum_others_answer(const QuorumRequest *req)
 {
     BDRVQuorumState *s = req->s;
@@ -273,8 +321,7 @@ bool quorum_others_answer(const QuorumRequest *req)
     for (int i = 0; i < req->n; i++) {
         others += quorum_is_asked(s, i) &&
                   !qatomic_read(&req->answers[i].in_flight) &&
-                  (int64_t)stat64_get(&s->slots[i].answered_ns) >
-                  req->asked_ns;
+                  quorum_child_answers(req, i);
     }
     return others >= s->opts.threshold;
 }
@@ -490,19 +537,22 @@ static void quorum_late_look(void *opaque)
 
 /* --- late writes --- */
 
-/* Whether writes to @child can't change anything but what they write. */
-static bool GRAPH_RDLOCK quorum_late_is_local(BdrvChild *child)
+static void quorum_late_mark(BDRVQuorumState *s, int i, int64_t offset,
+                             int64_t bytes)
 {
-    return quorum_grows_by_writes(child->bs);
+    stat64_set(&s->slots[i].late_ns, quorum_now_ns());
+    quorum_sync_mark_late(s->sync, i, offset, bytes);
+    quorum_late_arm(s);
 }
 
 void quorum_late_note(const QuorumAnswer *a, int64_t offset, int64_t bytes)
 {
-    BDRVQuorumState *s = a->req->s;
-    int i = quorum_answer_slot(a);
+    BdrvLate late = bdrv_late(a->child);
 
-    if (bdrv_late(a->child) == BDRV_LATE_ENDED) {
-        return;
+    if (late == BDRV_LATE_ENDED ||
+        (late == BDRV_LATE_UNKNOWN &&
+         !bdrv_is_late_since(a->child, a->req->late_generation))) {
+        return;     /* Older ones may be late, but they are known. */
     }
     if (!quorum_late_is_local(a->child)) {
         /* A format may have been writing its metadata, which map anything. */
@@ -510,9 +560,33 @@ void quorum_late_note(const QuorumAnswer *a, int64_t offset, int64_t bytes)
         bytes = INT64_MAX;
     }
     quorum_reached(QUORUM_BRANCH_LATE_WRITE);
-    stat64_set(&s->slots[i].late_ns, quorum_now_ns());
-    quorum_sync_mark_late(s->sync, i, offset, bytes);
-    quorum_late_arm(s);
+    quorum_late_mark(a->req->s, quorum_answer_slot(a), offset, bytes);
+}
+
+/*
+ * Several threads may find the same; then there is one mark more.  late_noticed
+ * is set after the marks: who sees it as it is now sees them, too.
+ */
+void quorum_late_notice(BlockDriverState *bs)
+{
+    BDRVQuorumState *s = bs->opaque;
+    unsigned before = qatomic_load_acquire(&s->late_noticed);
+    unsigned now = bdrv_late_generation();
+
+    if (likely(now == before)) {
+        return;
+    }
+    for (int i = 0; i < s->num_slots; i++) {
+        BdrvChild *child = s->slots[i].child;
+
+        if (child && !quorum_late_is_local(child) &&
+            bdrv_is_late_since(child, before) &&
+            bdrv_late(child) == BDRV_LATE_UNKNOWN) {
+            quorum_reached(QUORUM_BRANCH_LATE_METADATA);
+            quorum_late_mark(s, i, 0, INT64_MAX);
+        }
+    }
+    qatomic_cmpxchg(&s->late_noticed, before, now);
 }
 
 void quorum_late_note_all(const QuorumRequest *req, int64_t offset,
@@ -614,6 +688,17 @@ static bool quorum_late_may_end(BDRVQuorumState *s, int i)
                                              : QUORUM_LATE_CHANCE_NS);
 }
 
+bool quorum_late_comes_in(const QuorumRequest *req, int i)
+{
+    QuorumSync *sync = req->s->sync;
+
+    return req->answers[i].part == QUORUM_PART_LATE &&
+           !quorum_sync_is_lagging(sync, i) &&
+           (!quorum_sync_is_late(sync, i, req->write.offset,
+                                 req->write.bytes) ||
+            quorum_late_may_end(req->s, i));
+}
+
 /*
  * Whether the write @req is held only if the children take it, too, that were
  * not asked because of older writes, and may be asked soon.
@@ -625,15 +710,9 @@ static bool quorum_late_needed(QuorumRequest *req)
     g_autofree bool *soon = g_new(bool, req->n);
 
     for (int i = 0; i < req->n; i++) {
-        const QuorumAnswer *a = &req->answers[i];
-
-        now[i] = !quorum_answer_is_good(a);
+        now[i] = !quorum_answer_is_good(&req->answers[i]);
         soon[i] = now[i] && !quorum_write_is_back(req, i) &&
-                  !(a->part == QUORUM_PART_LATE &&
-                    !quorum_sync_is_lagging(s->sync, i) &&
-                    (!quorum_sync_is_late(s->sync, i, req->write.offset,
-                                          req->write.bytes) ||
-                     quorum_late_may_end(s, i)));
+                  !quorum_late_comes_in(req, i);
     }
     return !quorum_sync_would_hold(s->sync, &req->write, now, NULL,
                                    s->opts.threshold) &&
@@ -684,10 +763,10 @@ static void GRAPH_RDLOCK quorum_late_take_back(QuorumRequest *req)
  */
 static void GRAPH_RDLOCK quorum_late_find_resent(QuorumRequest *req)
 {
-    unsigned before = req->late_generation;
+    unsigned before = req->late_looked;
 
-    req->late_generation = bdrv_late_generation();
-    if (req->late_generation == before) {
+    req->late_looked = bdrv_late_generation();
+    if (req->late_looked == before) {
         return;
     }
     for (int i = 0; i < req->n; i++) {
@@ -695,6 +774,7 @@ static void GRAPH_RDLOCK quorum_late_find_resent(QuorumRequest *req)
 
         if (quorum_answer_is_good(a) && bdrv_is_late_since(a->child, before) &&
             bdrv_late(a->child) != BDRV_LATE_ENDED) {
+            quorum_reached(QUORUM_BRANCH_LATE_RESENT);
             quorum_late_note(a, req->write.offset, req->write.bytes);
             quorum_answer_leave_out(a, QUORUM_PART_LATE);
         }
@@ -843,6 +923,7 @@ static void quorum_late_tick(void *opaque)
 
     bdrv_graph_rdlock_main_loop();
     busy = quorum_late_requests(bs, &stuck);
+    quorum_late_notice(bs);
     if (quorum_late_children(bs, stuck)) {
         quorum_late_arm(s);
     }
@@ -857,6 +938,7 @@ void quorum_late_init(BlockDriverState *bs)
 {
     BDRVQuorumState *s = bs->opaque;
 
+    s->late_noticed = bdrv_late_generation();
     s->late_timer = aio_timer_new(qemu_get_aio_context(), QEMU_CLOCK_REALTIME,
                                   SCALE_NS, quorum_late_tick, bs);
 }
@@ -905,8 +987,6 @@ void quorum_late_joined(BlockDriverState *bs, int i)
 
     if (bdrv_late(s->slots[i].child) != BDRV_LATE_ENDED) {
         quorum_reached(QUORUM_BRANCH_LATE_JOINED);
-        stat64_set(&s->slots[i].late_ns, quorum_now_ns());
-        quorum_sync_mark_late(s->sync, i, 0, INT64_MAX);
-        quorum_late_arm(s);
+        quorum_late_mark(s, i, 0, INT64_MAX);
     }
 }

@@ -68,6 +68,14 @@ void quorum_late_wake(BDRVQuorumState *s);
 void GRAPH_RDLOCK quorum_late_note(const QuorumAnswer *a, int64_t offset,
                                    int64_t bytes);
 
+/*
+ * A driver has lost writes that nobody has asked for: a format writes metadata
+ * for a flush, or to read.  Children to whose metadata there may be late writes
+ * are late everywhere.  To be called before a write is sent, and before it is
+ * looked who is late: what is lost after that is lost beside that write.
+ */
+void GRAPH_RDLOCK quorum_late_notice(BlockDriverState *bs);
+
 /* quorum_late_note() for all children that have failed. */
 void GRAPH_RDLOCK quorum_late_note_all(const QuorumRequest *req, int64_t offset,
                                        int64_t bytes);
@@ -81,6 +89,15 @@ void GRAPH_RDLOCK quorum_late_note_all(const QuorumRequest *req, int64_t offset,
  * newer ones.
  */
 void coroutine_fn GRAPH_RDLOCK quorum_late_send_rest(QuorumRequest *req);
+
+/*
+ * Whether the write @req was not sent to the child in slot @i because of an
+ * older one, but may be soon.
+ */
+bool quorum_late_comes_in(const QuorumRequest *req, int i);
+
+/* Whether the child in slot @i has answered a probe since @req asked. */
+bool quorum_child_answers(const QuorumRequest *req, int i);
 
 /*
  * Whether enough other members than those that @req waits for have answered a

@@ -324,6 +324,9 @@ typedef struct BDRVQuorumState {
     /* The timer of late.c is armed. */
     bool late_ticks;
 
+    /* bdrv_late_generation() when quorum_late_notice() last looked.  Atomic */
+    unsigned late_noticed;
+
     /* How many there have been that are not in the background. */
     uint64_t guest_requests;
 

@@ -101,13 +101,14 @@ quorum_repair_slot_range(QuorumLockedRead *lr, int i, QuorumRange range,
     int64_t size = range.end - range.start;
     int ret;
 
+    req->late_generation = bdrv_late_generation();
+    quorum_late_notice(req->bs);
     /* The permission may go while we wait for a write. */
     if (!quorum_may_repair(req->bs, i) ||
         quorum_sync_is_late(req->s->sync, i, range.start, size) ||
         !quorum_child_reaches(slot->child, range.end)) {
         return -EPERM;
     }
-    req->late_generation = bdrv_late_generation();
     quorum_in_flight_begin(&req->answers[i]);
     ret = quorum_repair_write(lr, slot->child, range, stale);
     quorum_in_flight_end(&req->answers[i]);

@@ -197,6 +197,7 @@ struct QuorumRequest {
     struct QuorumLockedRead *locked;    /* that votes on it, or NULL */
     QuorumScrub *scrub;         /* on whose behalf it is, or NULL */
     unsigned late_generation;   /* when write began */
+    unsigned late_looked;       /* the same, when it was last looked at */
     uint64_t losses;            /* bdrv_last_loss_generation() before asking */
     QuorumWrite write;          /* a request that changes the children */
     bool *missed;               /* [slot], all false: memory for write */

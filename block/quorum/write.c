@@ -71,9 +71,10 @@ static bool quorum_write_is_enough(QuorumRequest *req)
                                req->s->opts.threshold)) {
         return true;
     }
-    /* Those that are back will be asked when the others are done. */
+    /* These will be asked when the others are done. */
     for (int i = 0; i < req->n; i++) {
-        if (quorum_write_is_back(req, i)) {
+        if (quorum_write_is_back(req, i) ||
+            (quorum_late_comes_in(req, i) && quorum_child_answers(req, i))) {
             missed[i] = false;
             back = true;
         }
@@ -89,6 +90,8 @@ static bool quorum_write_is_enough(QuorumRequest *req)
 static void GRAPH_RDLOCK quorum_write_start(QuorumRequest *req, int64_t offset,
                                             int64_t bytes)
 {
+    req->late_generation = req->late_looked = bdrv_late_generation();
+    quorum_late_notice(req->bs);
     if (quorum_sync_is_degraded(req->s->sync)) {
         quorum_request_leave_out_unasked(req);
         quorum_request_leave_out_late(req, offset, bytes);
@@ -96,7 +99,6 @@ static void GRAPH_RDLOCK quorum_write_start(QuorumRequest *req, int64_t offset,
     /* What was lost before it begins has nothing to do with it. */
     quorum_notice_losses(req->bs);
     req->enough = quorum_write_is_enough;
-    req->late_generation = bdrv_late_generation();
 }
 
 int coroutine_fn quorum_write_lock(QuorumRequest *req, RangeLockRequest *range,

@@ -130,6 +130,7 @@ size_t sim_writes_tried_again(void)
 {
     return qatomic_read(&quorum_debug.reached[QUORUM_BRANCH_WRITE_LOST]) +
            qatomic_read(&quorum_debug.reached[QUORUM_BRANCH_LATE_TAKEN_BACK]) +
+           qatomic_read(&quorum_debug.reached[QUORUM_BRANCH_LATE_RESENT]) +
            sim_writes_unsure();
 }
 
@@ -300,9 +301,11 @@ static void scribble(const Op *op)
     }
     /*
      * If it is written again with what is there then, that counts as what was
-     * written first; but it has another digest.
+     * written first; but it has another digest.  (The flush of a probe that
+     * fails is a loss, too.)
      */
-    if (sim_is_checked(sim.s) && sim_has_losses(sim.s)) {
+    if (sim_is_checked(sim.s) &&
+        (sim_has_losses(sim.s) || sim_has_hangs(sim.s))) {
         return;
     }
     for (uint64_t m = op->cover & op->req->mask; m; m &= m - 1) {

@@ -110,7 +110,10 @@ void sim_op_ended(const Op *op)
     Child *c = op->child;
 
     if (op->ret < 0 && op->ret != -ENOTSUP) {
-        c->good_probes = op->abandoned ? c->good_probes : 0;
+        /* A flush that fails is an answer, too. */
+        if (!op->abandoned && op->type != OP_FLUSH) {
+            c->good_probes = 0;
+        }
         return;
     }
     c->answered_at = sim.now;
@@ -157,6 +160,14 @@ uint64_t sim_late_cells(const Child *c)
     return cells;
 }
 
+static void cut(Child *c)
+{
+    c->was_cut = true;
+    if (c->bs) {
+        bdrv_inc_late_generation(c->bs);
+    }
+}
+
 void sim_op_late(Op *op)
 {
     Late *late = &sim.time.late[sim.time.num_late];
@@ -173,7 +184,7 @@ void sim_op_late(Op *op)
     memcpy(late->val, op->val, sizeof(late->val));
     /* The driver can't know what of it has been stored. */
     op->child->ever_late |= op->mask;
-    op->child->was_cut = true;
+    cut(op->child);
     sim.time.num_late++;
 }
 
@@ -508,7 +519,7 @@ void sim_abandon(BlockDriverState *bs)
         sim.time.idle = 0;
     }
     c->abandoned = true;
-    c->was_cut = true;
+    cut(c);
     for (int i = 0; i < sim.pending.num; i++) {
         if (sim.pending.op[i]->child == c) {
             sim.pending.op[i]->abandoned = true;
@@ -567,12 +578,15 @@ static bool may_have_been_asked(const Op *op)
 void sim_check_asked(Op *op)
 {
     Child *c = op->child;
+    /* A probe reads, and then flushes. */
+    bool may_be_probe = sim_may_be_probe(op) ||
+                        (op->type == OP_FLUSH && c->good_probes > 0);
 
     op->start_ns = sim.time.now_ns;
     if (c->abandoned) {
         op->abandoned = op->refused = true;
     }
-    if (c->lags && !sim_may_be_probe(op) && !may_have_been_asked(op)) {
+    if (c->lags && !may_be_probe && !may_have_been_asked(op)) {
         sim_violation(CHECK_LAGGING, "op %d: child %d has been given up, and "
                       "is asked", op->id, c->index);
     }

@@ -270,6 +270,13 @@ class HeldNBD:
                 self.held.remove(request)
                 self._answer(request)
 
+    def do_held(self) -> None:
+        """Do what is held, late: who has asked for it is gone."""
+        with self._changed:
+            for request in self.held:
+                self._do(request)
+            self.held.clear()
+
     @contextmanager
     def holding(self, hold: Callable[[Request], bool]) -> Iterator[None]:
         """
