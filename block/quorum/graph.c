@@ -368,6 +368,41 @@ static bool GRAPH_RDLOCK quorum_slot_counts(BDRVQuorumState *s, int i)
     return quorum_is_member(s, i) && !quorum_sync_is_rebuilding(s->sync, i);
 }
 
+/* Whether it has all data, as far as is known. */
+static bool GRAPH_RDLOCK quorum_slot_is_whole(BDRVQuorumState *s, int i)
+{
+    return quorum_slot_counts(s, i) && !quorum_sync_is_lagging(s->sync, i) &&
+           !quorum_sync_stale_bytes(s->sync, i);
+}
+
+/*
+ * Check that at least threshold children that have all data are left, or no
+ * fewer than now: others can't stand in for one that is taken out.
+ */
+static bool GRAPH_RDLOCK
+quorum_check_whole(BDRVQuorumState *s, const QuorumOptions *opts,
+                   BlockDriverState **nodes, const int *from, int n,
+                   bool in_sync, Error **errp)
+{
+    int whole = 0, old_whole = 0;
+
+    for (int i = 0; i < n; i++) {
+        whole += from[i] >= 0 ? quorum_slot_is_whole(s, from[i]) :
+                 nodes[i] && in_sync;
+    }
+    for (int i = 0; i < s->num_slots; i++) {
+        old_whole += quorum_slot_is_whole(s, i);
+    }
+    if (whole < MIN(opts->threshold, old_whole)) {
+        error_setg(errp, "The number of children cannot be lower than the "
+                   "vote threshold %d; of those that would be left, %d have "
+                   "all data: wait until the others are not stale any more, "
+                   "or lower vote-threshold", opts->threshold, whole);
+        return false;
+    }
+    return true;
+}
+
 /*
  * Whether what is above may make @bs longer at any time, so that a newcomer
  * can't be expected to have its length.
@@ -429,7 +464,7 @@ quorum_check_children(BlockDriverState *bs, const QuorumOptions *opts,
         }
         return false;
     }
-    return true;
+    return quorum_check_whole(s, opts, nodes, from, n, in_sync, errp);
 }
 
 void quorum_unblock_migration(void *opaque)
