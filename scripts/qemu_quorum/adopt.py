@@ -165,9 +165,6 @@ class Adopt(Scrub):
         signal.signal(number, signal.SIG_DFL)
 
     def _make(self, place: Place, size: int) -> None:
-        if place.size is not None:
-            return
-
         def unmake() -> None:
             if not place.unmake():
                 note(f"'{place.text}' was made, and can't be removed from "

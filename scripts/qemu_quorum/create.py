@@ -119,11 +119,9 @@ class Creation:
         """All or nothing"""
         try:
             for replica in self.replicas:
-                if replica.size is None:
-                    replica.make(self.img, self.size)
+                replica.make(self.img, self.size)
             for state in self.states:
-                if state.size is None:
-                    state.make(self.img, state_size(self.size))
+                state.make(self.img, state_size(self.size))
             self._fill()
             self._begin()
             self._check()

@@ -138,8 +138,7 @@ class NewStateNode:
         place = self.place
         if not place:
             return
-        if place.size is None:
-            place.make(self.img, self._new_size())
+        place.make(self.img, self._new_size())
         node = place.node(self.name)
         # As the others have it
         for other in self._others()[:1]:

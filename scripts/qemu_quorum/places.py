@@ -4,6 +4,7 @@
 
 """Where replicas and state nodes are: files, and what URIs name"""
 
+import errno
 import fcntl
 import os
 import re
@@ -166,13 +167,34 @@ class Place:
             raise self.refuse(error.strerror) from None
         if not stat.S_ISREG(found.st_mode) and not self.is_device():
             raise self.refuse('is neither a file nor a block device')
+        self.check_unused()
+
+    def check_unused(self) -> None:
+        """That neither a program nor the kernel uses the file."""
+        if not self.path:
+            return
         try:
-            with open(self.path, 'r+b') as file:
-                self._check_unused(file.fileno())
+            file = self._open(os.O_RDWR)
+            try:
+                self._check_lock(file)
+            finally:
+                os.close(file)
         except OSError as error:
             raise self.refuse(error.strerror) from None
 
-    def _check_unused(self, file: int) -> None:
+    def _open(self, flags: int) -> int:
+        """O_EXCL tells of a block device whether the kernel has it."""
+        if not self.is_device():
+            return os.open(self.path, flags, 0o666)
+        try:
+            return os.open(self.path, flags | os.O_EXCL)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            raise self.refuse('is in use by this machine: it is mounted, or '
+                              'swap, or a part of LVM or RAID') from None
+
+    def _check_lock(self, file: int) -> None:
         """QEMU locks some of these bytes of an image, unless told not to."""
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 200, 100)
@@ -192,7 +214,13 @@ class Place:
     # Making it
 
     def make(self, img: QemuImg, size: int) -> None:
-        """Let it have this size, and nothing in it."""
+        """
+        Let it have this size, and nothing in it.  What is there, and can be
+        used, only must not have come into use meanwhile.
+        """
+        if self.size is not None:
+            self.check_unused()
+            return
         if not self.path:
             try:
                 img.create(self.text, size)
@@ -204,9 +232,9 @@ class Place:
             self.was_there = os.path.exists(self.path)
             flags = 0 if self.was_there else os.O_CREAT | os.O_EXCL
             try:
-                file = os.open(self.path, os.O_WRONLY | flags, 0o666)
+                file = self._open(os.O_WRONLY | flags)
                 try:
-                    self._check_unused(file)
+                    self._check_lock(file)
                     self.made = True
                     os.ftruncate(file, 0)
                     os.ftruncate(file, size)

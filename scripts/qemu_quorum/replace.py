@@ -16,6 +16,7 @@ from .disks import cache_options
 from .layout import new_name
 from .monitor import Monitor
 from .newstate import NewStateNode
+from .places import Place
 from .quorum import Quorum, find_slot
 from .scrub import scrub_report
 from .text import human_size
@@ -64,6 +65,7 @@ class Replace(Children):
         except OSError as error:
             raise Failure(f"'{path}' is neither the name of a node nor a "
                           f'file: {error.strerror}') from None
+        Place('FILE', path).check_unused()
         name = new_name(quorum.name, str(slot), self.system.nodes)
         protocol: Dictionary = {
             'driver': 'host_device' if stat.S_ISBLK(mode) else 'file',

@@ -33,9 +33,31 @@ class ToolTestCase(iotests.QMPTestCase):
                       *args)
 
     @staticmethod
+    def claim(device: str) -> int:
+        """As a mount or swap does it, until this is closed"""
+        return os.open(device, os.O_RDONLY | os.O_EXCL)
+
+    @staticmethod
     def environment() -> Dict[str, str]:
         """It looks for qemu-img."""
         return {**os.environ, 'QEMU_IMG': os.environ['QEMU_IMG_PROG']}
+
+    def block_device(self, size: int) -> Optional[str]:
+        """One of the kernel's; None, and a note, if there can be none."""
+        path = os.path.join(iotests.test_dir, 'below-device')
+        self.addCleanup(iotests.try_remove, path)
+        with open(path, 'wb') as file:
+            file.truncate(size)
+        try:
+            device = subprocess.run(
+                ['losetup', '--show', '-f', path], check=True, text=True,
+                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            ).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            iotests.case_notrun('there is no block device')
+            return None
+        self.addCleanup(subprocess.run, ['losetup', '-d', device], check=True)
+        return device
 
     def start(self, *args: str, **options: Any) -> 'subprocess.Popen[str]':
         options.setdefault('env', self.environment())
