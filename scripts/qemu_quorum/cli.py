@@ -201,6 +201,8 @@ def parse_args() -> argparse.Namespace:
     sub.add_argument('--state', metavar='STATE',
                      help='a state node for it, blank: a file, which is made '
                           'if it is not there yet, or the name of a node')
+    sub.add_argument('--force', action='store_true',
+                     help='overwrite what is in FILE')
     add_speed(sub)
 
     sub = add('remove', 'take a child out; its slot is vacant then')

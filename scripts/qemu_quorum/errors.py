@@ -28,7 +28,7 @@ MEANINGS = [
         'vote can tell which are wanted.',
         'Look at both sides (qemu-quorum state FILE...). Decide whose data '
         'are to stay; give null for the children and state nodes of the '
-        'other, start, and replace them: qemu-quorum replace.'),
+        'other, start, and replace them: qemu-quorum replace --force.'),
     Meaning(
         r'(state\.\d+) and (state\.\d+) belong to different disks',
         'The options mix replicas of two disks.',

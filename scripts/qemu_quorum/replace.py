@@ -7,7 +7,6 @@
 import argparse
 from functools import partial
 import os
-import stat
 from typing import Callable, List, Optional, Tuple
 
 from .basics import NOT_WELL, WELL, Dictionary, Failure
@@ -17,6 +16,7 @@ from .layout import new_name
 from .monitor import Monitor
 from .newstate import NewStateNode
 from .places import Place
+from .programs import QemuImg
 from .quorum import Quorum, find_slot
 from .scrub import scrub_report
 from .text import human_size
@@ -33,6 +33,7 @@ class Replace(Children):
     """
     def __init__(self, args: argparse.Namespace, monitor: Monitor) -> None:
         super().__init__(args, monitor)
+        self.place: Optional[Place] = None      # None: the node is open
         self.state: Optional[NewStateNode] = None
         self.state_error = ''       # why it is not there
 
@@ -55,21 +56,38 @@ class Replace(Children):
             self.state = NewStateNode(self.monitor, quorum, slot,
                                       self.args.state)
             self.state.check_apart(what)
+        if what not in self.system.nodes:
+            self.place = self._look_at_file(os.path.abspath(what))
         return quorum, slot, what
 
-    def _open(self, quorum: Quorum, slot: int, path: str) -> str:
-        """Open the file @path, as the others are; the name of its node."""
-        path = os.path.abspath(path)
+    def _look_at_file(self, path: str) -> Place:
+        """It may be used; that its length is right, QEMU finds out."""
         try:
-            mode = os.stat(path).st_mode
+            os.stat(path)
         except OSError as error:
             raise Failure(f"'{path}' is neither the name of a node nor a "
                           f'file: {error.strerror}') from None
-        Place('FILE', path).check_unused()
+        place = Place('FILE', path)
+        place.check_unused()
+        if not self.args.force:
+            node = {'driver': self.args.format or 'raw',
+                    'file': place.options}
+            img = QemuImg()
+            try:
+                size = int(img.info(node)['virtual-size'])
+                blank = img.is_zero(node, size)
+            except ValueError as error:
+                raise place.refuse(str(error)) from None
+            if not blank:
+                raise place.refuse('is there, and has data; to overwrite '
+                                   'them: --force')
+        return place
+
+    def _open(self, quorum: Quorum, slot: int, place: Place) -> str:
+        """Open the file, as the others are; the name of its node."""
+        place.check_unused()
         name = new_name(quorum.name, str(slot), self.system.nodes)
-        protocol: Dictionary = {
-            'driver': 'host_device' if stat.S_ISBLK(mode) else 'file',
-            'filename': path, 'discard': 'unmap'}
+        protocol: Dictionary = {**place.options, 'discard': 'unmap'}
         image: Dictionary = {'driver': self.args.format or 'raw',
                              'node-name': name, 'discard': 'unmap'}
         for child in quorum.children:
@@ -82,12 +100,11 @@ class Replace(Children):
 
     def replace(self) -> int:
         quorum, slot, what = self._look()
-        opened = what not in self.system.nodes
         name = what
         undo: List[Callable[[], None]] = []
         try:
-            if opened:
-                name = self._open(quorum, slot, what)
+            if self.place:
+                name = self._open(quorum, slot, self.place)
                 undo.append(partial(self._close, name))
             if self.state:
                 undo.append(self.state.close)
@@ -101,8 +118,8 @@ class Replace(Children):
                 action()
             raise
         self.say(f"{quorum.name}: children.{slot} is node '{name}' now" +
-                 (f", opened as {self.args.format or 'raw'}" if opened else '')
-                 + '; it is being filled')
+                 (f", opened as {self.args.format or 'raw'}" if self.place
+                  else '') + '; it is being filled')
         self._say_state_node(quorum, slot)
         self._say_replaced(quorum, slot)
         figures = self._wait_for_scrub(quorum.name, job)
