@@ -13,6 +13,7 @@ from .places import Place
 
 # Formats whose options are the node below, as far as is known here
 FORMATS = ('raw', 'qcow2', 'qed', 'vdi', 'vhdx', 'vmdk', 'vpc')
+WINDOW = ('offset', 'size')     # that a raw node shows of the node below
 
 
 class User(NamedTuple):
@@ -123,7 +124,9 @@ class Graph:
         node: Optional[Dictionary] = None
         if info['drv'] in FORMATS and below and not info['encrypted']:
             file = self.describe(below)
-            if file:
+            # Another backing image than that of the header, say
+            other = self._options(name).keys() - {'driver', 'file', *WINDOW}
+            if file and not other:
                 node = {'driver': info['drv'], **self.window(name),
                         'file': file}
         elif not below:
@@ -137,19 +140,28 @@ class Graph:
 
     def window(self, name: str) -> Dictionary:
         """Which part of the node below a raw node shows, if not all of it"""
-        filename = self.nodes[name]['file']
-        if self.nodes[name]['drv'] != 'raw' or \
-           not filename.startswith('json:'):
-            return {}
-        options = json.loads(filename[5:])
-        return {key: int(options[key]) for key in ('offset', 'size')
-                if options.get('driver') == 'raw' and key in options}
+        options = self._options(name)
+        return {key: int(options[key]) for key in WINDOW
+                if options.get('driver') == self.nodes[name]['drv'] == 'raw'
+                and key in options}
 
-    @staticmethod
-    def _describe_protocol(info: Dictionary) -> Optional[Dictionary]:
+    def _options(self, name: str) -> Dictionary:
+        """
+        Those that QEMU puts in place of a filename if that does not tell how
+        a node was opened
+        """
+        filename = self.nodes[name]['file']
+        if not filename.startswith('json:'):
+            return {}
+        try:
+            return dict(json.loads(filename[5:]))
+        except ValueError:
+            return {'.': 'too long, and cut'}
+
+    def _describe_protocol(self, info: Dictionary) -> Optional[Dictionary]:
         driver, filename = info['drv'], info['file']
-        if filename.startswith('json:'):
-            options = dict(json.loads(filename[5:]))
+        options = self._options(info['node-name'])
+        if options:
             flat = any('.' in key for key in options)
             return None if flat or options.get('driver') != driver else options
         if driver in ('file', 'host_device'):
