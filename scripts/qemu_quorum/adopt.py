@@ -8,7 +8,7 @@ import argparse
 from functools import partial
 import re
 import signal
-from typing import Callable, Iterator, List, Optional, Tuple, Union
+from typing import Callable, Iterator, List, Optional, Tuple
 
 from .basics import INTERRUPTED, NOT_WELL, WELL, Dictionary, Failure, Gone
 from .disks import Graph, check_adoptable
@@ -333,8 +333,8 @@ class Adopt(Scrub):
                 'node': self.name, 'state': [
                     self._state(i) for i in range(len(self.states))]})
 
-    def _undo(self, failure: Union[Failure, ExecuteError]) -> None:
-        """Raises what there is to be said in the end."""
+    def _undo(self, failure: BaseException) -> None:
+        """Raises what there is to be said in the end, unless that is a bug."""
         status = failure.status if isinstance(failure, Failure) else NOT_WELL
         text = 'end the scrub'
         try:
@@ -354,8 +354,9 @@ class Adopt(Scrub):
                 f"{failure}; and this could not be undone ({text}): {other}. "
                 f"The guest goes on; how the quorum '{self.name}' is tells: "
                 f'qemu-quorum explain {self.name}', status) from None
-        raise Failure(f"{failure}; all is undone, and the guest is on "
-                      f"'{self.args.disk}' as before", status) from None
+        if isinstance(failure, (Failure, ExecuteError, OSError)):
+            raise Failure(f"{failure}; all is undone, and the guest is on "
+                          f"'{self.args.disk}' as before", status) from None
 
     # What comes of it
 
@@ -414,8 +415,9 @@ class Adopt(Scrub):
                 self._fill()
                 self._compare()
                 self._vote()
-            except (Failure, ExecuteError) as failure:
-                self._undo(failure)
+            except BaseException as error:
+                self._undo(error)
+                raise
             self.say(f"{self.name}: the guest has {len(self.children)} "
                      f'replicas now, and {self.threshold} must agree')
             self._print_configuration()

@@ -4,6 +4,8 @@
 
 """What all parts of qemu-quorum have in common"""
 
+import os
+import sys
 from typing import Any, Dict
 
 
@@ -28,3 +30,8 @@ class Stuck(Failure):
 
 class Gone(Failure):
     """QEMU has ended."""
+
+
+def abandon_stdout() -> None:
+    """Let Python not complain that it can't be written when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -12,7 +12,7 @@ import sys
 from typing import Callable, Dict, Type
 
 from .adopt import Adopt
-from .basics import INTERRUPTED, NOT_WELL, Failure
+from .basics import INTERRUPTED, NOT_WELL, Failure, abandon_stdout
 from .children import Children
 from .command import Command
 from .create import create
@@ -252,7 +252,9 @@ def run(args: argparse.Namespace) -> int:
     monitor = Monitor(args.socket)
     try:
         monitor.connect()
-        status = getattr(COMMANDS[args.command](args, monitor), args.command)()
+        command = COMMANDS[args.command](args, monitor)
+        status = getattr(command, args.command)()
+        command.output.check()
         assert isinstance(status, int)
         return status
     except ExecuteError as error:
@@ -266,18 +268,30 @@ def main() -> int:
     logging.disable()
     args = parse_args()
     try:
-        return run(args)
+        status = run(args)
+        sys.stdout.flush()
+        return status
     except Failure as failure:
-        if args.command == 'metrics' and args.textfile is not None:
-            forget(args.textfile)
-        if args.json:
-            print(json.dumps({'error': str(failure)}), flush=True)
-        print(f'qemu-quorum: {printable(str(failure))}', file=sys.stderr)
-        return failure.status
+        return report(args, failure)
     except KeyboardInterrupt:
         print('qemu-quorum: interrupted', file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # Nobody reads on; let Python not complain when it flushes
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        abandon_stdout()        # nobody reads on
         return NOT_WELL
+    except OSError as error:
+        where = f"'{error.filename}'" if error.filename else 'standard output'
+        abandon_stdout()
+        return report(args, Failure(f'{where}: {error.strerror}', NOT_WELL))
+
+
+def report(args: argparse.Namespace, failure: Failure) -> int:
+    if args.command == 'metrics' and args.textfile is not None:
+        forget(args.textfile)
+    if args.json:
+        try:
+            print(json.dumps({'error': str(failure)}), flush=True)
+        except OSError:
+            abandon_stdout()
+    print(f'qemu-quorum: {printable(str(failure))}', file=sys.stderr)
+    return failure.status

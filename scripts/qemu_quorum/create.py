@@ -11,6 +11,7 @@ import tempfile
 from typing import List, Optional
 
 from .basics import NOT_WELL, WELL, Dictionary, Failure
+from .command import Output
 from .layout import (
     check_distinct,
     check_name,
@@ -228,10 +229,12 @@ def create(args: argparse.Namespace) -> int:
     creation.look()
     creation.make()
     node = creation.node()
+    output = Output(changes=True)
     if args.json:
-        print(json.dumps({'node-name': args.name, 'size': creation.size,
-                          'vote-threshold': creation.threshold,
-                          'blockdev': node}))
+        output.write(json.dumps({
+            'node-name': args.name, 'size': creation.size,
+            'vote-threshold': creation.threshold, 'blockdev': node}))
     else:
-        print(FORMS[args.print](node))
+        output.write(FORMS[args.print](node))
+    output.check()
     return WELL

@@ -4,6 +4,7 @@
 
 """Which replicas and state nodes a quorum is to have, and whether it can"""
 
+from contextlib import suppress
 import os
 import re
 import sys
@@ -19,7 +20,8 @@ NAME = re.compile(r'[A-Za-z][A-Za-z0-9._-]{0,23}')
 
 def note(text: str) -> None:
     """Standard output is for what is to be put somewhere."""
-    print(f'note: {printable(text)}', file=sys.stderr, flush=True)
+    with suppress(OSError):
+        print(f'note: {printable(text)}', file=sys.stderr, flush=True)
 
 
 def check_name(option: str, name: str) -> None:

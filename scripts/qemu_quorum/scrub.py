@@ -28,6 +28,8 @@ RESYNC_SECONDS = 3.0        # in which a resync in the background begins
 class Scrub(Command):
     """Let the children be compared, and given what they lack"""
 
+    changes = True
+
     def __init__(self, args: argparse.Namespace, monitor: Monitor) -> None:
         super().__init__(args, monitor)
         self.ranges: List[Dictionary] = []  # that a scrub has told of

@@ -61,10 +61,10 @@ class ToolTestCase(iotests.QMPTestCase):
 
     def start(self, *args: str, **options: Any) -> 'subprocess.Popen[str]':
         options.setdefault('env', self.environment())
+        options.setdefault('stdout', subprocess.PIPE)
         return subprocess.Popen(
             [sys.executable, TOOL, '-s', self.path, *args], text=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, **options)
+            stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, **options)
 
     def finish(self, process: 'subprocess.Popen[str]', status: Optional[int]
                ) -> Tuple[str, str]:
@@ -72,8 +72,14 @@ class ToolTestCase(iotests.QMPTestCase):
         out, err = process.communicate(timeout=60)
         self.assertNotIn('Traceback', err)
         if status is not None:
-            self.assertEqual(process.returncode, status, out + err)
+            self.assertEqual(process.returncode, status, f'{out}{err}')
         return out, err
+
+    def finish_full(self, *args: str, status: int = 1, **options: Any) -> str:
+        """Its errors if there is no space for what it prints"""
+        with open('/dev/full', 'wb') as full:
+            process = self.start(*args, stdout=full, **options)
+        return self.finish(process, status)[1]
 
     def tool(self, *args: str, status: Optional[int] = 0) -> str:
         out, err = self.finish(self.start(*args), status)
