@@ -7,10 +7,9 @@
 import argparse
 from functools import partial
 import re
-import signal
 from typing import Callable, Iterator, List, Optional, Tuple
 
-from .basics import INTERRUPTED, NOT_WELL, WELL, Dictionary, Failure, Gone
+from .basics import NOT_WELL, WELL, Dictionary, Failure, Gone
 from .disks import Graph, check_adoptable
 from .insertion import (
     Impossible,
@@ -54,7 +53,6 @@ class Adopt(Scrub):
         self.img = QemuImg()
         self.graph = Graph(monitor)
         self.to_undo: List[Tuple[str, Callable[[], None]]] = []
-        self.wanted = True
         self.node = self.graph.find(args.disk)
         self.name = args.name or self._choose_name()
         self.replicas = [Place('--replica', text) for text in args.replica]
@@ -151,18 +149,6 @@ class Adopt(Scrub):
         self.monitor.change(command, arguments)
         self._undo_later(text, lambda: self.monitor.change(back,
                                                            back_arguments))
-
-    def _check_wanted(self) -> None:
-        if not self.wanted:
-            raise Failure('interrupted', INTERRUPTED)
-
-    def _interrupt(self, number: int, _: object) -> None:
-        """
-        A command that QEMU is working on can't be taken back: so end between
-        two of them.  The second signal does not wait for that.
-        """
-        self.wanted = False
-        signal.signal(number, signal.SIG_DFL)
 
     def _make(self, place: Place, size: int) -> None:
         def unmake() -> None:
@@ -407,8 +393,7 @@ class Adopt(Scrub):
                 self.say(f'would {line}')
             self._print_configuration()
         else:
-            for number in signal.SIGINT, signal.SIGTERM:
-                signal.signal(number, self._interrupt)
+            self._end_between_commands()
             try:
                 self._prepare()
                 self._insert()

@@ -102,6 +102,8 @@ class Replace(Children):
         quorum, slot, what = self._look()
         name = what
         undo: List[Callable[[], None]] = []
+        self._end_between_commands()
+        self.said_at_signal = 'interrupted; all is as before'
         try:
             if self.place:
                 name = self._open(quorum, slot, self.place)
@@ -109,11 +111,12 @@ class Replace(Children):
             if self.state:
                 undo.append(self.state.close)
                 self.state.open()
+            self._check_wanted()
             self._put_in(quorum, slot, name)
             undo.append(partial(self._empty, quorum, slot))
             self._add_state_node()
             job = self._begin_to_fill(quorum, slot, name, undo)
-        except Failure:
+        except BaseException:
             for action in reversed(undo):
                 action()
             raise
@@ -122,6 +125,10 @@ class Replace(Children):
                   else '') + '; it is being filled')
         self._say_state_node(quorum, slot)
         self._say_replaced(quorum, slot)
+        self.said_at_signal = \
+            f"interrupted; children.{slot} is node '{name}' now, and the " \
+            'scrub that fills it goes on: see qemu-quorum status, or end it ' \
+            f'by qemu-quorum scrub --stop {quorum.name}'
         figures = self._wait_for_scrub(quorum.name, job)
         for line in scrub_report(quorum.name, figures, self.ranges):
             self.say(line)

@@ -6,6 +6,7 @@
 
 import argparse
 import re
+import signal
 import time
 from typing import Iterator, List, Optional
 
@@ -33,6 +34,8 @@ class Scrub(Command):
     def __init__(self, args: argparse.Namespace, monitor: Monitor) -> None:
         super().__init__(args, monitor)
         self.ranges: List[Dictionary] = []  # that a scrub has told of
+        self.wanted = True                  # until a signal comes
+        self.said_at_signal = 'interrupted'
 
     def scrub(self) -> int:
         self._check_scrub_options()
@@ -105,8 +108,21 @@ class Scrub(Command):
             raise Failure(str(error), NOT_WELL) from None
         return job
 
+    def _end_between_commands(self) -> None:
+        """
+        A command that QEMU is working on can't be taken back: so let a signal
+        end this one between two of them.  The second does not wait for that.
+        """
+        def interrupt(number: int, _: object) -> None:
+            self.wanted = False
+            signal.signal(number, signal.SIG_DFL)
+
+        for number in signal.SIGINT, signal.SIGTERM:
+            signal.signal(number, interrupt)
+
     def _check_wanted(self) -> None:
-        """Raise a Failure to wait no longer."""
+        if not self.wanted:
+            raise Failure(self.said_at_signal, INTERRUPTED)
 
     def _completed(self, job: str) -> Optional[Dictionary]:
         for event in self.monitor.events():
