@@ -5,6 +5,7 @@
 """A connection to the QMP socket of a QEMU or a storage daemon"""
 
 import asyncio
+import re
 from typing import Any, Awaitable, List, Optional, Tuple, TypeVar, Union
 
 from .basics import NOT_WELL, Dictionary, Failure, Gone, Stuck
@@ -46,8 +47,11 @@ class Monitor:
     def connect(self) -> None:
         where: Union[str, Tuple[str, int]] = self.address
         host, colon, port = self.address.rpartition(':')
-        if colon and port.isdigit() and '/' not in self.address:
-            where = (host, int(port))
+        if colon and re.fullmatch('[0-9]+', port) and '/' not in self.address:
+            if len(port) > 5 or not 0 < int(port) < 1 << 16:
+                raise Failure(f"--socket '{self.address}': '{port}' is not a "
+                              'port: it must be 1 to 65535')
+            where = (re.sub(r'^\[(.*)\]$', r'\1', host), int(port))
         try:
             self._run(self.client.connect(where), GREETING_SECONDS)
         except asyncio.TimeoutError:

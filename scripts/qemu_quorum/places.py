@@ -97,7 +97,7 @@ class Place:
 
     def _numbers(self, query: Dict[str, str]) -> Dict[str, int]:
         for value in query.values():
-            if not value.isdigit():
+            if not re.fullmatch('[0-9]{1,10}', value):
                 raise self.refuse(f"'{value}' is not the number of a user or "
                                   'group', 2)
         return {key: int(value) for key, value in query.items()}

@@ -71,7 +71,7 @@ def table(rows: List[List[str]], left: Tuple[int, ...]) -> List[str]:
 
 
 def parse_bytes(text: str, what: str, example: str) -> int:
-    match = re.fullmatch(r'(\d+)([kmgt]?)(i?b)?', text.lower())
+    match = re.fullmatch(r'([0-9]{1,20})([kmgt]?)(i?b)?', text.lower())
     if not match:
         raise argparse.ArgumentTypeError(
             f"'{text}' is not a {what}, or with a suffix as in {example}")
@@ -80,8 +80,13 @@ def parse_bytes(text: str, what: str, example: str) -> int:
 
 def speed_argument(text: str) -> int:
     """For argparse: bytes, or with a suffix."""
-    return parse_bytes(re.sub('/s$', '', text),
-                       'speed: give bytes a second', '50M')
+    speed = parse_bytes(re.sub('/s$', '', text),
+                        'speed: give bytes a second', '50M')
+    if speed >= 1 << 63:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is too fast: a speed must be less than 8 EiB a second; "
+            'without it there is no limit')
+    return speed
 
 
 def size_argument(text: str) -> int:
