@@ -39,6 +39,7 @@ class Monitor:
         self.client.negotiate = False       # that is left to _negotiate()
         self.connected = False
         self.oob = False                    # it has commands "out of band"
+        self.loss: Optional[Failure] = None     # of the connection
         self.patience = ANSWER_SECONDS
 
     def _run(self, what: Awaitable[T], seconds: Optional[float]) -> T:
@@ -96,7 +97,8 @@ class Monitor:
         try:
             if self.connected:
                 self._run(self.client.disconnect(), GREETING_SECONDS)
-        except (asyncio.TimeoutError, QMPError, EOFError, OSError):
+        except (asyncio.TimeoutError, QMPError, EOFError, OSError,
+                ValueError):
             pass        # it has been lost already
 
     def execute(self, command: str, arguments: Optional[Dictionary] = None,
@@ -112,8 +114,27 @@ class Monitor:
                         'seconds; is its storage stuck? See "A server hangs" '
                         'in the manual') from None
         except (QMPError, EOFError, OSError):
-            raise Gone('the connection is lost: QEMU at '
-                       f"'{self.address}' has ended") from None
+            raise self._lost() from None
+
+    def _lost(self) -> Failure:
+        """Why there is no connection any more"""
+        if not self.loss:
+            self.connected = False
+            cause: Optional[BaseException] = None
+            try:
+                self._run(self.client.disconnect(), GREETING_SECONDS)
+            except (asyncio.TimeoutError, QMPError, EOFError, OSError,
+                    ValueError) as error:
+                cause = error
+            text = 'the connection is lost: '
+            if isinstance(cause, (EOFError, ConnectionError)):
+                self.loss = Gone(f"{text}QEMU at '{self.address}' has ended")
+            else:
+                why = cause or "nothing is known of the cause"
+                self.loss = Failure(f"{text}QEMU at '{self.address}' and this "
+                                    'command have not understood each other: '
+                                    f'{why}', NOT_WELL)
+        return self.loss
 
     def ask(self, command: str, **arguments: object) -> Any:
         return self.execute(command, {key.replace('_', '-'): value for

@@ -28,6 +28,15 @@ QUERIES: Dict[str, Dict[str, str]] = {
 }
 
 
+def check_utf8(option: str, text: str) -> None:
+    """QMP and JSON have no other texts."""
+    try:
+        text.encode('utf-8')
+    except UnicodeEncodeError:
+        raise Failure(f"{option} '{text}' is not UTF-8, so QEMU can't be told "
+                      'of it; give one that is') from None
+
+
 def inet(host: str, port: int) -> Dictionary:
     return {'host': host, 'port': str(port)}
 
@@ -43,6 +52,7 @@ class Place:
         self.usable = 0                     # bytes of it that are used
         self.path = ''                      # of a file on this machine
         self.made = self.was_there = False
+        check_utf8(option, os.path.abspath(text))
         if re.match(r'[a-z][a-z+]+:', text):
             self.options = self._parse(text)
         else:

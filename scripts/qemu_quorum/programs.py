@@ -48,8 +48,9 @@ class QemuImg:
 
     def _run(self, *args: str) -> 'subprocess.CompletedProcess[str]':
         try:
+            # A file's name need not be UTF-8
             return subprocess.run([self.program, *args], text=True,
-                                  stdin=subprocess.DEVNULL,
+                                  errors='replace', stdin=subprocess.DEVNULL,
                                   stdout=subprocess.PIPE, check=False,
                                   stderr=subprocess.PIPE)
         except OSError as error:

@@ -15,7 +15,7 @@ from .disks import cache_options
 from .layout import new_name
 from .monitor import Monitor
 from .newstate import NewStateNode
-from .places import Place
+from .places import Place, check_utf8
 from .programs import QemuImg
 from .quorum import Quorum, find_slot
 from .scrub import scrub_report
@@ -49,6 +49,7 @@ class Replace(Children):
         if self.system.nodes[quorum.name]['ro']:
             raise Failure(f"'{quorum.name}' is read-only: what is new could "
                           'not be filled', NOT_WELL)
+        check_utf8('--format', self.args.format or '')
         if what in self.system.nodes and self.args.format:
             raise Failure(f"'{what}' is the name of a node, which is open: "
                           '--format is for files (./FILE)')
