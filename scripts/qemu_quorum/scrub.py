@@ -208,20 +208,27 @@ class Scrub(Command):
 
     def _report_resync(self, quorum: Quorum,
                        figures: Optional[Dictionary] = None) -> int:
-        lacking = [child['child'] for child in quorum.children
-                   if child['stale-bytes'] or child['state'] == 'lagging']
-        if not lacking:
+        bad = [child for child in quorum.children
+               if child['state'] != 'ok' or 'error' in child]
+        lacking = [child['child'] for child in bad]
+        failed = quorum.data['state'] == 'FAILED'
+        if failed:
+            self.say(f'{quorum.name}: too few children can be used: see '
+                     f'qemu-quorum explain {quorum.name}')
+        elif not bad:
             self.say(f'{quorum.name}: no child lacks anything')
-        for child in quorum.children:
-            if child['child'] in lacking:
-                self.say(f"{quorum.name}: {child['child']} is NOT in sync "
-                         f"({child['state']}, "
-                         f"{human_size(child['stale-bytes'])} missing)")
+        for child in bad:
+            why = child.get('error') or child['state']
+            if child['stale-bytes']:
+                why += f", {human_size(child['stale-bytes'])} missing"
+            self.say(f"{quorum.name}: {child['child']} is " + (
+                'vacant' if child['state'] == 'vacant' else
+                f'NOT in sync ({why})'))
         data: Dictionary = {'node-name': quorum.name, 'lacking': lacking}
         if figures:
             data['scrub'] = figures
         self.result(**data)
-        return NOT_WELL if lacking else WELL
+        return NOT_WELL if failed or bad else WELL
 
 
 def scrub_status(figures: Dictionary) -> int:
