@@ -7,6 +7,7 @@
 import argparse
 from functools import partial
 import re
+from shlex import quote
 from typing import Callable, Iterator, List, Optional, Tuple
 
 from .basics import NOT_WELL, WELL, Dictionary, Failure, Gone
@@ -339,7 +340,7 @@ class Adopt(Scrub):
             raise Failure(
                 f"{failure}; and this could not be undone ({text}): {other}. "
                 f"The guest goes on; how the quorum '{self.name}' is tells: "
-                f'qemu-quorum explain {self.name}', status) from None
+                f'qemu-quorum explain {quote(self.name)}', status) from None
         if isinstance(failure, (Failure, ExecuteError, OSError)):
             raise Failure(f"{failure}; all is undone, and the guest is on "
                           f"'{self.args.disk}' as before", status) from None

@@ -35,7 +35,7 @@ def explain(quorum: Quorum) -> Iterator[Finding]:
         yield Finding(
             'The disk has one replica yet, children.0.',
             'It is as safe as without a quorum.',
-            [f'qemu-quorum adopt {quorum.name} --replica URI --replica URI'])
+            [f'qemu-quorum adopt {quorum.word} --replica URI --replica URI'])
     else:
         yield from explain_node(quorum)
     for child in quorum.children:
@@ -47,7 +47,7 @@ def explain(quorum: Quorum) -> Iterator[Finding]:
             '1, and read-pattern fifo).',
             'One that fails is noticed, and one that lies is believed.',
             ['to fill and compare what is new, and have it vote then: '
-             f'qemu-quorum adopt {quorum.name}'] *
+             f'qemu-quorum adopt {quorum.word}'] *
             (not quorum.is_beginning()), False)
     yield from explain_state_nodes(quorum)
 
@@ -81,7 +81,7 @@ def explain_node(quorum: Quorum) -> Iterator[Finding]:
             'must agree.',
             'Where two of them lack something at the same place, the guest '
             'gets I/O errors.',
-            [f'qemu-quorum resync {quorum.name}'])
+            [f'qemu-quorum resync {quorum.word}'])
     elif well < count and well == must:
         yield Finding(
             f'{well} of {count} replicas are well, and that many must agree.',
@@ -125,7 +125,7 @@ def explain_child(quorum: Quorum, child: Dictionary) -> Iterator[Finding]:
             'again. What is written meanwhile it lacks.',
             ['look at its server and the network',
              'to give it up: qemu-quorum drop '
-             f'{quorum.name} {child["child"]}'])
+             f'{quorum.word} {child["child"]}'])
     else:
         yield from explain_lacking(quorum, child)
         yield from explain_late(quorum, child)
@@ -135,7 +135,7 @@ def explain_child(quorum: Quorum, child: Dictionary) -> Iterator[Finding]:
 def explain_lacking(quorum: Quorum, child: Dictionary) -> Iterator[Finding]:
     """It is asked, but does not have everything."""
     state, place = child['state'], place_of(child)
-    resync = f'qemu-quorum resync {quorum.name}'
+    resync = f'qemu-quorum resync {quorum.word}'
     if quorum.resync:
         mend = [f'it is being mended: {resync_line(quorum.resync)}',
                 f'to wait for the end: {resync}']
@@ -177,7 +177,7 @@ def explain_late(quorum: Quorum, child: Dictionary) -> Iterator[Finding]:
             'disk goes on without it after child-timeout (10 s, if nothing '
             'else was said).',
             ['look at its server and the network'] +
-            [f'to go on at once: qemu-quorum drop {quorum.name} '
+            [f'to go on at once: qemu-quorum drop {quorum.word} '
              f'{child["child"]}'] * quorum.can_spare(child))
 
 
@@ -192,7 +192,7 @@ def explain_past(quorum: Quorum, child: Dictionary) -> Iterator[Finding]:
             'no error. The guest got the right data. '
             f"{human_size(child['repaired-bytes'])} of it were repaired.",
             [f'to see whether there is more: qemu-quorum scrub --check '
-             f'{quorum.name}',
+             f'{quorum.word}',
              f'if the figure grows: {quorum.replace(slot)}'], False)
     if child['state'] == 'ok' and errors_of(child):
         yield Finding(
@@ -263,7 +263,7 @@ def explain_state_nodes(quorum: Quorum) -> Iterator[Finding]:
             'had ended without closing the disk, and was perhaps writing '
             'there.', 'The replicas may differ there. What is read is voted '
             'on, and the rest is compared in the background.',
-            [f'to have it done now: qemu-quorum scrub --stale {quorum.name}'],
+            [f'to have it done now: qemu-quorum scrub --stale {quorum.word}'],
             False)
 
 

@@ -5,6 +5,7 @@
 """How a quorum gets between a guest and its disk while the guest runs"""
 
 import re
+from shlex import quote
 from typing import List, Optional, Sequence
 
 from .basics import NOT_WELL, Dictionary, Failure
@@ -148,7 +149,7 @@ def find_insertion(graph: Graph, disk: str, node: str, name: str, added: int
     above = [user.name for user in writers if user.kind == 'block-driver']
     if above:
         raise Failure(f"'{disk}' is used by {others}: name that one instead, "
-                      f'as qemu-quorum adopt {above[0]}', NOT_WELL)
+                      f'as qemu-quorum adopt {quote(above[0])}', NOT_WELL)
     below = graph.child(node, 'file')
     if graph.nodes[node]['drv'] == 'raw' and below and not graph.window(node):
         return BelowRaw(graph, node, below)
@@ -169,7 +170,7 @@ def check_quorum(graph: Graph, node: str, added: int) -> Insertion:
         len(children) > 1 and specific['read-pattern'] != 'fifo'
     if votes or 'state' in specific or not children or not all(children):
         raise Failure(f"'{node}' is a quorum already: to add a replica: "
-                      f'qemu-quorum replace {node} SLOT FILE', NOT_WELL)
+                      f'qemu-quorum replace {quote(node)} SLOT FILE', NOT_WELL)
     return ThereAlready(children, len(children) + added)
 
 
@@ -188,7 +189,7 @@ def steps_for_libvirt(graph: Graph, node: str, name: str, slots: int
         'serial, bootindex), and add a socket for qemu-quorum (-qmp):\n' +
         libvirt(first_options(graph, node, name, slots)),
         'virsh start DOMAIN',
-        f'qemu-quorum adopt {name} --replica URI --replica URI --print '
+        f'qemu-quorum adopt {quote(name)} --replica URI --replica URI --print '
         'libvirt: while the guest runs; then virsh edit DOMAIN once more']
 
 
@@ -203,5 +204,5 @@ def steps_for_exports(graph: Graph, writers: List[User], node: str, name: str,
            f"'{name}' and all else as it was: clients that reconnect (NBD: "
            'reconnect-delay) only wait'] if exports else
           [f"restart it with the devices using '{name}' instead"]),
-        f'qemu-quorum adopt {name} --replica URI --replica URI: while the '
-        'guest runs']
+        f'qemu-quorum adopt {quote(name)} --replica URI --replica URI: while '
+        'the guest runs']

@@ -86,7 +86,8 @@ class NewStateNode:
             raise Failure(
                 f"--state: QEMU can't tell whether '{name}' has state nodes, "
                 'because too few of its children can be used; do without, '
-                f'and see qemu-quorum explain {name} then', NOT_WELL)
+                f'and see qemu-quorum explain {self.quorum.word} then',
+                NOT_WELL)
         if not self.quorum.memory:
             raise Failure(
                 f"--state: '{name}' has no state nodes, so one child can't "

@@ -5,6 +5,7 @@
 """The quorum nodes behind a monitor, as they are"""
 
 import re
+from shlex import quote
 import time
 from typing import Dict, Iterator, List, Optional, Set, Tuple
 
@@ -43,6 +44,7 @@ class Quorum:
     def __init__(self, data: Dictionary) -> None:
         self.data = data
         self.name: str = data['node-name']
+        self.word = quote(self.name)    # of a command line: '#block012'
         self.children: List[Dictionary] = data['children']
         self.threshold: Optional[int] = data.get('vote-threshold')
         self.scrub: Optional[Dictionary] = data.get('scrub')
@@ -78,7 +80,7 @@ class Quorum:
     def replace(self, slot: str) -> str:
         """The command that puts another child there"""
         state = ' --state STATE' if self.memory else ''
-        return f'qemu-quorum replace {self.name} {slot} FILE{state}'
+        return f'qemu-quorum replace {self.word} {slot} FILE{state}'
 
     def state_node(self, slot: str) -> Optional[Dictionary]:
         """That of the child there, if it has one"""
@@ -119,7 +121,7 @@ class Quorum:
             if state == 'vacant' and self.is_beginning():
                 if slot == 'children.1':
                     yield 'the disk has one replica yet: qemu-quorum adopt ' \
-                          f'{self.name} --replica URI --replica URI'
+                          f'{self.word} --replica URI --replica URI'
             elif state == 'vacant':
                 yield f'{slot} is vacant: {self.replace(slot)}'
             elif state in ('excluded', 'corrupt'):
@@ -142,12 +144,12 @@ class Quorum:
         if lacking and not (self.resync or
                             self.scrub and self.scrub['repair']):
             yield f"{', '.join(lacking)}: qemu-quorum scrub --stale " \
-                  f'{self.name}'
+                  f'{self.word}'
 
     def _advice_of_late(self) -> Iterator[str]:
         for child in self.children:
             slot = child['child']
-            drop = f'qemu-quorum drop {self.name} {slot}'
+            drop = f'qemu-quorum drop {self.word} {slot}'
             if child['state'] == 'lagging':
                 since = f" since {child['since']}" if 'since' in child else ''
                 yield f'{slot} is lagging{since}: it has not answered in ' \

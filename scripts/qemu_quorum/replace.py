@@ -7,6 +7,7 @@
 import argparse
 from functools import partial
 import os
+from shlex import quote
 from typing import Callable, List, Optional, Tuple
 
 from .basics import NOT_WELL, WELL, Dictionary, Failure
@@ -44,7 +45,7 @@ class Replace(Children):
         slot = find_slot(quorum, word, new=True)
         if quorum.scrub:
             raise Failure(f"'{quorum.name}' is being scrubbed: wait, or end "
-                          f'it by qemu-quorum scrub --stop {quorum.name}',
+                          f'it by qemu-quorum scrub --stop {quorum.word}',
                           NOT_WELL)
         if self.system.nodes[quorum.name]['ro']:
             raise Failure(f"'{quorum.name}' is read-only: what is new could "
@@ -129,7 +130,7 @@ class Replace(Children):
         self.said_at_signal = \
             f"interrupted; children.{slot} is node '{name}' now, and the " \
             'scrub that fills it goes on: see qemu-quorum status, or end it ' \
-            f'by qemu-quorum scrub --stop {quorum.name}'
+            f'by qemu-quorum scrub --stop {quorum.word}'
         figures = self._wait_for_scrub(quorum.name, job)
         for line in scrub_report(quorum.name, figures, self.ranges):
             self.say(line)
@@ -178,7 +179,7 @@ class Replace(Children):
             raise Failure(
                 f"{failure}; children.{slot} is node '{name}' now, and lacks "
                 'everything; once that is mended: '
-                f'qemu-quorum scrub --stale {quorum.name}', NOT_WELL) from None
+                f'qemu-quorum scrub --stale {quorum.word}', NOT_WELL) from None
 
     @staticmethod
     def _occupied(quorum: Quorum, slot: int) -> bool:
@@ -192,7 +193,7 @@ class Replace(Children):
                 self.say(f'{quorum.name}: {name} has NO state node: each '
                          'start takes it for a new one, and fills all of it '
                          'once more; next time give replace --state FILE, and '
-                         f'for this one see qemu-quorum explain {quorum.name}')
+                         f'for this one see qemu-quorum explain {quorum.word}')
         elif self.state_error:
             self.say(f'{quorum.name}: its state node can NOT be added: '
                      f'{self.state_error}')
@@ -232,7 +233,7 @@ class Replace(Children):
             why = (node or {}).get('error', 'it is not blank')
             self.state_error = f"'{self.state.name}' is of no use: {why}"
             self.say(f'{name}: its state node {self.state_error}; see '
-                     f'qemu-quorum explain {name}')
+                     f'qemu-quorum explain {quote(name)}')
         error = {'state-error': self.state_error} if self.state_error else {}
         return {'state-node': node['node-name'] if node else None, **error}
 
@@ -246,7 +247,8 @@ class Replace(Children):
             self.say(f'{name}: children.{slot} is NOT in sync '
                      f"({child['state']}, "
                      f"{human_size(child['stale-bytes'])} missing); once what "
-                     f'is wrong is mended: qemu-quorum scrub --stale {name}')
+                     'is wrong is mended: qemu-quorum scrub --stale '
+                     f'{quote(name)}')
         state = self._report_state_node(name, slot)
         self.result(**{'node-name': name, 'child': f'children.{slot}',
                        'new': child.get('node-name'), 'state': child['state'],

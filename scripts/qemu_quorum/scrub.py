@@ -6,6 +6,7 @@
 
 import argparse
 import re
+from shlex import quote
 import signal
 import time
 from typing import Iterator, List, Optional
@@ -90,7 +91,7 @@ class Scrub(Command):
         if quorum.scrub:
             raise Failure(f"'{quorum.name}' is being scrubbed already; to end "
                           'that: qemu-quorum scrub --stop '
-                          f'{quorum.name}', NOT_WELL)
+                          f'{quorum.word}', NOT_WELL)
         job = 'scrub-' + re.sub(r'[^A-Za-z0-9._-]', '', quorum.name)
         arguments = {'job-id': job, 'node': quorum.name, 'repair': repair,
                      'sync': sync, 'on-error': on_error}
@@ -162,13 +163,13 @@ class Scrub(Command):
                     raise Failure(
                         f"the scrub of '{name}' has met an error and waits; "
                         'to try again: block-job-resume (QMP); to end it: '
-                        f'qemu-quorum scrub --stop {name}', NOT_WELL)
+                        f'qemu-quorum scrub --stop {quote(name)}', NOT_WELL)
                 printed = self._show(f'{name}: {scrub_line(scrub)}', printed)
         except KeyboardInterrupt:
             self._end_line()
             raise Failure(f"interrupted; the scrub of '{name}' goes on: see "
                           'qemu-quorum status, or end it by qemu-quorum '
-                          f'scrub --stop {name}', INTERRUPTED) from None
+                          f'scrub --stop {quote(name)}', INTERRUPTED) from None
         except Failure:
             self._end_line()
             raise
@@ -214,7 +215,7 @@ class Scrub(Command):
         failed = quorum.data['state'] == 'FAILED'
         if failed:
             self.say(f'{quorum.name}: too few children can be used: see '
-                     f'qemu-quorum explain {quorum.name}')
+                     f'qemu-quorum explain {quorum.word}')
         elif not bad:
             self.say(f'{quorum.name}: no child lacks anything')
         for child in bad:
@@ -284,4 +285,4 @@ def scrub_report(name: str, figures: Dictionary, ranges: List[Dictionary]
     if 'error' in figures:
         yield f"{name}: the scrub has failed: {figures['error']}"
     elif not figures['repair'] and scrub_status(figures) != WELL:
-        yield f'{name}: to repair it: qemu-quorum scrub {name}'
+        yield f'{name}: to repair it: qemu-quorum scrub {quote(name)}'
