@@ -5,6 +5,7 @@
 """The command line"""
 
 import argparse
+import io
 import json
 import logging
 import os
@@ -266,6 +267,10 @@ def run(args: argparse.Namespace) -> int:
 def main() -> int:
     # What the libraries want to log the user is told in a line
     logging.disable()
+    for stream in sys.stdout, sys.stderr:
+        # A name that the terminal has no characters for is no reason to fail
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='replace')
     args = parse_args()
     try:
         status = run(args)

@@ -121,7 +121,8 @@ def explain_errors(path: str, as_json: bool) -> int:
     """For each message in a file ('-': standard input) that is known"""
     try:
         if path == '-':
-            lines = sys.stdin.read().splitlines()
+            lines = sys.stdin.buffer.read().decode(
+                errors='replace').splitlines()
         else:
             with open(path, encoding='utf-8', errors='replace') as file:
                 lines = file.read().splitlines()

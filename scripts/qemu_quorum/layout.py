@@ -86,9 +86,11 @@ def check_distinct(places: List[Place], force: bool) -> None:
 
 def note_common_fate(replicas: List[Place], states: List[Place]) -> None:
     """@states: those that were not put beside their replicas"""
-    folders = [os.stat(os.path.dirname(place.path)).st_dev
-               for place in replicas if place.path and
-               place.options['driver'] == 'file']
+    folders = []
+    for place in replicas:
+        if place.path and place.options['driver'] == 'file':
+            with suppress(OSError):     # QEMU may see other folders
+                folders.append(os.stat(os.path.dirname(place.path)).st_dev)
     if len(set(folders)) < len(folders):
         note('there are replicas on the same file system: what ends it '
              'ends both')
