@@ -5,6 +5,7 @@
 """What "watch" shows on a terminal, and the terminal"""
 
 import asyncio
+from contextlib import suppress
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ from .monitor import Monitor
 from .quorum import Quorum, is_late, resync_line, scrub_line
 from .text import event_line, fold, human_size, latencies, printable, stamp
 
+ENDS = (signal.SIGTERM, signal.SIGHUP)
 GREEN, YELLOW, RED = 32, 33, 31
 NODE_COLOURS = {'ONLINE': GREEN, 'DEGRADED': YELLOW, 'FAILED': RED}
 CHILD_COLOURS = {'ok': GREEN, 'unsure': YELLOW, 'stale': YELLOW,
@@ -152,10 +154,13 @@ class Screen:
         self.wake = asyncio.Event()
         self.colourful = 'NO_COLOR' not in os.environ
         self.before: Optional[List[Any]] = None
+        self.ended_by: Optional[int] = None     # a signal
 
     def __enter__(self) -> 'Screen':
         loop = self.monitor.loop
         loop.add_signal_handler(signal.SIGWINCH, self.wake.set)
+        for number in ENDS:
+            loop.add_signal_handler(number, self._end, number)
         if sys.stdin.isatty():
             self.before = termios.tcgetattr(0)
             tty.setcbreak(0)
@@ -165,12 +170,21 @@ class Screen:
         return self
 
     def __exit__(self, *_: object) -> None:
-        print('\x1b[?25h\x1b[?1049l', end='', flush=True)
         loop = self.monitor.loop
-        loop.remove_signal_handler(signal.SIGWINCH)
-        if self.before is not None:
-            loop.remove_reader(0)
-            termios.tcsetattr(0, termios.TCSADRAIN, self.before)
+        with suppress(OSError, termios.error):      # it may have gone
+            print('\x1b[?25h\x1b[?1049l', end='', flush=True)
+            if self.before is not None:
+                loop.remove_reader(0)
+                termios.tcsetattr(0, termios.TCSADRAIN, self.before)
+        for number in (signal.SIGWINCH, *ENDS):
+            loop.remove_signal_handler(number)
+        if self.ended_by is not None:
+            os.kill(os.getpid(), self.ended_by)
+
+    def _end(self, number: int) -> None:
+        """First let the terminal be as before."""
+        self.ended_by = number
+        raise KeyboardInterrupt
 
     @staticmethod
     def _key() -> None:
