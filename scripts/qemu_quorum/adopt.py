@@ -356,9 +356,7 @@ class Adopt(Scrub):
             'vote-threshold': self.threshold, 'rewrite-corrupted': True,
             'discard': 'unmap', 'children': [
                 child_node(new[i], f'{self.name}-{i}', cache) if i in new else
-                {'node-name': f'{self.name}-{i}', **(
-                    self.graph.describe(node) or
-                    {'driver': f"(the options of '{node}')"})}
+                self.graph.describe_named(node, f'{self.name}-{i}')
                 for i, node in enumerate(self.children)]}
         if self.states:
             result['state'] = [state.node(self._state(i))

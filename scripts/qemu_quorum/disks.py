@@ -138,6 +138,14 @@ class Graph:
                 node['cache'] = cache
         return node
 
+    def describe_named(self, name: str, new_name: str = '') -> Dictionary:
+        """The same, called so, or with a hint in place of what is unknown"""
+        node = self.describe(name) or {
+            'driver': f"(the options of '{name}')"}
+        called = new_name or name
+        # Only QEMU can call a node '#block012'
+        return node if called[0] == '#' else {'node-name': called, **node}
+
     def window(self, name: str) -> Dictionary:
         """Which part of the node below a raw node shows, if not all of it"""
         options = self._options(name)

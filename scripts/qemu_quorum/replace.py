@@ -6,13 +6,14 @@
 
 import argparse
 from functools import partial
+import json
 import os
 from shlex import quote
 from typing import Callable, List, Optional, Tuple
 
 from .basics import NOT_WELL, WELL, Dictionary, Failure
 from .children import Children
-from .disks import cache_options
+from .disks import Graph, cache_options
 from .layout import new_name
 from .monitor import Monitor
 from .newstate import NewStateNode
@@ -20,7 +21,7 @@ from .places import Place, check_utf8
 from .programs import QemuImg
 from .quorum import Quorum, find_slot
 from .scrub import scrub_report
-from .text import human_size
+from .text import fold, human_size
 
 
 STATE_SECONDS = 3.0         # in which a new state node is written to
@@ -37,6 +38,7 @@ class Replace(Children):
         self.place: Optional[Place] = None      # None: the node is open
         self.state: Optional[NewStateNode] = None
         self.state_error = ''       # why it is not there
+        self.options: Dictionary = {}   # of the child, for the next start
 
     def _look(self) -> Tuple[Quorum, int, str]:
         """The slot in which a node or file is to be, if that may be"""
@@ -127,6 +129,7 @@ class Replace(Children):
                   else '') + '; it is being filled')
         self._say_state_node(quorum, slot)
         self._say_replaced(quorum, slot)
+        self._say_options(quorum, slot, name)
         self.said_at_signal = \
             f"interrupted; children.{slot} is node '{name}' now, and the " \
             'scrub that fills it goes on: see qemu-quorum status, or end it ' \
@@ -208,6 +211,18 @@ class Replace(Children):
             if name and not (self.state and name == self.state.name):
                 self._say_left(name)
 
+    def _say_options(self, quorum: Quorum, slot: int, name: str) -> None:
+        """State nodes would tell the old child from the new one."""
+        self.options = Graph(self.monitor).describe_named(name)
+        if not quorum.memory:
+            for line in fold(
+                    f'For the next start, have this as children.{slot} among '
+                    f"the options of '{quorum.name}'. Without state nodes a "
+                    'start believes what it finds: a child that was replaced '
+                    'has old data, and two of them outvote the others:'):
+                self.say(line)
+            self.say(json.dumps(self.options))
+
     def _look_at_state_node(self, name: str, slot: int
                             ) -> Optional[Dictionary]:
         """When there was time to write to it"""
@@ -252,5 +267,6 @@ class Replace(Children):
         state = self._report_state_node(name, slot)
         self.result(**{'node-name': name, 'child': f'children.{slot}',
                        'new': child.get('node-name'), 'state': child['state'],
-                       **state, 'scrub': figures})
+                       **state, 'blockdev': self.options,
+                       'scrub': figures})
         return WELL if well and not self.state_error else NOT_WELL
