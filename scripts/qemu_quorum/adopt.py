@@ -74,7 +74,7 @@ class Adopt(Scrub):
 
     def _look(self) -> None:
         args = self.args
-        check_name('--name', self.name)
+        self._check_name()
         check_adoptable(self.graph, args.disk, self.node)
         self.insertion = find_insertion(self.graph, args.disk, self.node,
                                         self.name, len(self.replicas))
@@ -84,9 +84,10 @@ class Adopt(Scrub):
         for replica in self.replicas:
             replica.look(self.img, self.size, True, args.force)
         for state in self.states:
-            state.look(self.img,
-                       least_state_size(self.size, len(self.children)), False,
-                       args.force)
+            if not state.opened:
+                state.look(self.img,
+                           least_state_size(self.size, len(self.children)),
+                           False, args.force)
         replicas = self.replicas
         if below['file'].startswith('/'):
             replicas = [Place('DISK', below['file']), *replicas]
@@ -96,6 +97,16 @@ class Adopt(Scrub):
         if not self.states:
             note('without --state, a restart forgets which replica lacks what')
 
+    def _check_name(self) -> None:
+        there = self.graph.nodes[self.node]['drv'] == 'quorum'
+        check_name('DISK' if there else '--name', self.name)
+        if there and self.name != self.node:
+            raise Failure(f"--name '{self.name}': the quorum is there, and is "
+                          f"called '{self.node}'; leave --name out")
+        if not there and self.name == self.node:
+            raise Failure(f"--name '{self.name}': so the disk itself is "
+                          'called; choose another name')
+
     def _choose_children(self) -> None:
         there = [self.insertion.below, *self.insertion.filled]
         count = len(there) + len(self.replicas)
@@ -104,15 +115,44 @@ class Adopt(Scrub):
                           f'twice, and {RECORDS - 1} times at most; the disk '
                           'itself is the first one')
         self.threshold = check_threshold(self.args.threshold, count)
-        if self.args.state:
-            self.states = choose_states(self.name, self.args.state, count)
+        self._choose_states(count)
         new = [f'{self.name}-{i}' for i in range(len(there), count)]
         self.children = [*there, *new]
-        names = [*new, *map(self._state, range(len(self.states)))]
+        names = [*new, *(self._state(i) for i, state in enumerate(self.states)
+                         if not state.opened)]
         for name in [*names, *[self.name] * (self.name != self.node)]:
             if name in self.graph.nodes:
                 raise Failure(f"there is a node '{name}' already: choose "
                               'another name by --name', NOT_WELL)
+
+    def _choose_states(self, count: int) -> None:
+        """Those that are open already are used: a call before was killed."""
+        names = [self._state(i) for i in range(count)]
+        there = [self.graph.nodes.get(name) for name in names] \
+            if self.name == self.node else [None] * count
+        if self.args.state:
+            self.states = choose_states(self.name, self.args.state, count)
+        elif all(there):
+            self.states = [Place('--state', node['file'])
+                           for node in there if node]
+        for name, place, node in zip(names, self.states, there):
+            if not node:
+                continue
+            place.size = node['image']['virtual-size']
+            place.opened = self._is_free(name, place, node)
+            if not place.opened:
+                raise place.refuse(
+                    f"there is a node '{name}' already, which has another "
+                    'file, or is in use: close it first (blockdev-del, QMP)')
+
+    def _is_free(self, name: str, place: Place, node: Dictionary) -> bool:
+        """That nothing but we have opened it for this"""
+        try:
+            other = Place('--state', node['file'])
+        except Failure:
+            return False
+        return other.identity() == place.identity() and \
+            not self.graph.users(name)
 
     def _new(self) -> Iterator[Tuple[int, Place]]:
         """The new replicas, and their slots"""
@@ -176,12 +216,14 @@ class Adopt(Scrub):
         for replica in self.replicas:
             self._make(replica, self.size)
         for state in self.states:
-            self._make(state, state_size(self.size))
+            if not state.opened:
+                self._make(state, state_size(self.size))
         cache = self.graph.cache_of(self.insertion.below)
         for i, replica in self._new():
             self._open(replica, child_node(replica, self.children[i], cache))
         for i, state in enumerate(self.states):
-            self._open(state, state.node(self._state(i)))
+            if not state.opened:
+                self._open(state, state.node(self._state(i)))
         self._check_wanted()
 
     def _insert(self) -> None:

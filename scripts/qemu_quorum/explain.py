@@ -46,9 +46,8 @@ def explain(quorum: Quorum) -> Iterator[Finding]:
             'Nothing is voted on: a read asks one replica (vote-threshold is '
             '1, and read-pattern fifo).',
             'One that fails is noticed, and one that lies is believed.',
-            ['to fill and compare what is new, and have it vote then: '
-             f'qemu-quorum adopt {quorum.word}'] *
-            (not quorum.is_beginning()), False)
+            [f'to fill and compare what is new, and have it vote then: {adopt}'
+             for adopt in quorum.adopt() if not quorum.is_beginning()], False)
     yield from explain_state_nodes(quorum)
 
 
@@ -294,11 +293,13 @@ class Explain(Status):
                 yield ''
             yield f"{quorum.name} is {quorum.data['state']}."
             if not any(found.wrong for found in texts):
-                spare = len(quorum.children) - (quorum.threshold or 0)
+                count = len(quorum.children)
+                all_have = f'{count} replicas have all data, as far as is known'
                 yield from fold(
-                    f'All is well: {len(quorum.children)} replicas have all '
-                    f'data, as far as is known. {spare} of them may fail' +
-                    (' or lie.' if quorum.votes() else '.'))
+                    f'All is well: {all_have}. '
+                    f'{count - (quorum.threshold or 0)} of them may fail or '
+                    'lie.' if quorum.votes() or count == 1 else
+                    f'{all_have}; but they are not compared.')
             for found in texts:
                 yield ''
                 yield from fold(found.what, '* ', '  ')

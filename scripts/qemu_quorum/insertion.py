@@ -138,6 +138,9 @@ def find_insertion(graph: Graph, disk: str, node: str, name: str, added: int
             'and its next snapshot, migration or start would leave the '
             'replicas out', steps_for_libvirt(graph, node, name, 1 + added))
     if graph.nodes[node]['drv'] == 'quorum':
+        if not writers:
+            raise Failure(f"nothing writes to '{node}': let the guest use it "
+                          'first', NOT_WELL)
         return check_quorum(graph, node, added)
     if not writers:
         raise Failure(f"nothing writes to '{disk}', so it is no disk of a "

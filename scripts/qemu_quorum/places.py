@@ -52,6 +52,7 @@ class Place:
         self.usable = 0                     # bytes of it that are used
         self.path = ''                      # of a file on this machine
         self.made = self.was_there = False
+        self.opened = False                 # in QEMU, by a call before
         check_utf8(option, os.path.abspath(text))
         if re.match(r'[a-z][a-z+]+:', text):
             self.options = self._parse(text)

@@ -77,6 +77,10 @@ class Quorum:
             (child['state'] == 'vacant') == (i > 0)
             for i, child in enumerate(self.children))
 
+    def adopt(self) -> List[str]:
+        """The command that has it vote, if there is one"""
+        return [] if self.memory else [f'qemu-quorum adopt {self.word}']
+
     def replace(self, slot: str) -> str:
         """The command that puts another child there"""
         state = ' --state STATE' if self.memory else ''
@@ -109,6 +113,10 @@ class Quorum:
         elif well < len(self.children) and well == self.threshold:
             yield 'no other child may fail until this is mended'
 
+        if len(self.children) > 1 and not self.votes() and \
+           not self.is_beginning():
+            yield ': '.join(['nothing is voted on, and a replica that lies is '
+                             'believed', *self.adopt()])
         yield from self._advice_of_late()
         for node in self.bad_state_nodes():
             yield f"the state node of {node['child']} " + (
