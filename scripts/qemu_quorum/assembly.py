@@ -18,6 +18,7 @@ from .statefile import (
     describe_ranges,
     id_text,
     merge_ranges,
+    most_overlapping,
     read_map,
     size_of,
 )
@@ -153,12 +154,24 @@ class Assembly:
         files = {node.label.member: node for node in valid if node.label}
         for place in range(head.places):
             self._judge_child(place, head, files, count, enough, everything)
-        usable = sum(self.stale.get(place) != everything or not everything
-                     for place in self.stale)
-        if usable < head.threshold and not short:
+        if not short:
+            self._judge_vote(head)
+
+    def _judge_vote(self, head: Label) -> None:
+        """As quorum_state_can_vote() in block/quorum does"""
+        believed = [self.stale[child['place']] for child
+                    in self.data['children']
+                    if child['state'] in ('member', 'rebuilding')]
+        most = most_overlapping(believed)
+        unread = [node.path for node in self.nodes if node.unreadable]
+        if len(believed) < head.threshold:
             self.problems.append(
-                f'only {usable} children have data, and {head.threshold} must '
-                'agree')
+                f'only {len(believed)} children can be believed, and '
+                f'{head.threshold} must agree')
+        elif unread and len(believed) - most < head.threshold:
+            self.problems.append(
+                f"{', '.join(unread)} can't be read: its child may have what "
+                f'others lack, of which fewer than {head.threshold} have all')
 
     def _judge_old(self, valid: List[StateNode], head: Label
                    ) -> Optional[int]:

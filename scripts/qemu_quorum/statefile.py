@@ -109,6 +109,16 @@ def merge_ranges(*lists: Ranges) -> Ranges:
     return result
 
 
+def most_overlapping(lists: List[Ranges]) -> int:
+    """How many of them have a place in common, at most"""
+    most = depth = 0
+    for _, step in sorted(edge for ranges in lists for begin, end in ranges
+                          for edge in ((begin, 1), (end, -1))):
+        depth += step
+        most = max(most, depth)
+    return most
+
+
 def size_of(ranges: Ranges) -> int:
     return sum(end - begin for begin, end in ranges)
 
@@ -353,6 +363,11 @@ class StateNode:
         self.condition = 'valid' if self.label else \
             'newer' if 'newer' in conditions else \
             'blank' if conditions == ['blank', 'blank'] else 'damaged'
+
+    @property
+    def unreadable(self) -> bool:
+        """QEMU does not take it for damaged: its data may come back."""
+        return self.size < 2 * PAGE
 
     def _load_pages(self, file: BinaryIO, label: Label) -> None:
         used = label.map_pages(1 + max((record.number for record in
