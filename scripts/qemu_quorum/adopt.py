@@ -128,8 +128,9 @@ class Adopt(Scrub):
     def _choose_states(self, count: int) -> None:
         """Those that are open already are used: a call before was killed."""
         names = [self._state(i) for i in range(count)]
-        there = [self.graph.nodes.get(name) for name in names] \
-            if self.name == self.node else [None] * count
+        there: List[Optional[Dictionary]] = [
+            self.graph.nodes.get(name) if self.name == self.node else None
+            for name in names]
         if self.args.state:
             self.states = choose_states(self.name, self.args.state, count)
         elif all(there):

@@ -126,13 +126,13 @@ class Monitor:
             except (asyncio.TimeoutError, QMPError, EOFError, OSError,
                     ValueError) as error:
                 cause = error
-            text = 'the connection is lost: '
             if isinstance(cause, (EOFError, ConnectionError)):
-                self.loss = Gone(f"{text}QEMU at '{self.address}' has ended")
+                self.loss = Gone('the connection is lost: QEMU at '
+                                 f"'{self.address}' has ended")
             else:
-                why = cause or "nothing is known of the cause"
-                self.loss = Failure(f"{text}QEMU at '{self.address}' and this "
-                                    'command have not understood each other: '
+                why = str(cause or '') or 'nobody says why'
+                self.loss = Failure(f"the connection to '{self.address}' is "
+                                    'lost, and not because QEMU has ended: '
                                     f'{why}', NOT_WELL)
         return self.loss
 
