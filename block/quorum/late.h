@@ -69,10 +69,11 @@ void GRAPH_RDLOCK quorum_late_note(const QuorumAnswer *a, int64_t offset,
                                    int64_t bytes);
 
 /*
- * A driver has lost writes that nobody has asked for: a format writes metadata
- * for a flush, or to read.  Children to whose metadata there may be late writes
- * are late everywhere.  To be called before a write is sent, and before it is
- * looked who is late: what is lost after that is lost beside that write.
+ * A driver has lost writes that no request has asked for: a format writes
+ * metadata for a flush, or to read.  Children to whose metadata there may be
+ * late writes are late everywhere.  To be called before a write is sent, and
+ * before it is looked who is late: what is lost after that is lost beside that
+ * write.
  */
 void GRAPH_RDLOCK quorum_late_notice(BlockDriverState *bs);
 

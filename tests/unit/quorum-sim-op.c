@@ -366,6 +366,12 @@ static void note_flush_failed(const Op *op)
     op->child->ever_lost = true;
 }
 
+static void note_part_failed(const Op *op)
+{
+    op->req->failed |= (op->ret < 0) << op->child->index;
+    op->child->failed_at = op->ret < 0 ? sim.now : op->child->failed_at;
+}
+
 /* What was not flushed may be gone for that. */
 static void maybe_drop(const Op *op, const Plan *plan)
 {
@@ -446,8 +452,7 @@ static void op_finish(Op *op)
             op->req->ok[c->index] = op->ret < 0 ? 0 : UINT64_MAX;
             /* It may be asked again, for children were lost meanwhile. */
             op->req->failed &= ~(1u << c->index);
-            op->req->failed |= (op->ret < 0) << c->index;
-            c->failed_at = op->ret < 0 ? sim.now : c->failed_at;
+            note_part_failed(op);
         }
         break;
     case OP_FLUSH:
