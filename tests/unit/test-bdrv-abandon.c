@@ -42,7 +42,7 @@ static void leaf_unabandon(BlockDriverState *bs)
 {
     LeafState *s = bs->opaque;
 
-    s->abandoned--;
+    s->abandoned = 0;
 }
 
 static BdrvLate leaf_late(BlockDriverState *bs)
@@ -90,6 +90,35 @@ static BdrvChild *attach(BlockDriverState *parent, BlockDriverState *bs,
                               BDRV_CHILD_DATA, &error_abort);
     bdrv_graph_wrunlock();
     return child;
+}
+
+/* A node stays abandoned until it gets another parent, unless it has others. */
+static void test_next_parent(void)
+{
+    BlockDriverState *top = fork_new("top"), *other = fork_new("other"), *bs;
+    LeafState *leaf = leaf_new(&bs);
+    BdrvChild *child = attach(top, bs, "leaf"), *second;
+
+    bdrv_graph_rdlock_main_loop();
+    bdrv_abandon(child);
+    bdrv_graph_rdunlock_main_loop();
+
+    bdrv_ref(bs);
+    second = attach(other, bs, "leaf");
+    g_assert_cmpint(leaf->abandoned, ==, 1);
+
+    bdrv_ref(bs);
+    bdrv_graph_wrlock();
+    bdrv_unref_child(top, child);
+    bdrv_unref_child(other, second);
+    bdrv_graph_wrunlock();
+    g_assert_cmpint(leaf->abandoned, ==, 1);
+
+    attach(other, bs, "leaf");
+    g_assert_cmpint(leaf->abandoned, ==, 0);
+
+    bdrv_unref(top);
+    bdrv_unref(other);
 }
 
 static void test_recursion(void)
@@ -492,6 +521,7 @@ int main(int argc, char **argv)
 
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/abandon/recursion", test_recursion);
+    g_test_add_func("/abandon/next-parent", test_next_parent);
     g_test_add_func("/abandon/shared", test_shared);
     g_test_add_func("/abandon/cannot", test_cannot);
     g_test_add_func("/abandon/waiting", test_drain);
