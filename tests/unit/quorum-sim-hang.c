@@ -163,6 +163,12 @@ uint64_t sim_late_cells(const Child *c)
 static void cut(Child *c)
 {
     c->was_cut = true;
+    /* What it has done meanwhile may be done again later, and is not counted. */
+    for (int i = 0; i < sim.guest.next_req; i++) {
+        const Req *r = &sim.s->reqs[i];
+
+        c->ever_failed |= r->end == NEVER ? r->mask : 0;
+    }
     if (c->bs) {
         bdrv_inc_late_generation(c->bs);
     }

@@ -306,7 +306,8 @@ void sim_check_shrink(const Req *r, int child)
 
     for (int n = 0; n < sim.s->num_children; n++) {
         members += !!sim.child[n].bs;
-        if (sim.child[n].maybe_excluded) {
+        /* If one was lost meanwhile, all are asked again, and may succeed. */
+        if (sim.child[n].maybe_excluded || sim.child[n].ever_lost) {
             return;
         }
     }
