@@ -368,36 +368,45 @@ static bool GRAPH_RDLOCK quorum_slot_counts(BDRVQuorumState *s, int i)
     return quorum_is_member(s, i) && !quorum_sync_is_rebuilding(s->sync, i);
 }
 
-/* Whether it has all data, as far as is known. */
-static bool GRAPH_RDLOCK quorum_slot_is_whole(BDRVQuorumState *s, int i)
-{
-    return quorum_slot_counts(s, i) && !quorum_sync_is_lagging(s->sync, i) &&
-           !quorum_sync_stale_bytes(s->sync, i);
-}
-
 /*
- * Check that at least threshold children that have all data are left, or no
- * fewer than now: others can't stand in for one that is taken out.
+ * Check that what is stored on at least threshold children stays so, and that
+ * the rest is left on no fewer than now: those that are stale can't stand in for
+ * one that is taken out.
  */
 static bool GRAPH_RDLOCK
-quorum_check_whole(BDRVQuorumState *s, const QuorumOptions *opts,
-                   BlockDriverState **nodes, const int *from, int n,
-                   bool in_sync, Error **errp)
+quorum_check_copies(BDRVQuorumState *s, const QuorumOptions *opts,
+                    BlockDriverState **nodes, const int *from, int n,
+                    bool in_sync, Error **errp)
 {
-    int whole = 0, old_whole = 0;
+    g_autofree bool *missed = g_new0(bool, s->num_slots);
+    g_autofree bool *stays = g_new0(bool, s->num_slots);
+    int64_t length = quorum_sync_length(s->sync);
+    int before, after, newcomers = 0;
 
+    if (length == 0) {
+        return true;
+    }
     for (int i = 0; i < n; i++) {
-        whole += from[i] >= 0 ? quorum_slot_is_whole(s, from[i]) :
-                 nodes[i] && in_sync;
+        if (from[i] >= 0) {
+            stays[from[i]] = true;
+        } else {
+            newcomers += nodes[i] && in_sync;
+        }
     }
     for (int i = 0; i < s->num_slots; i++) {
-        old_whole += quorum_slot_is_whole(s, i);
+        missed[i] = !quorum_slot_counts(s, i) ||
+                    quorum_sync_is_lagging(s->sync, i);
     }
-    if (whole < MIN(opts->threshold, old_whole)) {
+    before = quorum_sync_count_copies(s->sync, missed, 0, length);
+    for (int i = 0; i < s->num_slots; i++) {
+        missed[i] |= !stays[i];
+    }
+    after = quorum_sync_count_copies(s->sync, missed, 0, length) + newcomers;
+    if (after < MIN(opts->threshold, before)) {
         error_setg(errp, "The number of children cannot be lower than the "
-                   "vote threshold %d; of those that would be left, %d have "
-                   "all data: wait until the others are not stale any more, "
-                   "or lower vote-threshold", opts->threshold, whole);
+                   "vote threshold %d; some data would be left on %d: wait "
+                   "until the others are not stale any more, or lower "
+                   "vote-threshold", opts->threshold, after);
         return false;
     }
     return true;
@@ -464,7 +473,7 @@ quorum_check_children(BlockDriverState *bs, const QuorumOptions *opts,
         }
         return false;
     }
-    return quorum_check_whole(s, opts, nodes, from, n, in_sync, errp);
+    return quorum_check_copies(s, opts, nodes, from, n, in_sync, errp);
 }
 
 void quorum_unblock_migration(void *opaque)

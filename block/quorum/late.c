@@ -149,10 +149,11 @@ quorum_ask_probe_back(QuorumRequest *req, QuorumAnswer *a)
 {
     int64_t ret = quorum_ask_probe(req, a);
 
-    if (ret >= 0 && bdrv_co_flush(a->child->bs) == -ETIMEDOUT) {
-        return -ETIMEDOUT;
+    if (ret >= 0) {
+        /* One that fails has been answered; one that has not is cut. */
+        bdrv_co_flush(a->child->bs);
     }
-    return ret;     /* A flush that fails has been answered. */
+    return ret;
 }
 
 /* A QuorumEnoughFn. */
@@ -463,6 +464,7 @@ static void GRAPH_RDLOCK quorum_late_judge(QuorumLook *look, QuorumRequest *req,
     }
     if (!(req->enough ? req->enough(req) : quorum_others_answer(req))) {
         look->probe = true;
+        req->enough_ns = 0;
         for (int i = 0; i < req->n && !is_probe; i++) {
             look->needed[i] |= qatomic_read(&req->answers[i].in_flight);
         }
@@ -545,12 +547,29 @@ static void quorum_late_mark(BDRVQuorumState *s, int i, int64_t offset,
     quorum_late_arm(s);
 }
 
+/*
+ * Whether there is one driver alone below @child, and that has counted what it
+ * has lost: else bdrv_is_late_since() does not say everything.
+ */
+static bool GRAPH_RDLOCK quorum_late_is_counted(BdrvChild *child)
+{
+    BdrvChild *below;
+
+    while ((below = QLIST_FIRST(&child->bs->children))) {
+        if (QLIST_NEXT(below, next)) {
+            return false;
+        }
+        child = below;
+    }
+    return bdrv_is_late_since(child, 0);
+}
+
 void quorum_late_note(const QuorumAnswer *a, int64_t offset, int64_t bytes)
 {
     BdrvLate late = bdrv_late(a->child);
 
     if (late == BDRV_LATE_ENDED ||
-        (late == BDRV_LATE_UNKNOWN &&
+        (late == BDRV_LATE_UNKNOWN && quorum_late_is_counted(a->child) &&
          !bdrv_is_late_since(a->child, a->req->late_generation))) {
         return;     /* Older ones may be late, but they are known. */
     }
@@ -581,7 +600,7 @@ void quorum_late_notice(BlockDriverState *bs)
 
         if (child && !quorum_late_is_local(child) &&
             bdrv_is_late_since(child, before) &&
-            bdrv_late(child) == BDRV_LATE_UNKNOWN) {
+            bdrv_late(child) != BDRV_LATE_ENDED) {
             quorum_reached(QUORUM_BRANCH_LATE_METADATA);
             quorum_late_mark(s, i, 0, INT64_MAX);
         }

@@ -512,6 +512,8 @@ static int coroutine_fn GRAPH_RDLOCK quorum_resolve(QuorumLockedRead *lr)
     }
     /* What was shown must not change with the next power cut. */
     lr->repair_flags = BDRV_REQ_FUA;
+    /* No flush is to wait for this; if it fails, so do the repairs. */
+    quorum_state_prepare(req->bs, req->offset, req->bytes);
     qemu_co_rwlock_rdlock(&req->s->flush_lock);
     quorum_repair_some(lr, resolved);
     qemu_co_rwlock_unlock(&req->s->flush_lock);

@@ -533,6 +533,7 @@ int coroutine_fn quorum_co_truncate(BlockDriverState *bs, int64_t offset,
             break;
         }
         quorum_resize_free_errors(req);
+        quorum_late_note_all(req, req->offset, INT64_MAX - req->offset);
         quorum_write_again(req);
     }
     quorum_collect_missed(req);
