@@ -370,8 +370,8 @@ static bool GRAPH_RDLOCK quorum_slot_counts(BDRVQuorumState *s, int i)
 
 /*
  * Check that what is stored on at least threshold children stays so, and that
- * the rest is left on no fewer than now: those that are stale can't stand in for
- * one that is taken out.
+ * the rest is left on no fewer than now: those that are stale can't stand in
+ * for one that is taken out.
  */
 static bool GRAPH_RDLOCK
 quorum_check_copies(BDRVQuorumState *s, const QuorumOptions *opts,

@@ -23,9 +23,6 @@
 #include "resync.h"
 #include "write.h"
 
-/* How often requests are looked at; or 1/8 of child-timeout, if that is less */
-#define QUORUM_LATE_PERIOD_NS (100 * SCALE_MS)
-
 /* When a child that was dropped is probed, and how long between probes. */
 #define QUORUM_BACKOFF_MIN_NS (1LL * NANOSECONDS_PER_SECOND)
 #define QUORUM_BACKOFF_MAX_NS (60LL * NANOSECONDS_PER_SECOND)
@@ -69,18 +66,6 @@ typedef struct QuorumProbe {
     int place;                  /* where it reads */
     int ret;
 } QuorumProbe;
-
-/* child-timeout; if it is 0, what is used for probes. */
-static int64_t quorum_timeout_ns(const BDRVQuorumState *s)
-{
-    return (int64_t)(s->opts.child_timeout_ms ?:
-                     QUORUM_CHILD_TIMEOUT_DEFAULT) * SCALE_MS;
-}
-
-static int64_t quorum_late_period_ns(const BDRVQuorumState *s)
-{
-    return MIN(quorum_timeout_ns(s) / 8, QUORUM_LATE_PERIOD_NS);
-}
 
 void quorum_late_wake(BDRVQuorumState *s)
 {

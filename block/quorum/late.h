@@ -57,6 +57,21 @@
 void quorum_late_init(BlockDriverState *bs);
 void quorum_late_cleanup(BlockDriverState *bs);
 
+/* How often requests are looked at; or 1/8 of child-timeout, if that is less */
+#define QUORUM_LATE_PERIOD_NS (100 * SCALE_MS)
+
+/* child-timeout; if it is 0, what is used for probes. */
+static inline int64_t quorum_timeout_ns(const BDRVQuorumState *s)
+{
+    return (int64_t)(s->opts.child_timeout_ms ?:
+                     QUORUM_CHILD_TIMEOUT_DEFAULT) * SCALE_MS;
+}
+
+static inline int64_t quorum_late_period_ns(const BDRVQuorumState *s)
+{
+    return MIN(quorum_timeout_ns(s) / 8, QUORUM_LATE_PERIOD_NS);
+}
+
 /* Arm the timer: there is something to look after.  Any thread. */
 void quorum_late_wake(BDRVQuorumState *s);
 

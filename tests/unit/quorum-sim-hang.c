@@ -163,7 +163,7 @@ uint64_t sim_late_cells(const Child *c)
 static void cut(Child *c)
 {
     c->was_cut = true;
-    /* What it has done meanwhile may be done again later, and is not counted. */
+    /* What it has done meanwhile may be done again, and is not counted. */
     for (int i = 0; i < sim.guest.next_req; i++) {
         const Req *r = &sim.s->reqs[i];
 
