@@ -95,6 +95,17 @@ static bool GRAPH_RDLOCK quorum_late_is_local(BdrvChild *child)
     return quorum_grows_by_writes(child->bs);
 }
 
+/* What leads to the node at the bottom of @child. */
+static BdrvChild * GRAPH_RDLOCK quorum_late_leaf(BdrvChild *child)
+{
+    BdrvChild *below;
+
+    while ((below = bdrv_primary_child(child->bs))) {
+        child = below;
+    }
+    return child;
+}
+
 /* Read what @qiov takes, or what there is, at @offset or before. */
 static int64_t coroutine_fn GRAPH_RDLOCK
 quorum_read_place(BdrvChild *child, int64_t offset, QEMUIOVector *qiov)
@@ -111,18 +122,14 @@ quorum_read_place(BdrvChild *child, int64_t offset, QEMUIOVector *qiov)
 static int64_t coroutine_fn GRAPH_RDLOCK
 quorum_ask_probe(QuorumRequest *req, QuorumAnswer *a)
 {
-    BdrvChild *below = a->child;
-    int64_t ret;
+    int64_t ret = quorum_read_place(a->child, req->offset, &a->qiov);
 
-    ret = quorum_read_place(a->child, req->offset, &a->qiov);
     if (ret < 0 || quorum_late_is_local(a->child)) {
         return ret;
     }
     /* A format may know by itself what it has there. */
-    while (bdrv_primary_child(below->bs)) {
-        below = bdrv_primary_child(below->bs);
-    }
-    return quorum_read_place(below, req->offset, &a->qiov);
+    return quorum_read_place(quorum_late_leaf(a->child), req->offset,
+                             &a->qiov);
 }
 
 /*
@@ -958,15 +965,12 @@ void quorum_late_cleanup(BlockDriverState *bs)
 void quorum_late_attached(BlockDriverState *bs, BdrvChild *child)
 {
     BDRVQuorumState *s = bs->opaque;
-    BlockDriverState *leaf = child->bs;
+    BlockDriverState *leaf = quorum_late_leaf(child)->bs;
 
     /* It may have been abandoned by another quorum, or by this one before. */
     if (bdrv_can_abandon(child)) {
         bdrv_unabandon(child);
         return;
-    }
-    while (bdrv_primary_bs(leaf)) {
-        leaf = bdrv_primary_bs(leaf);
     }
     if (s->opts.child_timeout_ms && s->opts.child_timeout_given) {
         warn_report("quorum: %s (node '%s', driver '%s') can't be given up "
